@@ -1,0 +1,22 @@
+"""What may be asked: architectures, cells, replicates, protocols, spaces and study files."""
+
+from search_spaces.cells import Architecture, Cell, Replicate, Replicates
+from search_spaces.errors import MisuseError
+from search_spaces.protocol import PROTOCOLS, Protocol, protocol_from
+from search_spaces.spaces import SPACES, StudySpec, grid, study_from, study_from_file
+
+__all__ = [
+    "PROTOCOLS",
+    "SPACES",
+    "Architecture",
+    "Cell",
+    "MisuseError",
+    "Protocol",
+    "Replicate",
+    "Replicates",
+    "StudySpec",
+    "grid",
+    "protocol_from",
+    "study_from",
+    "study_from_file",
+]

@@ -1,0 +1,171 @@
+"""Architecture, cell and replicate: what may be asked for, one at a time or thousands as columns."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.errors import MisuseError
+
+_ARCHITECTURE = re.compile(r"(\d+)-(\d+)-(\d+)(?:/(\d+))?")
+
+
+@dataclass(frozen=True, order=True)
+class Architecture:
+    """An autoencoder n_features-n_hidden-n_features and the width of the SAE on its bottleneck.
+
+    Written "10-5-10", or "10-5-10/20" where the SAE has not as many latents as the input has features.
+    Raises MisuseError unless 1 <= n_hidden < n_features and n_latents >= 1.
+    """
+
+    n_features: int
+    """N, width of the input x."""
+    n_hidden: int
+    """H, width of the bottleneck h."""
+    n_latents: int = 0
+    """L, width of the SAE's code f; 0 stands for n_features."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_hidden < self.n_features:
+            raise MisuseError(
+                f"architecture {self.n_features}-{self.n_hidden}-{self.n_features} has no bottleneck: "
+                "expected 1 <= n_hidden < n_features, as in 10-5-10."
+            )
+        if self.n_latents < 0:
+            raise MisuseError(f"n_latents={self.n_latents} is below 1. Give the SAE's width, as in 10-5-10/20.")
+        object.__setattr__(self, "n_latents", self.n_latents or self.n_features)
+
+    @classmethod
+    def parse(cls, text: object) -> Architecture:
+        """Read "10-5-10" or "10-5-10/20"."""
+        if isinstance(text, Architecture):
+            return text
+        found = _ARCHITECTURE.fullmatch(text.strip()) if isinstance(text, str) else None
+        if found is None:
+            raise MisuseError(
+                f"architecture={text!r} is not of the form n_features-n_hidden-n_features. Write 10-5-10, "
+                "or 10-5-10/20 for an SAE of 20 latents."
+            )
+        left, hidden, right, latents = found.groups()
+        if left != right:
+            raise MisuseError(
+                f"architecture={text!r} has two outer widths, {left} and {right}: the autoencoder gives back its "
+                f"input, so they must be equal. Write {left}-{hidden}-{left} or {right}-{hidden}-{right}."
+            )
+        if latents is not None and int(latents) == 0:
+            raise MisuseError(f"architecture={text!r} asks for an SAE of no latents. Give 1 or more after the slash.")
+        return cls(int(left), int(hidden), int(latents or 0))
+
+    def __str__(self) -> str:
+        outer = f"{self.n_features}-{self.n_hidden}-{self.n_features}"
+        return outer if self.n_latents == self.n_features else f"{outer}/{self.n_latents}"
+
+
+def checked_sparsity(value: object) -> float:
+    """Return the sparsity S as a float in [0, 1), or raise MisuseError."""
+    number = _number("sparsity", value)
+    if not 0 <= number < 1:
+        raise MisuseError(
+            f"sparsity={value!r} is outside [0, 1). It is P(feature = 0): for one feature in ten active use 0.9."
+        )
+    return number
+
+
+def checked_l1(value: object) -> float:
+    """Return the L1 coefficient as a finite float >= 0, or raise MisuseError."""
+    number = _number("l1", value)
+    if not (number >= 0 and math.isfinite(number)):
+        raise MisuseError(f"l1={value!r} is not a finite number >= 0. The source's value is 0.01; 0 switches it off.")
+    return number
+
+
+def checked_seed(value: object) -> int:
+    """Return the seed as an int in [0, 2**32), or raise MisuseError."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
+        raise MisuseError(f"seed={value!r} is not a whole number in [0, 2**32), the range of NumPy's generators.")
+    return int(value)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise MisuseError(f"{name}={value!r} is not a number. Write it without quotes, as in 0.01.")
+    return float(value)
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """What is asked, without the seed: (architecture, sparsity S, l1)."""
+
+    architecture: Architecture
+    sparsity: float
+    """P(feature = 0), in [0, 1)."""
+    l1: float
+    """The coefficient of the SAE's L1 penalty, >= 0."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sparsity", checked_sparsity(self.sparsity))
+        object.__setattr__(self, "l1", checked_l1(self.l1))
+
+
+@dataclass(frozen=True, order=True)
+class Replicate:
+    """A cell with a seed: the atom that is trained. One seed feeds data, AE and SAE unless they are set apart."""
+
+    cell: Cell
+    seed: int
+    data_seed: int | None = None
+    ae_seed: int | None = None
+    sae_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        seed = checked_seed(self.seed)
+        for name in ("data_seed", "ae_seed", "sae_seed"):
+            own = getattr(self, name)
+            object.__setattr__(self, name, seed if own is None else checked_seed(own))
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """Replicates of one architecture as columns, each of shape (R,): what a pack trains and a space yields."""
+
+    architecture: Architecture
+    sparsity: NDArray[np.float64]
+    l1: NDArray[np.float64]
+    seed: NDArray[np.int64]
+    data_seed: NDArray[np.int64]
+    ae_seed: NDArray[np.int64]
+    sae_seed: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, replicates: Iterable[Replicate]) -> Replicates:
+        """Columns of replicates that share one architecture; MisuseError where there are none or several."""
+        rows = list(replicates)
+        architectures = {row.cell.architecture for row in rows}
+        if len(architectures) != 1:
+            raise MisuseError(f"one architecture was expected, got {sorted(map(str, architectures)) or 'none'}.")
+        return cls(
+            architectures.pop(),
+            np.array([row.cell.sparsity for row in rows]),
+            np.array([row.cell.l1 for row in rows]),
+            *(np.array([getattr(row, name) for row in rows], dtype=np.int64) for name in SEED_COLUMNS),
+        )
+
+    def __len__(self) -> int:
+        return len(self.seed)
+
+    def __iter__(self) -> Iterator[Replicate]:
+        for sparsity, l1, *seeds in zip(self.sparsity, self.l1, *(getattr(self, name) for name in SEED_COLUMNS)):
+            yield Replicate(Cell(self.architecture, float(sparsity), float(l1)), *map(int, seeds))
+
+    def take(self, index: NDArray[np.int64] | NDArray[np.bool_] | slice) -> Replicates:
+        """The replicates at the given positions, in that order."""
+        columns = ("sparsity", "l1", *SEED_COLUMNS)
+        return Replicates(self.architecture, *(getattr(self, name)[index] for name in columns))
+
+
+SEED_COLUMNS = ("seed", "data_seed", "ae_seed", "sae_seed")

@@ -1,0 +1,257 @@
+"""The protocol: everything that a study holds constant. Changing a field changes its id."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from search_spaces.errors import MisuseError
+
+PROCEDURE_VERSION = 1
+"""Raised when the same replicate under the same protocol would give another row: rows made before are then no
+longer comparable with new ones. Part of every `replicate_id`."""
+
+_Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+class Protocol:
+    """How a replicate is made, trained and judged. The defaults are the `dissertation` protocol."""
+
+    name: str = field(default="custom", compare=False)
+    """A label for readers; not part of the id."""
+
+    # Data
+    generator: Literal["legacy", "pcg64"] = "legacy"
+    """`legacy`: NumPy's RandomState(seed), restarted for data, AE and SAE, as the source did. `pcg64`: one
+    stream a purpose."""
+    samples: _Count = 2000
+    """Training samples, the same for AE and SAE."""
+    eval_samples: _Count | None = None
+    """Fresh samples on which the metrics are computed; None: on the training samples themselves."""
+    importance_decay: _Share = 0.7
+    """The loss weighs feature i with importance_decay**i."""
+    sample_order: Literal["stored", "with_replacement"] = "stored"
+    """`stored`: minibatches run through the samples in order, epoch after epoch. `with_replacement`: each is drawn anew."""
+
+    # Autoencoder
+    ae_init_std: _Positive | Literal["xavier"] = 0.01
+    """W ~ normal(0, ae_init_std); `xavier`: sqrt(2 / (n_features + n_hidden))."""
+    ae_epochs: Annotated[int, Field(ge=0)] | None = 5
+    """Passes over the samples; an epoch is samples / ae_batch_size steps. Exactly one of epochs and steps is set."""
+    ae_steps: Annotated[int, Field(ge=0)] | None = None
+    ae_batch_size: _Count = 1
+    ae_learning_rate: _Positive = 0.01
+    ae_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """The learning rate rises linearly over these first steps."""
+    ae_schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine`: the learning rate falls to 0 as (1 + cos(pi t / T)) / 2."""
+
+    # Sparse autoencoder
+    sae_variant: Literal["relu"] = "relu"
+    """f = ReLU(W_enc h + b_enc), with the L1 penalty on f."""
+    sae_init_std: _Positive = 0.01
+    """W_enc and W_dec ~ normal(0, sae_init_std), before the two settings below."""
+    sae_decoder_init: Literal["normal", "unit_norm"] = "normal"
+    """`unit_norm`: the decoder's columns are scaled to norm 1 at the start."""
+    sae_encoder_init: Literal["normal", "decoder_transpose"] = "normal"
+    """`decoder_transpose`: the encoder starts tied to the decoder, W_enc = W_dec^T."""
+    sae_decoder_norm: Literal["free", "unit"] = "free"
+    """`unit`: columns are set back to norm 1 after each step, the gradient's radial part removed before it."""
+    sae_decoder_bias_init: Literal["zero", "mean"] = "zero"
+    """`mean`: b_dec starts at the mean of h over the training samples."""
+    sae_subtract_decoder_bias: bool = False
+    """The encoder sees h - b_dec instead of h."""
+    sae_epochs: Annotated[int, Field(ge=0)] | None = 20
+    """0: no SAE is trained; the replicate is judged by its AE alone."""
+    sae_steps: Annotated[int, Field(ge=0)] | None = None
+    sae_batch_size: _Count = 1
+    sae_learning_rate: _Positive = 0.001
+    sae_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    sae_schedule: Literal["constant", "cosine"] = "constant"
+
+    # Adam, both models
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_epsilon: _Positive = 1e-8
+    """Added after the square root of the bias-corrected second moment."""
+
+    # Thresholds of metrics and verdicts (study/failures.py)
+    dead_below: _Share = 0.01
+    """A latent is alive when its firing rate is at least this."""
+    represented_above: _Positive = 0.5
+    """Feature i is represented when |W_i|^2 is above this."""
+    constant_below: _Positive = 1e-12
+    """Similarities are NaN where the reconstruction's variance is under this share of h's."""
+    collapsed_from: _Positive = 0.95
+    """`ae_collapsed` from this share of the bias-only loss on."""
+    starved_below: _Share = 0.5
+    """`sae_starved` below this share of the represented features."""
+    dense_above: _Positive = 3.0
+    """`sae_dense` above this multiple of (1 - S) |F|."""
+    unfaithful_below: float = 0.9
+    """`unfaithful` below this explained variance."""
+    unrecovered_below: float = 0.5
+    """`unrecovered` below this corrected MCC."""
+
+    def __post_init__(self) -> None:
+        for model in ("ae", "sae"):
+            epochs, steps = getattr(self, f"{model}_epochs"), getattr(self, f"{model}_steps")
+            if (epochs is None) == (steps is None):
+                raise MisuseError(
+                    f"{model}_epochs={epochs} and {model}_steps={steps}: exactly one of the two says how long "
+                    "training lasts. Set the other to null."
+                )
+            if self.samples % getattr(self, f"{model}_batch_size") and self.sample_order == "stored":
+                raise MisuseError(
+                    f"{model}_batch_size={getattr(self, f'{model}_batch_size')} does not divide samples={self.samples}: "
+                    "samples taken in stored order need whole minibatches. Choose a divisor, or sample_order: with_replacement."
+                )
+        if self.sample_order == "with_replacement" and self.generator == "legacy":
+            raise MisuseError(
+                "generator='legacy' has no stream for minibatches. Use generator: pcg64 with sample_order: with_replacement."
+            )
+        if self.eval_samples is not None and self.generator == "legacy":
+            raise MisuseError("generator='legacy' has no stream for evaluation samples. Use generator: pcg64, or eval_samples: null.")
+        if self.ae_training_steps == 0:
+            raise MisuseError("ae_epochs=0 trains no autoencoder. Give at least one epoch or step.")
+
+    @property
+    def protocol_id(self) -> str:
+        """Hash of the fields, 12 hexadecimal digits.
+
+        A field at its default does not enter, so that a later version may add fields without renaming every
+        protocol of the past. A default never changes: that would be another PROCEDURE_VERSION.
+        """
+        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "name"}
+        changed = {name: value for name, value in own.items() if value != _DEFAULTS[name]}
+        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def ae_training_steps(self) -> int:
+        return self._training_steps(self.ae_epochs, self.ae_steps, self.ae_batch_size)
+
+    @property
+    def sae_training_steps(self) -> int:
+        return self._training_steps(self.sae_epochs, self.sae_steps, self.sae_batch_size)
+
+    def _training_steps(self, epochs: int | None, steps: int | None, batch_size: int) -> int:
+        if steps is not None:
+            return steps
+        assert epochs is not None, "validated in __post_init__"
+        return epochs * max(1, self.samples // batch_size)
+
+    @property
+    def has_sae(self) -> bool:
+        return self.sae_training_steps > 0
+
+
+_DEFAULTS = dataclasses.asdict(Protocol())
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        # The source's *experiment*, where the SAE died, and its *diagnosis* run, which looked at other data.
+        Protocol(name="dissertation"),
+        Protocol(name="dissertation-diagnosis", samples=1000, ae_epochs=2, sae_epochs=0),
+        # The recipe that a researcher should start from.
+        Protocol(
+            name="sound",
+            generator="pcg64",
+            samples=16_384,
+            eval_samples=16_384,
+            sample_order="with_replacement",
+            ae_init_std="xavier",
+            ae_epochs=None,
+            ae_steps=3000,
+            ae_batch_size=128,
+            ae_schedule="cosine",
+            sae_init_std=1.0,
+            sae_decoder_init="unit_norm",
+            sae_encoder_init="decoder_transpose",
+            sae_decoder_norm="unit",
+            sae_decoder_bias_init="mean",
+            sae_subtract_decoder_bias=True,
+            sae_epochs=None,
+            sae_steps=3000,
+            sae_batch_size=128,
+            sae_learning_rate=0.003,
+            sae_warmup_steps=200,
+            sae_schedule="cosine",
+            dead_below=0.001,
+        ),
+    )
+}
+"""The named protocols."""
+
+FIELDS = tuple(f.name for f in dataclasses.fields(Protocol) if f.name != "name")
+
+
+def protocol_from(given: object) -> Protocol:
+    """A protocol from its name, or from a mapping {base: NAME, field: value, …} of what differs from the base.
+
+    Setting `ae_epochs` clears the base's `ae_steps`, and the other way round; the SAE's likewise.
+    Raises MisuseError for an unknown name or field, or a value out of range.
+    """
+    if isinstance(given, Protocol):
+        return given
+    if isinstance(given, str):
+        return _named(given)
+    if not isinstance(given, dict):
+        raise MisuseError(f"protocol={given!r} is neither a name nor a mapping of fields. Names: {', '.join(PROTOCOLS)}.")
+    changes = dict(given)
+    base = _named(changes.pop("base", "dissertation"))
+    for key in changes:
+        if key not in FIELDS:
+            raise MisuseError(f"protocol has no field {key!r}.{closest(key, FIELDS)} Fields: {', '.join(FIELDS)}.")
+    for model in ("ae", "sae"):
+        for one, other in ((f"{model}_epochs", f"{model}_steps"), (f"{model}_steps", f"{model}_epochs")):
+            if changes.get(one) is not None:
+                changes.setdefault(other, None)
+    differing = {key: value for key, value in changes.items() if value != getattr(base, key)}
+    label = ", ".join(f"{key}={value}" for key, value in differing.items() if value is not None)
+    fields: dict[str, Any] = dataclasses.asdict(base) | changes
+    fields["name"] = f"{base.name}({label})" if label else base.name
+    try:
+        return Protocol(**fields)
+    except ValidationError as error:
+        raise MisuseError(first_error(error, "protocol")) from None
+
+
+def protocol_mapping(protocol: Protocol) -> str | dict[str, Any]:
+    """What `protocol_from` reads back to an equal protocol: its name, or what differs from its base."""
+    base = PROTOCOLS.get(protocol.name.split("(")[0], PROTOCOLS["dissertation"])
+    changed = {name: getattr(protocol, name) for name in FIELDS if getattr(protocol, name) != getattr(base, name)}
+    return {"base": base.name, **changed} if changed else base.name
+
+
+def _named(name: object) -> Protocol:
+    if name not in PROTOCOLS:
+        raise MisuseError(f"protocol={name!r} is unknown.{closest(name, PROTOCOLS)} Named protocols: {', '.join(PROTOCOLS)}.")
+    return PROTOCOLS[str(name)]
+
+
+def closest(name: object, known: Any) -> str:
+    """A hint at the known name that is nearest to a wrong one, or nothing."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def first_error(error: ValidationError, where: str = "") -> str:
+    """Pydantic's first complaint as one line: the field, the value and what was expected."""
+    details = error.errors()
+    detail = details[0]
+    field_name = ".".join([where] * bool(where) + [str(part) for part in detail["loc"] if not str(part).startswith(("constrained-", "literal["))])
+    cause = detail.get("ctx", {}).get("error")
+    text = str(cause) if isinstance(cause, ValueError) else f"{detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return f"{field_name}: {text}{more}" if field_name else f"{text}{more}"

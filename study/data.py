@@ -1,0 +1,123 @@
+"""Synthetic sparse features, initial weights and minibatches. This module alone makes random generators.
+
+A replicate's draws depend on its seeds and its architecture alone. The streams are those of the protocol's
+`generator`: `legacy` restarts NumPy's RandomState(seed) for the data, for the AE's and for the SAE's weights,
+as the source did (so the three are not independent); `pcg64` gives each purpose a stream of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import PCG64, Generator, RandomState, SeedSequence
+from numpy.typing import NDArray
+
+from search_spaces.cells import Architecture
+from search_spaces.protocol import Protocol
+
+# spawn_key of each stream of the `pcg64` generator; 2 is kept for the order of the samples.
+DATA, EVAL_DATA, AE_WEIGHTS, AE_MINIBATCHES, SAE_WEIGHTS, SAE_MINIBATCHES = 0, 1, 3, 4, 5, 6
+
+_Float = NDArray[np.float64]
+
+
+def stream(seed: int, purpose: int) -> Generator:
+    """The `pcg64` stream of one purpose: PCG64(SeedSequence(seed, spawn_key=(purpose,)))."""
+    return Generator(PCG64(SeedSequence(seed, spawn_key=(purpose,))))
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The uniform draws behind the features of one seed. All sparsities share them."""
+
+    presence: _Float
+    """U, (samples, n_features) in [0, 1): decides whether a feature is active."""
+    value: _Float
+    """V, (samples, n_features) in [0, 1): its value where it is."""
+    generator: str
+
+    def features(self, sparsity: float) -> _Float:
+        """x (samples, n_features): feature i is 0 with probability S, else uniform on (0, 1).
+
+        Under `legacy` bit-identical to `RandomState.binomial(1, 1 - S)` times `uniform(0, 1)`: NumPy's inversion
+        compares one draw with exp(log(1 - p)), from the side where p <= 1/2.
+        """
+        if self.generator == "pcg64":
+            return self.value * (self.presence >= sparsity)
+        p = 1 - sparsity
+        if p <= 0.5:
+            active = self.presence > np.exp(np.log(1 - p))
+        else:
+            q = 1 - p
+            active = ~(self.presence > np.exp(np.log(1 - q)))
+        return self.value * active
+
+
+def draw_data(n_features: int, seed: int, protocol: Protocol) -> Draws:
+    """The training draws of one data seed."""
+    return _draw(protocol.samples, n_features, seed, protocol, DATA)
+
+
+def draw_eval_data(n_features: int, seed: int, protocol: Protocol) -> Draws | None:
+    """The fresh draws on which metrics are computed; None where the protocol judges by the training samples."""
+    if protocol.eval_samples is None:
+        return None
+    return _draw(protocol.eval_samples, n_features, seed, protocol, EVAL_DATA)
+
+
+def _draw(samples: int, n_features: int, seed: int, protocol: Protocol, purpose: int) -> Draws:
+    shape = (samples, n_features)
+    source = RandomState(seed) if protocol.generator == "legacy" else stream(seed, purpose)
+    presence = source.random(shape)
+    return Draws(presence, source.random(shape), protocol.generator)
+
+
+def importances(n_features: int, protocol: Protocol) -> _Float:
+    """I_i = importance_decay**i, (n_features,), i from 0."""
+    return np.array([protocol.importance_decay**i for i in range(n_features)])
+
+
+def ae_initial_weights(architecture: Architecture, seed: int, protocol: Protocol) -> _Float:
+    """W (n_hidden, n_features) ~ normal(0, ae_init_std). The bias b starts at 0 and is not drawn."""
+    n_features, n_hidden = architecture.n_features, architecture.n_hidden
+    std = np.sqrt(2 / (n_features + n_hidden)) if protocol.ae_init_std == "xavier" else protocol.ae_init_std
+    source = RandomState(seed) if protocol.generator == "legacy" else stream(seed, AE_WEIGHTS)
+    return source.normal(0.0, std, (n_hidden, n_features))
+
+
+def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protocol) -> tuple[_Float, _Float]:
+    """W_enc (n_latents, n_hidden) and W_dec (n_hidden, n_latents). No bias is drawn.
+
+    `legacy` draws W_enc, then W_dec, from one stream; `pcg64` draws W_dec first, so that a tied encoder costs no draw.
+    """
+    enc, dec = (architecture.n_latents, architecture.n_hidden), (architecture.n_hidden, architecture.n_latents)
+    std = protocol.sae_init_std
+    if protocol.generator == "legacy":
+        legacy = RandomState(seed)
+        W_enc = legacy.normal(0.0, std, enc)
+        W_dec = legacy.normal(0.0, std, dec)
+    else:
+        source = stream(seed, SAE_WEIGHTS)
+        W_dec = source.normal(0.0, std, dec)
+        W_enc = source.normal(0.0, std, enc)
+    if protocol.sae_decoder_init == "unit_norm":
+        W_dec = W_dec / np.linalg.norm(W_dec, axis=0)
+    if protocol.sae_encoder_init == "decoder_transpose":
+        W_enc = W_dec.T.copy()
+    return W_enc, W_dec
+
+
+def minibatches(seed: int, purpose: int, steps: int, batch_size: int, protocol: Protocol) -> NDArray[np.int32] | None:
+    """Which samples each step sees, (steps, batch_size); None where they are taken in stored order."""
+    if protocol.sample_order == "stored":
+        return None
+    drawn = stream(seed, purpose).integers(0, protocol.samples, (steps, batch_size))
+    return drawn.astype(np.int32)
+
+
+def direction_draws(n_hidden: int, *counts: int, draws: int) -> tuple[_Float, ...]:
+    """Isotropic unit vectors, (draws, count, n_hidden) for each count, from a stream fixed by the numbers."""
+    source = Generator(PCG64(SeedSequence((n_hidden, *counts))))
+    vectors = [source.normal(size=(draws, count, n_hidden)) for count in counts]
+    return tuple(v / np.linalg.norm(v, axis=-1, keepdims=True) for v in vectors)

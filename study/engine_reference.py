@@ -1,0 +1,236 @@
+"""The reference engine: plain NumPy, replicates on the last axis, every sum in a stated order.
+
+It is the definition that other engines are held to, to the bit where they add in the same order. Hence:
+
+* A sum over features, hidden units or latents starts at its first term (or at the bias, where there is one)
+  and adds the others one by one, in index order; a sum over the samples of a minibatch likewise, then is
+  multiplied by 1/B. Nothing is contracted (no fused multiply-add) and nothing is reassociated.
+* Everything is computed in the training dtype. Adam's step sizes and epsilons are tabled in float64 and cast.
+* Adam keeps m/(1 − β1) and v/(1 − β2), which saves two products a step: with g the gradient,
+      M ← β1 M + g,   V ← β2 V + g²,   θ ← θ − A_t M / (√V + E_t),
+      A_t = lr_t √(1−β2^t) (1−β1) / ((1−β1^t) √(1−β2)),   E_t = ε √(1−β2^t) / √(1−β2).
+* M and V whose absolute value is under 1e-30 (float32) or 1e-290 (float64) are set to 0: no denormals.
+* ReLU is max(s, 0); its derivative at 0 is 0.
+
+A replicate is one lane of the last axis and never meets another, so its bits do not depend on its pack mates.
+A diverging lane goes to inf or NaN and leaves the others alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.protocol import Protocol
+from study.engines import Autoencoders, SparseAutoencoders
+
+_Array = NDArray[Any]
+
+
+class ReferenceEngine:
+    """NumPy, readable beside the formulas; the oracle of the `exact` engine family."""
+
+    name = "reference"
+    family = "exact"
+    lanes = 256
+    """Replicates trained together: parameters, moments and gradient of so many stay in a core's cache."""
+
+    def train_autoencoders(
+        self, start: Autoencoders, samples: _Array, batches: NDArray[np.int32] | None, weights: _Array, protocol: Protocol
+    ) -> Autoencoders:
+        """Minimise the mean over a minibatch of Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b).
+
+        start: W (H, N, R) and b (N, R) in the training dtype; samples (R, S, N); batches (steps, B, R) indexes
+        into S, or None for stored order; weights: the importances I, (N,).
+        """
+        n_hidden, n_features, lanes = start.W.shape
+        parameters = np.concatenate([start.W.reshape(-1, lanes), start.b])
+        gradient = np.empty_like(parameters)
+        W, b = _blocks(parameters, (n_hidden, n_features), (n_features,))
+        grad_W, grad_b = _blocks(gradient, (n_hidden, n_features), (n_features,))
+        twice_weights = (2 * weights).astype(parameters.dtype)[:, None]
+        adam = _Adam(parameters, ae_learning_rates(protocol), protocol)
+
+        with np.errstate(all="ignore"):
+            for x in _minibatches(samples, batches, protocol.ae_batch_size, protocol.ae_training_steps):  # (B, N, R)
+                h = _ordered_sum(W[:, i] * x[:, None, i] for i in range(n_features))  # (B, H, R)
+                s = _ordered_sum((W[k] * h[:, k, None] for k in range(n_hidden)), b)  # (B, N, R)
+                error = twice_weights * (np.maximum(s, 0) - x)
+                error = np.where(s > 0, error, 0)  # dL/ds
+                q = _ordered_sum(W[:, i] * error[:, None, i] for i in range(n_features))  # dL/dh: (B, H, R)
+                _mean_over_batch(grad_W, (h[n][:, None] * error[n] + q[n][:, None] * x[n] for n in range(len(x))), len(x))
+                _mean_over_batch(grad_b, error, len(x))
+                adam.step(gradient)
+        return Autoencoders(W, b)
+
+    def train_saes(
+        self,
+        start: SparseAutoencoders,
+        activations: _Array,
+        ae_of_sae: NDArray[np.int64],
+        batches: NDArray[np.int32] | None,
+        l1: _Array,
+        protocol: Protocol,
+    ) -> SparseAutoencoders:
+        """Minimise the mean over a minibatch of ‖h − ĥ‖² + l1 Σ_j f_j.
+
+        f = ReLU(W_enc u + b_enc) with u = h, or h − b_dec where the protocol subtracts it; ĥ = W_dec f + b_dec.
+        start: W_enc (L, H, R), b_enc (L, R), W_dec by columns (L, H, R), b_dec (H, R); activations h (A, S, H) of
+        the A autoencoders, ae_of_sae (R,) the one that each SAE sees; l1 (R,).
+        """
+        n_latents, n_hidden, lanes = start.W_enc.shape
+        shapes = ((n_latents, n_hidden), (n_latents,), (n_latents, n_hidden), (n_hidden,))
+        parameters = np.concatenate([start.W_enc.reshape(-1, lanes), start.b_enc, start.W_dec.reshape(-1, lanes), start.b_dec])
+        gradient = np.empty_like(parameters)
+        W_enc, b_enc, W_dec, b_dec = _blocks(parameters, *shapes)
+        grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec = _blocks(gradient, *shapes)
+        l1 = l1.astype(parameters.dtype)
+        two = parameters.dtype.type(2)
+        adam = _Adam(parameters, sae_learning_rates(protocol), protocol)
+        centred, unit_norm = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
+
+        with np.errstate(all="ignore"):
+            for h in _minibatches(activations, batches, protocol.sae_batch_size, protocol.sae_training_steps, ae_of_sae):
+                u = h - b_dec if centred else h  # (B, H, R)
+                f = np.maximum(_ordered_sum((W_enc[:, i] * u[:, None, i] for i in range(n_hidden)), b_enc), 0)  # (B, L, R)
+                r = two * (_ordered_sum((W_dec[j] * f[:, j, None] for j in range(n_latents)), b_dec) - h)  # dL/dĥ: (B, H, R)
+                q = _ordered_sum((W_dec[:, i] * r[:, None, i] for i in range(n_hidden)), l1)  # dL/df: (B, L, R)
+                q = np.where(f > 0, q, 0)
+                _mean_over_batch(grad_W_enc, (q[n][:, None] * u[n] for n in range(len(h))), len(h))
+                _mean_over_batch(grad_b_enc, q, len(h))
+                _mean_over_batch(grad_W_dec, (f[n][:, None] * r[n] for n in range(len(h))), len(h))
+                if centred:
+                    r = r - _ordered_sum(W_enc[j] * q[:, j, None] for j in range(n_latents))
+                _mean_over_batch(grad_b_dec, r, len(h))
+                if unit_norm:
+                    radial = _ordered_sum(grad_W_dec[:, i] * W_dec[:, i] for i in range(n_hidden))  # (L, R)
+                    grad_W_dec -= radial[:, None] * W_dec
+                adam.step(gradient)
+                if unit_norm:
+                    W_dec /= np.sqrt(_ordered_sum(W_dec[:, i] * W_dec[:, i] for i in range(n_hidden)))[:, None]
+        return SparseAutoencoders(W_enc, b_enc, W_dec, b_dec)
+
+
+def hidden(W: _Array, samples: _Array) -> _Array:
+    """h = W x, (R, S, H), summed over features in order; W (H, N, R), samples (R, S, N) of the same dtype."""
+    h = np.empty((*samples.shape[:2], W.shape[0]), dtype=W.dtype)
+    with np.errstate(all="ignore"):
+        for lane, x in enumerate(samples):
+            columns = np.ascontiguousarray(x.T)  # (N, S)
+            h[lane] = _ordered_sum(W[:, i, lane, None] * columns[i] for i in range(len(columns))).T
+    return h
+
+
+def ae_learning_rates(protocol: Protocol) -> NDArray[np.float64]:
+    """The learning rate of each of the autoencoder's steps, (steps,)."""
+    return _learning_rates(protocol.ae_learning_rate, protocol.ae_training_steps, protocol.ae_warmup_steps, protocol.ae_schedule)
+
+
+def sae_learning_rates(protocol: Protocol) -> NDArray[np.float64]:
+    """The learning rate of each of the SAE's steps, (steps,)."""
+    return _learning_rates(protocol.sae_learning_rate, protocol.sae_training_steps, protocol.sae_warmup_steps, protocol.sae_schedule)
+
+
+def _learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -> NDArray[np.float64]:
+    """lr · min(1, t/warmup) · ½(1 + cos(π t/T)) for t = 1 … T; a constant schedule has no cosine."""
+    t = np.arange(1, steps + 1)
+    rates = np.full(steps, peak)
+    if warmup_steps:
+        rates *= np.minimum(1, t / warmup_steps)
+    if schedule == "cosine":
+        rates *= 0.5 * (1 + np.cos(np.pi * t / steps))
+    return rates
+
+
+def adam_tables(learning_rates: NDArray[np.float64], protocol: Protocol) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A_t and E_t of the module's docstring, (steps,) each, in float64."""
+    beta1, beta2 = protocol.adam_beta1, protocol.adam_beta2
+    t = np.arange(1, len(learning_rates) + 1)
+    root = np.sqrt(1 - beta2**t) / np.sqrt(1 - beta2)
+    return learning_rates * root * (1 - beta1) / (1 - beta1**t), protocol.adam_epsilon * root
+
+
+class _Adam:
+    """Adam on a block of parameters (P, R), in place."""
+
+    def __init__(self, parameters: _Array, learning_rates: NDArray[np.float64], protocol: Protocol) -> None:
+        dtype = parameters.dtype
+        self.parameters = parameters
+        self.M = np.zeros_like(parameters)
+        self.V = np.zeros_like(parameters)
+        self.beta1, self.beta2 = dtype.type(protocol.adam_beta1), dtype.type(protocol.adam_beta2)
+        self.tiny = dtype.type(1e-30 if dtype == np.float32 else 1e-290)
+        steps, epsilons = adam_tables(learning_rates, protocol)
+        self.tables = zip(steps.astype(dtype), epsilons.astype(dtype))
+        self.scratch = np.empty_like(parameters)
+
+    def step(self, gradient: _Array) -> None:
+        """One update; `gradient` is overwritten."""
+        a, e = next(self.tables)
+        M, V, scratch = self.M, self.V, self.scratch
+        M *= self.beta1
+        M += gradient
+        self._flush(M)
+        np.multiply(gradient, gradient, out=gradient)
+        V *= self.beta2
+        V += gradient
+        self._flush(V)
+        np.sqrt(V, out=scratch)
+        scratch += e
+        np.multiply(M, a, out=gradient)
+        gradient /= scratch
+        self.parameters -= gradient
+
+    def _flush(self, moment: _Array) -> None:
+        np.abs(moment, out=self.scratch)
+        small = (self.scratch < self.tiny) & (moment != 0)
+        if small.any():
+            moment[small] = 0
+
+
+def _ordered_sum(terms: Iterable[_Array], start: _Array | None = None) -> _Array:
+    """start + first + second + …, added one by one in this order."""
+    remaining = iter(terms)
+    first = next(remaining)
+    total = first if start is None else start + first
+    for term in remaining:
+        total += term  # `total` is ours: a product, or the sum just made
+    return total
+
+
+def _mean_over_batch(out: _Array, terms: Iterable[_Array], count: int) -> None:
+    """out ← (first + second + …)/count, added in order; untouched by the division where count is 1."""
+    remaining = iter(terms)
+    out[...] = next(remaining)
+    for term in remaining:
+        out += term
+    if count > 1:
+        out *= out.dtype.type(1 / count)
+
+
+def _blocks(flat: _Array, *shapes: tuple[int, ...]) -> list[_Array]:
+    """Views of (P, R) as the parameters that lie in it one behind the other, each (*shape, R)."""
+    views, offset = [], 0
+    for shape in shapes:
+        size = int(np.prod(shape))
+        views.append(flat[offset : offset + size].reshape(*shape, flat.shape[1]))
+        offset += size
+    return views
+
+
+def _minibatches(
+    samples: _Array, batches: NDArray[np.int32] | None, batch_size: int, steps: int, lane_of: NDArray[np.int64] | None = None
+) -> Iterable[_Array]:
+    """Yield the minibatch of each step, (B, N, R), from samples (A, S, N); lane r reads samples[lane_of[r]]."""
+    lanes = np.arange(len(samples)) if lane_of is None else lane_of
+    if batches is None:
+        stored = np.ascontiguousarray(np.transpose(samples[lanes], (1, 2, 0)))  # (R, S, N) -> (S, N, R)
+        for step in range(steps):
+            first = step * batch_size % len(stored)
+            yield stored[first : first + batch_size]
+    else:
+        for chosen in batches:  # (B, R)
+            yield np.ascontiguousarray(np.transpose(samples[lanes, chosen], (0, 2, 1)))  # (B, R, N) -> (B, N, R)

@@ -1,0 +1,70 @@
+"""The engines by name, and what one must offer.
+
+An engine trains many autoencoders, then many SAEs, one replicate a lane. All engines of a family give the same
+row for the same replicate; a study has one family.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol as Interface
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.errors import MisuseError
+from search_spaces.protocol import Protocol
+
+_Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Autoencoders:
+    """x̂ = ReLU(Wᵀ W x + b) for R replicates: W (H, N, R), b (N, R)."""
+
+    W: _Array
+    b: _Array
+
+
+@dataclass(frozen=True, eq=False)
+class SparseAutoencoders:
+    """f = ReLU(W_enc h + b_enc), ĥ = W_dec f + b_dec: W_enc (L, H, R), b_enc (L, R), b_dec (H, R).
+
+    W_dec is held by columns, (L, H, R): W_dec[j] is the direction that latent j writes.
+    """
+
+    W_enc: _Array
+    b_enc: _Array
+    W_dec: _Array
+    b_dec: _Array
+
+
+class Engine(Interface):
+    """One procedure of training; `engine_reference.py` is its definition."""
+
+    name: str
+    family: str
+    lanes: int
+
+    def train_autoencoders(
+        self, start: Autoencoders, samples: _Array, batches: NDArray[np.int32] | None, weights: _Array, protocol: Protocol
+    ) -> Autoencoders: ...
+
+    def train_saes(
+        self,
+        start: SparseAutoencoders,
+        activations: _Array,
+        ae_of_sae: NDArray[np.int64],
+        batches: NDArray[np.int32] | None,
+        l1: _Array,
+        protocol: Protocol,
+    ) -> SparseAutoencoders: ...
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that name; `auto` chooses the fastest that is there."""
+    from study.engine_reference import ReferenceEngine
+
+    if name in ("auto", "reference"):
+        return ReferenceEngine()
+    raise MisuseError(f"engine={name!r} is unknown. Engines: auto, reference.")

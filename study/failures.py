@@ -1,0 +1,89 @@
+"""The verdict on a replicate: a function of its row and of the protocol's thresholds.
+
+Past rows are judged again without training: `judge(rows, protocol)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from search_spaces.protocol import Protocol
+from study.sae_metrics import corrected_mcc
+
+
+class FailureKind(str, Enum):
+    """What is seen, in order of precedence; `sentence` is what readers are told."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str) -> FailureKind:
+        kind = str.__new__(cls, value)
+        kind._value_ = value
+        kind.sentence = sentence
+        return kind
+
+    CRASHED = "crashed", "the replicate killed its worker"
+    DIVERGED = "diverged", "a weight or a loss is not finite"
+    AE_COLLAPSED = "ae_collapsed", "the autoencoder represents nothing: the SAE had nothing to reconstruct"
+    SAE_DEAD = "sae_dead", "every latent is dead, with a healthy autoencoder"
+    SAE_STARVED = "sae_starved", "far fewer live latents than represented features"
+    SAE_DENSE = "sae_dense", "the code is not sparse"
+    UNFAITHFUL = "unfaithful", "the SAE does not reconstruct the activations"
+    UNRECOVERED = "unrecovered", "the SAE reconstructs, but its decoder is not the features"
+    NONE = "none", "no failure"
+
+
+class Cause(str, Enum):
+    """What brought a failure about, settled by intervention; `unknown` until one was run."""
+
+    UNKNOWN = "unknown"
+
+
+NEEDED_COLUMNS = (
+    "sparsity",
+    "n_features",
+    "n_latents",
+    "empirical_sparsity",
+    "ae_loss",
+    "ae_loss_bias_only",
+    "ae_dead_outputs",
+    "ae_features_represented",
+    "sae_loss",
+    "dead_latents",
+    "l0",
+    "explained_variance",
+    "mcc_decoder_features",
+    "mcc_chance",
+)
+"""The columns that the verdict is a function of."""
+
+
+def judge(rows: Mapping[str, ArrayLike], protocol: Protocol) -> NDArray[np.str_]:
+    """The FailureKind of each row, (R,), the first that applies from top to bottom.
+
+    A row without data columns is one that a worker died over. A protocol without an SAE is judged by the AE alone, and
+    conditions that need the represented features F are skipped where F is empty.
+    """
+    row: dict[str, Any] = {name: np.asarray(rows[name], dtype=np.float64) for name in NEEDED_COLUMNS}
+    represented = row["ae_features_represented"]
+    alive = row["n_latents"] - row["dead_latents"]
+    corrected = corrected_mcc(row["mcc_decoder_features"], row["mcc_chance"])
+    with np.errstate(invalid="ignore"):
+        conditions: dict[FailureKind, NDArray[np.bool_]] = {
+            FailureKind.CRASHED: np.isnan(row["empirical_sparsity"]),
+            FailureKind.DIVERGED: ~np.isfinite(row["ae_loss"]) | (protocol.has_sae & ~np.isfinite(row["sae_loss"])),
+            FailureKind.AE_COLLAPSED: (row["ae_loss"] >= protocol.collapsed_from * row["ae_loss_bias_only"])
+            | (row["ae_dead_outputs"] == row["n_features"]),
+            # Comparisons with NaN are false: without an SAE nothing below applies.
+            FailureKind.SAE_DEAD: alive == 0,
+            FailureKind.SAE_STARVED: (represented > 0) & (alive < protocol.starved_below * represented),
+            FailureKind.SAE_DENSE: (represented > 0) & (row["l0"] > protocol.dense_above * (1 - row["sparsity"]) * represented),
+            FailureKind.UNFAITHFUL: row["explained_variance"] < protocol.unfaithful_below,
+            FailureKind.UNRECOVERED: (represented > 0) & (corrected < protocol.unrecovered_below),
+        }
+    return np.select(list(conditions.values()), [kind.value for kind in conditions], FailureKind.NONE.value)

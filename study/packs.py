@@ -1,0 +1,139 @@
+"""Packs: replicates of one architecture that are trained together, and how a study is cut into them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
+from search_spaces.protocol import PROCEDURE_VERSION, Protocol, protocol_from, protocol_mapping
+from study.engines import Engine, engine_named
+
+PACK_SECONDS = 20.0
+"""What a pack should take: long beside Tune's cost of a trial, short beside what a lost worker costs."""
+MOST_PACKS = 10_000
+"""Tune's driver grows with its trials; beyond this packs get larger instead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """What one Tune trial trains: replicates of one architecture, a protocol, a dtype and an engine."""
+
+    replicates: Replicates
+    protocol: Protocol
+    dtype: str
+    engine: str
+
+    def __len__(self) -> int:
+        return len(self.replicates)
+
+    @cached_property
+    def replicate_ids(self) -> list[str]:
+        """Hash of (replicate, protocol, dtype, engine family, version of the procedure), 20 hexadecimal digits each."""
+        tail = f"{self.protocol.protocol_id}|{self.dtype}|{engine_named(self.engine).family}|{PROCEDURE_VERSION}"
+        rows = zip(
+            self.replicates.sparsity.tolist(),
+            self.replicates.l1.tolist(),
+            *(getattr(self.replicates, name).tolist() for name in SEED_COLUMNS),
+            strict=True,
+        )
+        head = str(self.replicates.architecture)
+        return [_digest("|".join([head, *map(repr, row), tail])) for row in rows]
+
+    @cached_property
+    def pack_id(self) -> str:
+        """Hash of the content: the same replicates in any order have the same name."""
+        return _digest("".join(sorted(self.replicate_ids)))
+
+    def take(self, index: np.ndarray | slice) -> Pack:
+        """The replicates at the given positions as a pack of their own."""
+        return Pack(self.replicates.take(index), self.protocol, self.dtype, self.engine)
+
+    def halves(self) -> tuple[Pack, Pack]:
+        """The pack cut in the middle; it must hold two replicates or more."""
+        middle = len(self) // 2
+        return self.take(slice(0, middle)), self.take(slice(middle, None))
+
+    def to_text(self) -> str:
+        """Compact text for a trial's configuration; `from_text` reads it back."""
+        columns = {name: getattr(self.replicates, name).tolist() for name in ("sparsity", "l1", *SEED_COLUMNS)}
+        content = {
+            "architecture": str(self.replicates.architecture),
+            "columns": columns,
+            "protocol": protocol_mapping(self.protocol),
+            "dtype": self.dtype,
+            "engine": self.engine,
+        }
+        return base64.b85encode(zlib.compress(json.dumps(content).encode())).decode()
+
+    @classmethod
+    def from_text(cls, text: str) -> Pack:
+        """Read what `to_text` wrote."""
+        content = json.loads(zlib.decompress(base64.b85decode(text)))
+        columns = content["columns"]
+        replicates = Replicates(
+            Architecture.parse(content["architecture"]),
+            np.array(columns["sparsity"]),
+            np.array(columns["l1"]),
+            *(np.array(columns[name], dtype=np.int64) for name in SEED_COLUMNS),
+        )
+        return cls(replicates, protocol_from(content["protocol"]), content["dtype"], content["engine"])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def plan_packs(wanted: list[Pack], pack_size: int | str, workers: int) -> list[Pack]:
+    """Cut what is wanted (one pack an architecture) into packs to train.
+
+    pack_size: a number of replicates, or "auto": about PACK_SECONDS a pack, at most MOST_PACKS packs, and no fewer
+    packs than workers where that costs no efficiency.
+    """
+    total_seconds = sum(estimated_seconds(pack) for pack in wanted)
+    count = sum(len(pack) for pack in wanted)
+    packs: list[Pack] = []
+    for pack in wanted:
+        if isinstance(pack_size, int):
+            size = pack_size
+        else:
+            share = max(1, round(workers * estimated_seconds(pack) / total_seconds))
+            at_ease = math.ceil(len(pack) / max(share, math.ceil(estimated_seconds(pack) / PACK_SECONDS)))
+            size = max(at_ease, math.ceil(count / MOST_PACKS))
+        packs.extend(_cut(pack, size))
+    return packs
+
+
+def _cut(pack: Pack, size: int) -> Iterator[Pack]:
+    """Even pieces of at most `size` replicates."""
+    pieces = math.ceil(len(pack) / size)
+    bounds = [round(piece * len(pack) / pieces) for piece in range(pieces + 1)]
+    return (pack.take(slice(low, high)) for low, high in zip(bounds, bounds[1:], strict=False))
+
+
+def estimated_seconds(pack: Pack) -> float:
+    """One core's seconds for the pack, by the engine's own estimate."""
+    engine: Engine = engine_named(pack.engine)
+    return engine.seconds(pack.replicates.architecture, pack.protocol, len(autoencoder_keys(pack.replicates)[0]), len(pack))
+
+
+def autoencoder_keys(replicates: Replicates) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct autoencoders behind the replicates: (first, which).
+
+    The AE does not see l1, so one is trained for each (sparsity, data_seed, ae_seed): first (A,) is the position of
+    the first replicate that uses it, in order of appearance; which (R,) is the autoencoder of each replicate.
+    """
+    keys = np.rec.fromarrays([replicates.sparsity, replicates.data_seed, replicates.ae_seed])
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return first[order], rank[which]
