@@ -18,12 +18,14 @@ A diverging lane goes to inf or NaN and leaves the others alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
 from study.engines import Autoencoders, SparseAutoencoders
 
@@ -37,6 +39,27 @@ class ReferenceEngine:
     family = "exact"
     lanes = 256
     """Replicates trained together: parameters, moments and gradient of so many stay in a core's cache."""
+
+    def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int) -> float:
+        """Measured on one core of a 2-core server: a call's overhead a step, and a cost a parameter and sample."""
+        n, m, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
+
+        def training(steps: int, batch_size: int, units: int, parameters: int, models: int) -> float:
+            overhead = 1.3e-5 * units + 1e-5 * batch_size * (batch_size > 1)
+            return steps * (overhead * math.ceil(models / self.lanes) + models * parameters * (9e-9 + 4e-9 * batch_size))
+
+        ae = training(protocol.ae_training_steps, protocol.ae_batch_size, n, m * n + n, autoencoders)
+        sae = training(protocol.sae_training_steps, protocol.sae_batch_size, n_latents, n_latents * (2 * m + 1) + m, saes)
+        return ae + sae
+
+    def hidden(self, W: _Array, samples: _Array) -> _Array:
+        """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N) of the same dtype."""
+        h = np.empty((*samples.shape[:2], W.shape[0]), dtype=W.dtype)
+        with np.errstate(all="ignore"):
+            for lane, x in enumerate(samples):
+                columns = np.ascontiguousarray(x.T)  # (N, S)
+                h[lane] = _ordered_sum(W[:, i, lane, None] * columns[i] for i in range(len(columns))).T
+        return h
 
     def train_autoencoders(
         self, start: Autoencoders, samples: _Array, batches: NDArray[np.int32] | None, weights: _Array, protocol: Protocol
@@ -112,16 +135,6 @@ class ReferenceEngine:
                 if unit_norm:
                     W_dec /= np.sqrt(_ordered_sum(W_dec[:, i] * W_dec[:, i] for i in range(n_hidden)))[:, None]
         return SparseAutoencoders(W_enc, b_enc, W_dec, b_dec)
-
-
-def hidden(W: _Array, samples: _Array) -> _Array:
-    """h = W x, (R, S, H), summed over features in order; W (H, N, R), samples (R, S, N) of the same dtype."""
-    h = np.empty((*samples.shape[:2], W.shape[0]), dtype=W.dtype)
-    with np.errstate(all="ignore"):
-        for lane, x in enumerate(samples):
-            columns = np.ascontiguousarray(x.T)  # (N, S)
-            h[lane] = _ordered_sum(W[:, i, lane, None] * columns[i] for i in range(len(columns))).T
-    return h
 
 
 def ae_learning_rates(protocol: Protocol) -> NDArray[np.float64]:

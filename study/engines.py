@@ -12,6 +12,7 @@ from typing import Any, Protocol as Interface
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.cells import Architecture
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol
 
@@ -45,6 +46,15 @@ class Engine(Interface):
     name: str
     family: str
     lanes: int
+    """Replicates that are trained at ease together."""
+
+    def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int) -> float:
+        """What training so many takes on one core, roughly: for planning."""
+        ...
+
+    def hidden(self, W: _Array, samples: _Array) -> _Array:
+        """h = W x in the training dtype, (A, S, H), from W (H, N, A) and samples (A, S, N)."""
+        ...
 
     def train_autoencoders(
         self, start: Autoencoders, samples: _Array, batches: NDArray[np.int32] | None, weights: _Array, protocol: Protocol

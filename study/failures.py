@@ -39,9 +39,10 @@ class FailureKind(str, Enum):
 
 
 class Cause(str, Enum):
-    """What brought a failure about, settled by intervention; `unknown` until one was run."""
+    """What brought a failure about, settled by intervention: `unknown` until one was run, `none` where nothing failed."""
 
     UNKNOWN = "unknown"
+    NONE = "none"
 
 
 NEEDED_COLUMNS = (

@@ -106,8 +106,8 @@ def plan_packs(wanted: list[Pack], pack_size: int | str, workers: int) -> list[P
             size = pack_size
         else:
             share = max(1, round(workers * estimated_seconds(pack) / total_seconds))
-            at_ease = math.ceil(len(pack) / max(share, math.ceil(estimated_seconds(pack) / PACK_SECONDS)))
-            size = max(at_ease, math.ceil(count / MOST_PACKS))
+            pieces = share * math.ceil(estimated_seconds(pack) / (share * PACK_SECONDS))
+            size = max(math.ceil(len(pack) / pieces), math.ceil(count / MOST_PACKS))
         packs.extend(_cut(pack, size))
     return packs
 

@@ -1,0 +1,260 @@
+"""A study on disk or in a bucket: every file name, and how rows are written and read.
+
+    <storage>/<study>/  study.yaml  manifest.json  driver.json
+                        rows/<pack_id>.parquet
+                        tune/<run>/
+                        report/
+
+A shard is written beside its place and renamed (on an object store: one PUT), so that it is there whole or not at
+all. It is named by a hash of its content, so that writing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from search_spaces.errors import MisuseError
+
+_TEXT, _REAL, _WHOLE = pa.string(), pa.float64(), pa.int64()
+
+ROW_SCHEMA = pa.schema(
+    [
+        # identity
+        ("replicate_id", _TEXT),
+        ("study", _TEXT),
+        ("architecture", _TEXT),
+        ("n_features", _WHOLE),
+        ("n_hidden", _WHOLE),
+        ("n_latents", _WHOLE),
+        ("sparsity", _REAL),
+        ("l1", _REAL),
+        ("seed", _WHOLE),
+        ("data_seed", _WHOLE),
+        ("ae_seed", _WHOLE),
+        ("sae_seed", _WHOLE),
+        ("protocol", _TEXT),
+        ("protocol_id", _TEXT),
+        ("engine", _TEXT),
+        ("dtype", _TEXT),
+        # data
+        ("empirical_sparsity", _REAL),
+        # AE
+        ("ae_loss", _REAL),
+        ("ae_loss_bias_only", _REAL),
+        ("ae_loss_dedicated", _REAL),
+        ("ae_diagonal_mean", _REAL),
+        ("ae_offdiagonal_mean", _REAL),
+        ("ae_condition_number", _REAL),
+        ("ae_dead_outputs", _WHOLE),
+        ("ae_features_represented", _WHOLE),
+        ("ae_dimensions_per_feature", _REAL),
+        ("hidden_rms", _REAL),
+        # SAE
+        ("sae_loss", _REAL),
+        ("sae_mse", _REAL),
+        ("explained_variance", _REAL),
+        ("l0", _REAL),
+        ("active_fraction", _REAL),
+        ("dead_latents", _WHOLE),
+        ("max_firing_rate", _REAL),
+        # similarity
+        ("procrustes_hidden_recon", _REAL),
+        ("cka_hidden_recon", _REAL),
+        ("rsa_hidden_recon", _REAL),
+        ("mcc_decoder_features", _REAL),
+        ("mcc_chance", _REAL),
+        ("mmcs_decoder_features", _REAL),
+        ("f1_latents_features", _REAL),
+        # verdict
+        ("failure", _TEXT),
+        ("cause", _TEXT),
+        # bookkeeping
+        ("trial_id", _TEXT),
+        ("wall_seconds", _REAL),
+        ("finished_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""One row a replicate. Each column is defined in the module that computes it."""
+
+BOOKKEEPING = ("failure", "cause", "trial_id", "wall_seconds", "finished_at")
+NOT_SCIENCE = ("study", "engine", "trial_id", "wall_seconds", "finished_at")
+"""Columns that may differ between two trainings of the same replicate."""
+SCIENCE = tuple(name for name in ROW_SCHEMA.names if name not in NOT_SCIENCE)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What a reading of the shards found."""
+
+    rows: pa.Table
+    names: tuple[str, ...]
+    """Pack ids of the shards that were read."""
+    unreadable: tuple[str, ...]
+    """Pack ids of shards that are corrupt; their rows are missing."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where studies live: a local path, or any URI that pyarrow's file systems read."""
+
+    given: str
+    filesystem: fs.FileSystem = field(compare=False)
+    root: str
+
+    @classmethod
+    def at(cls, given: str | Path) -> Storage:
+        """Open a storage; MisuseError where the address cannot be."""
+        text = str(given)
+        try:
+            if "://" in text:
+                filesystem, root = fs.FileSystem.from_uri(text)
+            else:
+                filesystem, root = fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+        except (pa.ArrowInvalid, OSError, ValueError, NotImplementedError) as error:
+            raise MisuseError(f"storage={text!r} cannot be opened ({error}). Give a folder, or a URI such as s3://bucket/folder.") from None
+        return cls(text, filesystem, root.rstrip("/"))
+
+    def study(self, name: str) -> StudyFolder:
+        """The folder of a study, whether it is there or not."""
+        return StudyFolder(self, name)
+
+    def studies(self) -> list[str]:
+        """Names of the studies that are there."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
+        return sorted(i.base_name for i in found if i.type == fs.FileType.Directory and self.study(i.base_name).exists())
+
+    def tune_path(self, name: str) -> str:
+        """The same place as Tune wants it written: an absolute path, or a URI."""
+        return f"{self.given.rstrip('/')}/{name}/tune" if "://" in self.given else f"{self.root}/{name}/tune"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """One study's files. All names are made here."""
+
+    storage: Storage
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.storage.root}/{self.name}"
+
+    def exists(self) -> bool:
+        return self._is_file("study.yaml")
+
+    # Small files
+
+    def read_text(self, name: str) -> str | None:
+        """The text of study.yaml, manifest.json or driver.json; None where it is not there."""
+        try:
+            with self.storage.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+                return stream.read().decode()
+        except FileNotFoundError:
+            return None
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file whole; MisuseError where the storage cannot be written."""
+        try:
+            self._write(f"{self.path}/{name}", text.encode())
+        except OSError as error:
+            raise MisuseError(
+                f"storage={self.storage.given!r} cannot be written ({error}). Choose a folder of yours with --storage."
+            ) from None
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The content of a JSON file; None where it is not there or cut off."""
+        text = self.read_text(name)
+        try:
+            return None if text is None else json.loads(text)
+        except json.JSONDecodeError:
+            return None
+
+    def delete(self, name: str) -> None:
+        """Remove a small file if it is there."""
+        if self._is_file(name):
+            self.storage.filesystem.delete_file(f"{self.path}/{name}")
+
+    # Shards
+
+    def write_shard(self, pack_id: str, rows: pa.Table) -> str:
+        """Write a pack's rows; returns the shard's name within the study's folder."""
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rows, buffer, compression="zstd", write_page_checksum=True)
+        name = f"rows/{pack_id}.parquet"
+        self._write(f"{self.path}/{name}", buffer.getvalue())
+        return name
+
+    def shard_ids(self) -> list[str]:
+        """Pack ids of all shards, readable or not."""
+        found = self.storage.filesystem.get_file_info(fs.FileSelector(f"{self.path}/rows", allow_not_found=True))
+        return sorted(i.base_name.removesuffix(".parquet") for i in found if i.base_name.endswith(".parquet"))
+
+    def read_shards(self, columns: Sequence[str] | None = None) -> Shards:
+        """All rows, each replicate once; corrupt and half-written shards are named, not read."""
+
+        def read(pack_id: str) -> pa.Table | None:
+            try:
+                return self._read_shard(pack_id, columns)
+            except (pa.ArrowException, OSError, KeyError):  # what pyarrow raises over damaged bytes
+                return None
+
+        ids = self.shard_ids()
+        with ThreadPoolExecutor(8) as pool:
+            tables = dict(zip(ids, pool.map(read, ids), strict=True))
+        whole = {pack_id: table for pack_id, table in tables.items() if table is not None}
+        schema = ROW_SCHEMA if columns is None else pa.schema([ROW_SCHEMA.field(name) for name in columns])
+        rows = pa.concat_tables([schema.empty_table(), *whole.values()])
+        return Shards(_each_once(rows), tuple(whole), tuple(pack_id for pack_id in ids if pack_id not in whole))
+
+    def _read_shard(self, pack_id: str, columns: Sequence[str] | None) -> pa.Table:
+        with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
+            table = pq.read_table(file, page_checksum_verification=True)
+        return table.select(list(columns) if columns is not None else ROW_SCHEMA.names)
+
+    def set_aside(self, pack_ids: Iterable[str]) -> None:
+        """Rename corrupt shards, so that their replicates count as missing and nothing is destroyed."""
+        for pack_id in pack_ids:
+            shard = f"{self.path}/rows/{pack_id}.parquet"
+            self.storage.filesystem.move(shard, f"{shard}.corrupt")
+
+    # Tune's folders
+
+    def tune_runs(self) -> list[str]:
+        """Paths of Tune's experiment folders, oldest first."""
+        found = self.storage.filesystem.get_file_info(fs.FileSelector(f"{self.path}/tune", allow_not_found=True))
+        return sorted(i.path for i in found if i.type == fs.FileType.Directory)
+
+    def _is_file(self, name: str) -> bool:
+        return self.storage.filesystem.get_file_info(f"{self.path}/{name}").type == fs.FileType.File
+
+    def _write(self, path: str, content: bytes | pa.Buffer) -> None:
+        filesystem = self.storage.filesystem
+        local = isinstance(filesystem, fs.LocalFileSystem)
+        place = f"{path}.{uuid.uuid4().hex}.part" if local else path
+        if local:
+            filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+        with filesystem.open_output_stream(place) as stream:
+            stream.write(content)
+        if local:
+            filesystem.move(place, path)
+
+
+def _each_once(rows: pa.Table) -> pa.Table:
+    """The first row of each replicate_id, in the order of the table."""
+    ids = rows["replicate_id"].combine_chunks()
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return rows
+    first = np.unique(ids.to_numpy(zero_copy_only=False).astype(str), return_index=True)[1]
+    return rows.take(pa.array(np.sort(first)))

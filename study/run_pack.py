@@ -1,0 +1,236 @@
+"""From a pack to its rows: the whole study without Ray and without disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from study import data
+from study.ae_metrics import ae_metrics
+from study.engines import Autoencoders, Engine, SparseAutoencoders, engine_named
+from study.failures import Cause, FailureKind, judge
+from study.packs import Pack, autoencoder_keys
+from study.row_store import BOOKKEEPING, ROW_SCHEMA
+from study.sae_metrics import SAE_COLUMNS, sae_metrics
+
+_Array = NDArray[Any]
+_Float = NDArray[np.float64]
+
+CHUNK_BYTES = 256 * 2**20
+"""Training samples that are held in memory at once."""
+BLOCK_NUMBERS = 2**22
+"""Activations of the evaluation samples that the metrics hold at once."""
+
+
+def run_pack(pack: Pack, *, study: str = "", trial_id: str = "") -> pa.Table:
+    """Train and judge every replicate of the pack; one row each, in the pack's order, in ROW_SCHEMA.
+
+    A row's science depends on the replicate, protocol, dtype and engine family alone. `study` and `trial_id` are
+    copied into the rows.
+    """
+    began = time.perf_counter()
+    # One thread: a worker a core, and sums whose order does not depend on the machine's number of cores.
+    with threadpool_limits(1, "blas"):
+        chunks = [_run_chunk(chunk) for chunk in _chunks(pack)]
+    columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    order = np.argsort(np.concatenate([positions for positions, _ in _chunk_positions(pack)]), kind="stable")
+    columns = {name: values[order] for name, values in columns.items()}
+    return rows_table(pack, columns, time.perf_counter() - began, study, trial_id)
+
+
+def crashed_rows(pack: Pack, *, study: str = "", trial_id: str = "") -> pa.Table:
+    """Rows that say `crashed`, with nothing measured: for replicates that kill whatever worker trains them."""
+    return rows_table(pack, {}, np.nan, study, trial_id)
+
+
+def train_autoencoders(pack: Pack) -> Autoencoders:
+    """The trained autoencoder of each replicate, in the pack's order: W (H, N, R), b (N, R)."""
+    W, b = [], []
+    with threadpool_limits(1, "blas"):
+        for chunk in _chunks(pack):
+            autoencoders, _ = _train_chunk_autoencoders(chunk)
+            W.append(autoencoders.W[..., chunk.ae_of_sae])
+            b.append(autoencoders.b[..., chunk.ae_of_sae])
+    order = np.argsort(np.concatenate([positions for positions, _ in _chunk_positions(pack)]), kind="stable")
+    return Autoencoders(np.concatenate(W, axis=-1)[..., order], np.concatenate(b, axis=-1)[..., order])
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Replicates that are in memory together: A autoencoders and the R SAEs on them."""
+
+    pack: Pack
+    engine: Engine
+    autoencoders: Pack
+    """One replicate for each of the A autoencoders."""
+    ae_of_sae: NDArray[np.int64]
+    """The autoencoder of each SAE, (R,)."""
+
+
+def _chunks(pack: Pack) -> Iterator[_Chunk]:
+    engine = engine_named(pack.engine)
+    for positions, ae_of_sae in _chunk_positions(pack):
+        chunk = pack.take(positions)
+        first = np.unique(ae_of_sae, return_index=True)[1]
+        yield _Chunk(chunk, engine, chunk.take(first), ae_of_sae)
+
+
+def _chunk_positions(pack: Pack) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Cut the pack between autoencoders: the positions of each chunk's replicates, and their AE within the chunk."""
+    _, which = autoencoder_keys(pack.replicates)
+    by_autoencoder = np.argsort(which, kind="stable")
+    protocol, n_features = pack.protocol, pack.replicates.architecture.n_features
+    bytes_per_ae = 8 * n_features * (protocol.samples + (protocol.eval_samples or 0))
+    lanes = max(1, min(engine_named(pack.engine).lanes, CHUNK_BYTES // bytes_per_ae))
+    start = 0
+    while start < len(pack):
+        stop = min(start + lanes, len(pack))
+        while stop < len(pack) and which[by_autoencoder[stop]] == which[by_autoencoder[stop - 1]]:
+            stop += 1  # the autoencoder's other SAEs
+        positions = by_autoencoder[start:stop]
+        yield positions, which[positions] - which[positions[0]]
+        start = stop
+
+
+def _run_chunk(chunk: _Chunk) -> dict[str, _Float]:
+    """Every measured column of the chunk's replicates, (R,) each."""
+    autoencoders, samples = _train_chunk_autoencoders(chunk)
+    saes = _train_chunk_saes(chunk, autoencoders, samples) if chunk.pack.protocol.has_sae else None
+    fresh = [
+        data.draw_eval_data(chunk.pack.replicates.architecture.n_features, int(seed), chunk.pack.protocol)
+        for seed in chunk.autoencoders.replicates.data_seed
+    ]
+    sparsity = chunk.autoencoders.replicates.sparsity
+    x = samples if fresh[0] is None else np.stack([draws.features(float(s)) for draws, s in zip(fresh, sparsity) if draws])
+    return _measure(chunk, autoencoders, saes, x)
+
+
+def _train_chunk_autoencoders(chunk: _Chunk) -> tuple[Autoencoders, _Float]:
+    """The A trained autoencoders and their training samples (A, S, N), these in float64."""
+    replicates, protocol, dtype = chunk.autoencoders.replicates, chunk.pack.protocol, np.dtype(chunk.pack.dtype)
+    architecture = replicates.architecture
+    draws = {int(seed): data.draw_data(architecture.n_features, int(seed), protocol) for seed in np.unique(replicates.data_seed)}
+    samples = np.stack([draws[int(seed)].features(float(s)) for seed, s in zip(replicates.data_seed, replicates.sparsity)])
+    W = np.stack([data.ae_initial_weights(architecture, int(seed), protocol) for seed in replicates.ae_seed], axis=-1)
+    start = Autoencoders(W.astype(dtype), np.zeros((architecture.n_features, len(replicates)), dtype))
+    batches = _batches(replicates.ae_seed, data.AE_MINIBATCHES, protocol.ae_training_steps, protocol.ae_batch_size, chunk)
+    importances = data.importances(architecture.n_features, protocol)
+    return chunk.engine.train_autoencoders(start, samples.astype(dtype), batches, importances, protocol), samples
+
+
+def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float) -> SparseAutoencoders:
+    """The R trained SAEs on the activations of the A autoencoders for their training samples."""
+    replicates, protocol, dtype = chunk.pack.replicates, chunk.pack.protocol, np.dtype(chunk.pack.dtype)
+    architecture = replicates.architecture
+    W_enc, W_dec = zip(*(data.sae_initial_weights(architecture, int(seed), protocol) for seed in replicates.sae_seed))
+    b_dec = np.zeros((architecture.n_hidden, len(replicates)), dtype)
+    if protocol.sae_decoder_bias_init == "mean":
+        mean_x = samples.mean(axis=1, keepdims=True).astype(dtype)  # (A, 1, N); the mean of h is W times it
+        b_dec = chunk.engine.hidden(autoencoders.W, mean_x)[chunk.ae_of_sae, 0].T.copy()
+    start = SparseAutoencoders(
+        W_enc=np.stack(W_enc, axis=-1).astype(dtype),
+        b_enc=np.zeros((architecture.n_latents, len(replicates)), dtype),
+        W_dec=np.stack([W.T for W in W_dec], axis=-1).astype(dtype),
+        b_dec=b_dec,
+    )
+    batches = _batches(replicates.sae_seed, data.SAE_MINIBATCHES, protocol.sae_training_steps, protocol.sae_batch_size, chunk)
+    activations = chunk.engine.hidden(autoencoders.W, samples.astype(dtype))
+    return chunk.engine.train_saes(start, activations, chunk.ae_of_sae, batches, replicates.l1, protocol)
+
+
+def _batches(seeds: NDArray[np.int64], purpose: int, steps: int, batch_size: int, chunk: _Chunk) -> NDArray[np.int32] | None:
+    """Minibatches of each lane, (steps, B, R); None for stored order."""
+    protocol = chunk.pack.protocol
+    distinct, which = np.unique(seeds, return_inverse=True)
+    drawn = [data.minibatches(int(seed), purpose, steps, batch_size, protocol) for seed in distinct]
+    present = [batches for batches in drawn if batches is not None]
+    return np.stack(present, axis=-1)[..., which] if present else None
+
+
+def _measure(chunk: _Chunk, autoencoders: Autoencoders, saes: SparseAutoencoders | None, x: _Float) -> dict[str, _Float]:
+    """Metrics in float64 from the trained weights, a block of replicates at a time; x (A, S, N)."""
+    protocol, replicates = chunk.pack.protocol, chunk.pack.replicates
+    architecture = replicates.architecture
+    importances = data.importances(architecture.n_features, protocol)
+    W, b = _replicates_first(autoencoders.W), _replicates_first(autoencoders.b)
+    weights = [_replicates_first(w) for w in (saes.W_enc, saes.b_enc, saes.W_dec, saes.b_dec)] if saes else []
+    block = max(1, BLOCK_NUMBERS // (x.shape[1] * max(architecture.n_features, architecture.n_latents)))
+    measured: list[dict[str, _Float]] = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        h = np.concatenate([x[a : a + 1] @ np.swapaxes(W[a : a + 1], 1, 2) for a in range(len(x))])  # (A, S, H)
+        ae_columns = [
+            ae_metrics(
+                W[a : a + block],
+                b[a : a + block],
+                x[a : a + block],
+                h[a : a + block],
+                importances,
+                chunk.autoencoders.replicates.sparsity[a : a + block],
+                protocol,
+            )
+            for a in range(0, len(x), block)
+        ]
+        for r in range(0, len(replicates), block):
+            of = chunk.ae_of_sae[r : r + block]
+            lanes = [w[r : r + block] for w in weights]
+            if saes:
+                measured.append(sae_metrics(*lanes, x[of], h[of], W[of], replicates.l1[r : r + block], protocol))
+            else:
+                measured.append({name: np.full(len(of), np.nan) for name in SAE_COLUMNS})
+    return {
+        **{name: np.concatenate([c[name] for c in ae_columns])[chunk.ae_of_sae] for name in ae_columns[0]},
+        **{name: np.concatenate([c[name] for c in measured]) for name in SAE_COLUMNS},
+    }
+
+
+def _replicates_first(weights: _Array) -> _Float:
+    return np.ascontiguousarray(np.moveaxis(weights, -1, 0), dtype=np.float64)
+
+
+def rows_table(pack: Pack, measured: dict[str, _Float], seconds: float, study: str, trial_id: str) -> pa.Table:
+    """The pack's rows in ROW_SCHEMA from what was measured; without measurements each is `crashed`."""
+    replicates, size = pack.replicates, len(pack)
+    architecture, engine = replicates.architecture, engine_named(pack.engine)
+    columns: dict[str, Any] = {
+        "replicate_id": pack.replicate_ids,
+        "study": [study] * size,
+        "architecture": [str(architecture)] * size,
+        "n_features": np.full(size, architecture.n_features),
+        "n_hidden": np.full(size, architecture.n_hidden),
+        "n_latents": np.full(size, architecture.n_latents),
+        "sparsity": replicates.sparsity,
+        "l1": replicates.l1,
+        "seed": replicates.seed,
+        "data_seed": replicates.data_seed,
+        "ae_seed": replicates.ae_seed,
+        "sae_seed": replicates.sae_seed,
+        "protocol": [pack.protocol.name] * size,
+        "protocol_id": [pack.protocol.protocol_id] * size,
+        "engine": [engine.name] * size,
+        "dtype": [pack.dtype] * size,
+    }
+    for field in ROW_SCHEMA:
+        if field.name not in columns and field.name not in BOOKKEEPING:
+            columns[field.name] = measured.get(field.name, np.full(size, np.nan))
+    failure = judge(columns, pack.protocol)
+    columns["failure"] = failure.tolist()
+    columns["cause"] = [(Cause.NONE if kind == FailureKind.NONE else Cause.UNKNOWN).value for kind in failure]
+    columns["trial_id"] = [trial_id] * size
+    columns["wall_seconds"] = np.full(size, seconds / size)
+    columns["finished_at"] = [datetime.now(UTC)] * size
+    arrays = []
+    for field in ROW_SCHEMA:
+        values = columns[field.name]
+        missing = np.isnan(values) if pa.types.is_integer(field.type) else None
+        if missing is not None:
+            values = np.where(missing, 0, values).astype(np.int64)
+        arrays.append(pa.array(values, field.type, mask=missing))
+    return pa.table(arrays, schema=ROW_SCHEMA)
