@@ -135,9 +135,14 @@ class Storage:
         found = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
         return sorted(i.base_name for i in found if i.type == fs.FileType.Directory and self.study(i.base_name).exists())
 
+    @property
+    def given_absolute(self) -> str:
+        """What a worker, in whatever directory it is, opens the same storage with."""
+        return self.given if "://" in self.given else self.root
+
     def tune_path(self, name: str) -> str:
         """The same place as Tune wants it written: an absolute path, or a URI."""
-        return f"{self.given.rstrip('/')}/{name}/tune" if "://" in self.given else f"{self.root}/{name}/tune"
+        return f"{self.given_absolute.rstrip('/')}/{name}/tune"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,516 @@
+"""Launch and resume a study: plan what is missing, hand packs to Ray Tune, stop cleanly.
+
+The only module that starts Ray. A resumed study is a new Tuner run for exactly the replicates that no shard holds;
+`Tuner.restore` is not used (a torn snapshot makes it restart a study silently).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Read by Ray as it is imported: no telemetry, no chatter, result lines through the JSON logger alone, and a relative
+# path means the same in a worker as here.
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "10",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import numpy as np
+import ray
+import yaml
+from ray import cloudpickle, tune
+from ray.exceptions import RayActorError, WorkerCrashedError
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.search.variant_generator import generate_variants
+
+from search_spaces.errors import MisuseError
+from search_spaces.protocol import PROCEDURE_VERSION
+from search_spaces.spaces import SPACES, StudySpec, named_space, parse_seeds, study_from, study_from_file
+from study.engines import engine_named
+from study.packs import Pack, estimated_seconds, plan_packs
+from study.row_store import Storage, StudyFolder
+from study.run_pack import crashed_rows
+from study.searchers import PackQueue
+from study.status import DriverRecord, existing_study, read_spec
+from study.trainable import Desk, PackTrainable
+
+MAX_FAILURES = 2
+"""How often Tune gives a pack to a fresh worker after its worker died."""
+BYTES_PER_ROW = 400
+"""Of a shard, measured: for planning."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running study is."""
+
+    planned: int
+    """Replicates of the study."""
+    done: int
+    """Replicates whose rows are there, earlier runs included."""
+    trained: int
+    """Replicates trained in this run."""
+    seconds: float
+    """Since this run's first pack was handed out."""
+    failures: Mapping[str, int]
+    """Rows of this run by FailureKind, `none` left out."""
+
+    @property
+    def rate(self) -> float:
+        """Replicates a second in this run."""
+        return self.trained / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """At the present rate; inf before the first pack is done."""
+        return (self.planned - self.done) / self.rate if self.rate > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch would do."""
+
+    spec: StudySpec
+    packs: list[Pack]
+    """What is missing, cut for the workers."""
+    planned: int
+    done: int
+    engine: str
+    """The engine that `auto` stands for."""
+
+    def summary(self) -> dict[str, Any]:
+        """The plan as figures, for --dry-run."""
+        missing = self.planned - self.done
+        return {
+            "study": self.spec.name,
+            "protocol": self.spec.protocol.name,
+            "protocol_id": self.spec.protocol.protocol_id,
+            "engine": self.engine,
+            "dtype": self.spec.dtype,
+            "replicates": self.planned,
+            "already_done": self.done,
+            "packs": len(self.packs),
+            "replicates_per_pack": max((len(pack) for pack in self.packs), default=0),
+            "core_hours": sum(map(estimated_seconds, self.packs)) / 3600,
+            "storage_megabytes": missing * BYTES_PER_ROW / 1e6,
+        }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a launch or resume came to."""
+
+    study: str
+    path: str
+    state: str
+    """`done`, `stopped` (rows are missing), or `failed` (a pack raised)."""
+    planned: int
+    done: int
+    trained: int
+    """Replicates trained in this run."""
+    failures: dict[str, int]
+    """Rows of this run by FailureKind, `none` left out."""
+    seconds: float
+    errors: tuple[str, ...] = field(default=())
+    """What packs raised: faults of the program, not of replicates."""
+
+
+def launch(
+    space: str | Path | StudySpec | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    protocol: str | Mapping[str, Any] | None = None,
+    engine: str | None = None,
+    dtype: str | None = None,
+    seeds: str | None = None,
+    pack_size: int | str | None = None,
+    num_samples: int = 1,
+    storage: str | Path = "ray_results",
+    address: str | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Run a study to its end, or on to its end if it was begun before with the same specification.
+
+    space: a named space, a study file, a `StudySpec`, the mapping that a study file holds, or Ray Tune's domains
+    {"architecture": …, "sparsity": …, "l1": …, "seed": …} (see `study_from_domains`). The other arguments override
+    what it says. Uses the Ray of this process if there is one; else connects to `address`, or starts a local Ray of
+    `workers` CPUs and stops it afterwards. Raises MisuseError before anything starts when something cannot be;
+    KeyboardInterrupt (Ctrl-C) keeps what is done.
+    """
+    spec = study_spec(
+        space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=pack_size, num_samples=num_samples
+    )
+    folder = Storage.at(storage).study(spec.name)
+    refuse_other_specification(folder, spec)
+    return _run(folder, spec, address=address, workers=workers, force=force, on_progress=on_progress)
+
+
+def resume(
+    name: str,
+    *,
+    storage: str | Path = "ray_results",
+    pack_size: int | str | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Train the replicates of an existing study that no shard holds, in a new Tuner run."""
+    folder = existing_study(name, str(storage))
+    spec = read_spec(folder)
+    if pack_size is not None:
+        spec = study_from(spec.to_mapping() | {"pack_size": pack_size})
+    return _run(folder, spec, address=address, workers=workers, force=force, on_progress=on_progress)
+
+
+def study_spec(
+    space: str | Path | StudySpec | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    protocol: str | Mapping[str, Any] | None = None,
+    engine: str | None = None,
+    dtype: str | None = None,
+    seeds: str | None = None,
+    pack_size: int | str | None = None,
+    num_samples: int = 1,
+) -> StudySpec:
+    """The validated specification that `launch` would run."""
+    if isinstance(space, StudySpec):
+        given = space.to_mapping()
+    elif isinstance(space, Mapping):
+        given = dict(space) if "space" in space else study_from_domains(space, num_samples)
+    elif str(space).endswith((".yaml", ".yml")) or (str(space) not in SPACES and Path(space).is_file()):
+        given = study_from_file(space).to_mapping()
+    else:
+        given = {"name": str(space), "protocol": "dissertation", "space": named_space(str(space)).model_dump(mode="json")}
+    options = {"name": name, "protocol": protocol, "engine": engine, "dtype": dtype, "pack_size": pack_size}
+    given |= {key: value for key, value in options.items() if value is not None}
+    if seeds is not None:
+        if "replicates" in given["space"]:
+            raise MisuseError("--seeds needs a grid: this study lists its replicates one by one, seeds included.")
+        given["space"] = dict(given["space"]) | {"seeds": list(parse_seeds(seeds))}
+    return study_from(given)
+
+
+def study_from_domains(domains: Mapping[str, Any], num_samples: int = 1) -> dict[str, Any]:
+    """A study's mapping from Ray Tune's own domains (`tune.loguniform`, `tune.grid_search`, …, or constants).
+
+    domains: architecture, sparsity, l1 and seed (0 where it is left out). Everything is drawn here, once, from a fixed
+    stream, `num_samples` times; duplicates are trained once. So the study's folder holds replicates, not domains.
+    """
+    expected = {"architecture", "sparsity", "l1", "seed"}
+    if not {"architecture", "sparsity", "l1"} <= domains.keys() <= expected:
+        raise MisuseError(f"domains for {sorted(domains)} were given. Expected architecture, sparsity, l1 and, if you like, seed.")
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for sample in range(num_samples):
+        for _, config in generate_variants(dict(domains), random_state=sample):
+            row = {"architecture": str(config["architecture"]), "sparsity": config["sparsity"], "l1": config["l1"], "seed": config.get("seed", 0)}
+            rows[tuple(row.values())] = row
+    return {"name": "domains", "protocol": "dissertation", "space": {"replicates": list(rows.values())}}
+
+
+def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
+    """Raise MisuseError if the study's folder holds another study than this one."""
+    if folder.exists() and (stored := read_spec(folder)).science() != spec.science():
+        differing = [key for key, value in spec.science().items() if value != stored.science().get(key)]
+        raise MisuseError(
+            f"study={spec.name!r} exists in {folder.storage.given!r} with another specification (it differs in "
+            f"{', '.join(differing)}). Give this one another name with --name, or `sae-study resume {spec.name}` the old one."
+        )
+
+
+def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
+    """What is missing of the study, cut into packs."""
+    missing, done = missing_packs(folder, spec)
+    planned = done + sum(map(len, missing))
+    return Plan(spec, plan_packs(missing, spec.pack_size, workers), planned, done, engine_named(spec.engine).name)
+
+
+def missing_packs(folder: StudyFolder, spec: StudySpec) -> tuple[list[Pack], int]:
+    """The replicates that no shard holds, one pack an architecture, and how many are done."""
+    engine = engine_named(spec.engine).name
+    wanted = [Pack(replicates, spec.protocol, spec.dtype, engine) for replicates in spec.replicates()]
+    there = set(folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist())
+    missing = []
+    done = 0
+    for pack in wanted:
+        absent = [position for position, replicate_id in enumerate(pack.replicate_ids) if replicate_id not in there]
+        done += len(pack) - len(absent)
+        if len(absent) == len(pack):
+            missing.append(pack)
+        elif absent:
+            missing.append(pack.take(np.array(absent)))
+    return missing, done
+
+
+def local_workers(workers: int | None) -> int:
+    """How many workers a local Ray gets: as many as asked for, or one a CPU."""
+    if workers is not None and workers < 1:
+        raise MisuseError(f"workers={workers} is below 1. Leave it out for one a CPU.")
+    return workers or len(os.sched_getaffinity(0))
+
+
+def _run(
+    folder: StudyFolder,
+    spec: StudySpec,
+    *,
+    address: str | None,
+    workers: int | None,
+    force: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> Outcome:
+    if address is None or workers is not None:
+        workers = local_workers(workers)
+    refuse_unreachable(address)
+    stop = threading.Event()
+    began = time.monotonic()
+    with DriverRecord(folder, force, stop.set) as record:
+        if corrupt := folder.read_shards(["replicate_id"]).unreadable:
+            folder.set_aside(corrupt)
+        missing, done = missing_packs(folder, spec)
+        planned = done + sum(map(len, missing))
+        watch = _Watch(folder, planned, done, on_progress)
+        if missing:
+            with _ray(address, workers) as cpus:
+                workers = min(workers or cpus, cpus)
+                if not folder.exists():
+                    folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
+                    folder.write_text("study.yaml", yaml.safe_dump(spec.to_mapping(), sort_keys=False, allow_unicode=True))
+                _fit(folder, plan_packs(missing, spec.pack_size, workers), workers, watch, stop)
+        state = "failed" if watch.errors else "done" if done + watch.trained >= planned else "stopped"
+        record.end("done" if state == "done" else "stopped")
+    return Outcome(
+        spec.name,
+        folder.path,
+        state,
+        planned,
+        done + watch.trained,
+        watch.trained,
+        dict(watch.failures),
+        time.monotonic() - began,
+        tuple(watch.errors),
+    )
+
+
+def _fit(folder: StudyFolder, packs: list[Pack], workers: int, watch: _Watch, stop: threading.Event) -> None:
+    """One Tuner run over the packs."""
+    desk = ray.remote(Desk).options(num_cpus=0).remote(min(workers, len(packs)))
+    queue = PackQueue(packs, lambda pack: ray.get(desk.put.remote(pack.pack_id, pack.to_text())), watch.poison)
+    watch.queue = queue
+    trainable = tune.with_resources(
+        tune.with_parameters(PackTrainable, storage=folder.storage.given_absolute, study=folder.name, desk=desk), {"CPU": 1}
+    )
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=queue,
+            num_samples=-1,
+            max_concurrent_trials=workers,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
+            storage_path=folder.storage.tune_path(folder.name),
+            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[JsonLoggerCallback(), watch],
+            stop=_StopWhen(stop),
+            verbose=0,
+        ),
+    )
+    with _interrupted_by_ctrl_c():
+        tuner.fit()
+
+
+class _StopWhen(tune.Stopper):  # type: ignore[misc]
+    """Stops the run when `sae-study stop` has asked for it."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._stop.is_set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_stop": None}  # pickled with the run's configuration, never used from there
+
+
+class _Watch(tune.Callback):  # type: ignore[misc]
+    """Counts what the run's trials bring in, and settles what to do about those that fail."""
+
+    def __init__(self, folder: StudyFolder, planned: int, done: int, on_progress: Callable[[Progress], None] | None) -> None:
+        self._folder, self._planned, self._done, self._on_progress = folder, planned, done, on_progress
+        self._began = time.monotonic()
+        self.queue: PackQueue | None = None
+        self.trained = 0
+        self.failures: Counter[str] = Counter()
+        self.errors: list[str] = []
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self.trained == 0 and len(trials) == 1:
+            self._began = time.monotonic()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = trial.last_result
+        if result and "shard" in result:  # a trial that was stopped before its pack was done has none
+            self._count(result["replicates"], result["failures"])
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        assert self.queue is not None
+        error = _trial_exception(trial)
+        if isinstance(error, (RayActorError, WorkerCrashedError)) and not getattr(error, "actor_init_failed", False):
+            self.queue.worker_died(trial.trial_id)
+        else:
+            pack = self.queue.failed(trial.trial_id)
+            self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates: {_last_line(error)}")
+
+    def poison(self, pack: Pack) -> None:
+        """Record a replicate that killed every worker that tried it."""
+        self._folder.write_shard(pack.pack_id, crashed_rows(pack, study=self._folder.name))
+        self._count(1, {"crashed": 1})
+
+    def _count(self, replicates: int, failures: Mapping[str, int]) -> None:
+        self.trained += replicates
+        self.failures.update(failures)
+        if self._on_progress:
+            self._on_progress(
+                Progress(
+                    self._planned,
+                    self._done + self.trained,
+                    self.trained,
+                    time.monotonic() - self._began,
+                    dict(self.failures),
+                )
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # pickled with the run's configuration, never used from there
+
+
+def _trial_exception(trial: Any) -> BaseException | str:
+    """What a trial ended with, as Tune wrote it down."""
+    path = trial.pickled_error_file
+    if path and Path(path).is_file():
+        return cloudpickle.loads(Path(path).read_bytes())  # type: ignore[no-any-return]
+    return Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
+
+
+def _last_line(error: BaseException | str) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)
+
+
+def refuse_unreachable(address: str | None) -> None:
+    """Raise MisuseError if nothing listens at the address of a Ray cluster."""
+    if address is None or address in ("auto", "local") or ray.is_initialized():
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise MisuseError(f"address={address!r} is no Ray address. Write host:port, ray://host:port, or auto.")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise MisuseError(
+            f"address={address!r} cannot be reached ({error}). Start Ray there (`ray start --head`), or leave --address out "
+            "for a local Ray."
+        ) from None
+
+
+@contextlib.contextmanager
+def _ray(address: str | None, workers: int | None) -> Iterator[int]:
+    """A Ray to run on, and how many CPUs it has; ended afterwards if it was begun here."""
+    if ray.is_initialized():
+        yield _cluster_cpus()
+        return
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise MisuseError(f"Ray cannot be reached at address={address!r} ({_last_line(error)}). Is a cluster running there?") from None
+    try:
+        yield _cluster_cpus()
+    finally:
+        ray.shutdown()
+
+
+def _cluster_cpus() -> int:
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if cpus < 1:
+        raise MisuseError("the Ray cluster has no CPU to give. Add a node with CPUs, or leave --address out.")
+    return cpus
+
+
+@contextlib.contextmanager
+def _interrupted_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the Tune loop, lets it save its result lines, and gives up after a second what is still in flight."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted = threading.Event()
+
+    def second(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def first(*_: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, second)
+        signal.raise_signal(signal.SIGUSR1)  # Tune's own word for: leave the loop and save
+        timer = threading.Timer(1.0, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
+        timer.daemon = True
+        timer.start()
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+def _manifest(spec: StudySpec) -> dict[str, Any]:
+    """What made the study: versions, environment, the protocol's fields."""
+    packages = ("sae-study", "ray", "numpy", "scipy", "pandas", "pyarrow")
+    engine = engine_named(spec.engine)
+    return {
+        "created_at": datetime.now(UTC).isoformat(),
+        "procedure_version": PROCEDURE_VERSION,
+        "protocol_id": spec.protocol.protocol_id,
+        "protocol": {key: value for key, value in vars(spec.protocol).items() if not key.startswith("_")},
+        "engine": engine.name,
+        "engine_family": engine.family,
+        "dtype": spec.dtype,
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "environment": {"platform": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
+    }

@@ -1,0 +1,91 @@
+"""Ray's side of a worker: one Tune trial trains one pack and writes its shard.
+
+`PackTrainable` is an ordinary class Trainable: give it to a Tuner of your own together with a `Desk`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from typing import Any
+
+import ray
+from ray import tune
+
+from study.packs import Pack
+from study.row_store import Storage
+from study.run_pack import run_pack
+
+GATE_SECONDS = 30.0
+"""How long a worker waits for the others before its first pack."""
+
+
+class Desk:
+    """An actor that hands out packs and opens the start gate.
+
+    A trial's configuration holds a pack's id alone: Tune copies configurations into every file it writes. The gate
+    holds each worker's first pack back until all workers are there: with reused actors and short trials Tune takes a
+    finished trial's actor for a pending one and throws the actor that was being started for it away, so that a few
+    workers end up doing everything.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._arrived: set[tuple[str, int]] = set()
+        self._packs: dict[str, str] = {}
+
+    def put(self, pack_id: str, text: str) -> None:
+        """Lay a pack out, as `Pack.to_text` writes it."""
+        self._packs[pack_id] = text
+
+    def pack(self, pack_id: str) -> str:
+        """The text of a pack that was laid out."""
+        return self._packs[pack_id]
+
+    def arrive(self, node: str, pid: int) -> bool:
+        """Say that a worker is up; True once all are."""
+        self._arrived.add((node, pid))
+        return len(self._arrived) >= self._workers
+
+    def workers(self) -> int:
+        """How many distinct workers came."""
+        return len(self._arrived)
+
+
+class PackTrainable(tune.Trainable):
+    """Trains the pack that the configuration names: {"pack_id": …} → rows in the study's folder, one result line."""
+
+    def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
+        self._folder = Storage.at(storage).study(study)
+        self._desk = desk
+        self._waited = False
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        return True  # nothing is kept between packs
+
+    def step(self) -> dict[str, Any]:
+        self._wait_for_the_others()
+        began = time.perf_counter()
+        pack = Pack.from_text(ray.get(self._desk.pack.remote(self.config["pack_id"])))
+        rows = run_pack(pack, study=self._folder.name, trial_id=self.trial_id)
+        shard = self._folder.write_shard(pack.pack_id, rows)
+        failures = Counter(rows["failure"].to_pylist())
+        return {
+            "done": True,
+            "pack_id": pack.pack_id,
+            "shard": shard,
+            "architecture": str(pack.replicates.architecture),
+            "replicates": len(pack),
+            "failures": {kind: count for kind, count in failures.items() if kind != "none"},
+            "pack_seconds": time.perf_counter() - began,
+        }
+
+    def _wait_for_the_others(self) -> None:
+        deadline = time.monotonic() + GATE_SECONDS
+        node = ray.get_runtime_context().get_node_id()
+        while not self._waited and time.monotonic() < deadline:
+            self._waited = ray.get(self._desk.arrive.remote(node, os.getpid()))
+            if not self._waited:
+                time.sleep(0.05)
+        self._waited = True
