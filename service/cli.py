@@ -1,1 +1,395 @@
-def main(): ...
+"""The `sae-study` command: parses, calls the library, prints. Exit 0 done, 1 the work failed, 2 misused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from search_spaces.errors import MisuseError
+from search_spaces.protocol import PROTOCOLS
+from search_spaces.spaces import SPACES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from study.driver import Outcome
+    from study.driver import Progress as StudyProgress
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
+out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+
+Storage = Annotated[str, typer.Option(help="Where studies live: a folder, or a URI.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
+Study = Annotated[str, typer.Argument(help="Name of a study.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, ray://host:port or auto. Default: a local Ray.")]
+Workers = Annotated[int | None, typer.Option(help="Packs trained at a time. Default: one a CPU.")]
+PackSize = Annotated[str | None, typer.Option(help="Replicates a pack, or auto.")]
+Force = Annotated[bool, typer.Option(help="Run although another driver is running this study.")]
+
+MOST_CELLS_SHOWN = 40
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+
+
+@app.command()
+def spaces(as_json: AsJson = False) -> None:
+    """Named spaces, their replicates and cost."""
+    from study.engines import engine_named
+    from study.packs import Pack, estimated_seconds
+
+    protocol = PROTOCOLS["dissertation"]
+    engine = engine_named("auto").name
+    rows = []
+    for name, space in SPACES.items():
+        replicates = space.replicates()
+        seconds = sum(estimated_seconds(Pack(own, protocol, "float64", engine)) for own in replicates)
+        rows.append(
+            {
+                "space": name,
+                "architectures": list(space.architectures),
+                "sparsities": len(space.sparsities),
+                "l1": len(space.l1),
+                "seeds": len(space.seeds),
+                "replicates": sum(map(len, replicates)),
+                "core_hours": seconds / 3600,
+            }
+        )
+    if as_json:
+        _print_json({"protocol": protocol.name, "engine": engine, "spaces": rows})
+        return
+    table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", title=None)
+    for row in rows:
+        names = row["architectures"] if len(row["architectures"]) < 3 else [row["architectures"][0], "…", row["architectures"][-1]]
+        table.add_row(row["space"], " ".join(names), *(str(row[k]) for k in ("sparsities", "l1", "seeds", "replicates")), f"{row['core_hours']:.3g}")
+    out.print(table)
+    out.print(f"Core-hours: estimated, protocol {protocol.name}, engine {engine}, float64.")
+
+
+@app.command()
+def launch(
+    space: Annotated[str, typer.Argument(help="A named space, or a study file (YAML).")],
+    name: Annotated[str | None, typer.Option(help="The study's name; default: the space's.")] = None,
+    protocol: Annotated[str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto or reference.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float64 or float32.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="start:stop, as in Python.")] = None,
+    address: Address = None,
+    pack_size: PackSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    storage: Storage = "ray_results",
+    as_json: AsJson = False,
+) -> None:
+    """Run a study: a grid of replicates, in packs, on Ray Tune."""
+    from study import driver
+
+    spec = driver.study_spec(
+        space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=_number_or_text(pack_size)
+    )
+    if dry_run:
+        folder = driver.Storage.at(storage).study(spec.name)
+        driver.refuse_other_specification(folder, spec)
+        summary = driver.plan_study(folder, spec, driver.local_workers(workers)).summary()
+        if as_json:
+            _print_json(summary)
+        else:
+            for key, value in summary.items():
+                out.print(f"{key:>20}  {value:.3g}" if isinstance(value, float) else f"{key:>20}  {value}")
+        return
+    with _progress(as_json, spec.name) as on_progress:
+        outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
+    _tell_outcome(outcome, storage, as_json)
+
+
+@app.command()
+def resume(
+    study: Study,
+    address: Address = None,
+    pack_size: PackSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    storage: Storage = "ray_results",
+    as_json: AsJson = False,
+) -> None:
+    """Train the replicates of a study whose rows are not there yet."""
+    from study import driver
+
+    with _progress(as_json, study) as on_progress:
+        outcome = driver.resume(
+            study,
+            storage=storage,
+            pack_size=_number_or_text(pack_size),
+            address=address,
+            workers=workers,
+            force=force,
+            on_progress=on_progress,
+        )
+    _tell_outcome(outcome, storage, as_json)
+
+
+@app.command()
+def stop(study: Study, storage: Storage = "ray_results", as_json: AsJson = False) -> None:
+    """Ask the driver of a running study to stop; what is done is kept."""
+    from study.status import request_stop
+
+    request_stop(study, storage)
+    if as_json:
+        _print_json({"study": study, "stop": "requested"})
+    else:
+        out.print(f"Asked the driver of {study} to stop. `sae-study status {study}` says when it has; `sae-study resume {study}` goes on.")
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(help="Name of a study; default: all.")] = None,
+    storage: Storage = "ray_results",
+    as_json: AsJson = False,
+) -> None:
+    """How far studies are: rows there, failures, whether a driver is at work."""
+    from study.row_store import Storage as StudyStorage
+    from study.status import status as study_status
+
+    names = [study] if study else StudyStorage.at(storage).studies()
+    statuses = [study_status(name, storage) for name in names]
+    if as_json:
+        _print_json(asdict(statuses[0]) if study else {"studies": [asdict(one) for one in statuses]})
+        return
+    for one in statuses:
+        failures = ", ".join(f"{kind} {count}" for kind, count in one.failures.items()) or "none"
+        out.print(f"{one.name}: {one.state}, {one.done} of {one.planned} replicates; failures: {failures}")
+        if one.unreadable_shards:
+            out.print(f"  {len(one.unreadable_shards)} corrupt shards; `sae-study resume {one.name}` trains their replicates again")
+    if not statuses:
+        out.print(f"No study in {storage!r}.")
+
+
+@app.command("list")
+def list_(storage: Storage = "ray_results", as_json: AsJson = False) -> None:
+    """Names of the studies in a storage."""
+    from study.row_store import Storage as StudyStorage
+
+    names = StudyStorage.at(storage).studies()
+    if as_json:
+        _print_json({"studies": names})
+    else:
+        out.print("\n".join(names) or f"No study in {storage!r}.")
+
+
+@app.command()
+def rows(
+    study: Study,
+    out_file: Annotated[str, typer.Option("--out", help="Where to: a .parquet or .csv file.")],
+    storage: Storage = "ray_results",
+    as_json: AsJson = False,
+) -> None:
+    """Write the tidy frame of a study: one row a replicate."""
+    from analysis.frames import load
+
+    if Path(out_file).suffix not in (".parquet", ".csv"):
+        raise MisuseError(f"--out={out_file!r} is neither .parquet nor .csv. Choose one by the file's ending.")
+    frame = load(study, storage)
+    try:
+        frame.to_csv(out_file, index=False) if out_file.endswith(".csv") else frame.to_parquet(out_file, index=False)
+    except OSError as error:
+        raise MisuseError(f"--out={out_file!r} cannot be written ({error}). Name a file in a folder that is there.") from None
+    _warn_of_gaps(frame)
+    if as_json:
+        _print_json({"study": study, "out": out_file, "rows": len(frame), **frame.attrs})
+    else:
+        out.print(f"{len(frame)} rows of {study} written to {out_file}.")
+
+
+@app.command()
+def replicate(
+    study: Study,
+    replicate_id: Annotated[str, typer.Argument(metavar="ID", help="A replicate_id, or its beginning.")],
+    storage: Storage = "ray_results",
+    as_json: AsJson = False,
+) -> None:
+    """Make one stored replicate again, alone, and compare it with its stored row."""
+    from study.replicate import replicate_again
+
+    stored, again, differing = replicate_again(study, replicate_id, storage)
+    if as_json:
+        _print_json({"replicate_id": stored["replicate_id"], "identical": not differing, "differing": differing, "stored": stored, "again": again})
+    else:
+        table = Table("column", "stored", "made again")
+        for column, value in stored.items():
+            table.add_row(f"[bold red]{column}[/]" if column in differing else column, str(value), str(again[column]))
+        out.print(table)
+        out.print("Identical in every science column." if not differing else f"Differs in {', '.join(differing)}.")
+    if differing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def regions(
+    study: Study,
+    failure: Annotated[str | None, typer.Option(help="any, a kind of failure, or sae_all_dead; default: any and every kind there.")] = None,
+    level: Annotated[float, typer.Option(help="Failure rate from which a cell belongs to a region.")] = 0.5,
+    storage: Storage = "ray_results",
+    as_json: AsJson = False,
+) -> None:
+    """Failure regions: connected cells whose failure rate is at or above a level."""
+    from analysis.failure_regions import all_regions, failure_regions
+    from analysis.frames import load
+
+    if not 0 < level < 1:
+        raise MisuseError(f"level={level} is outside (0, 1). It is a failure rate, for example 0.5.")
+    frame = load(study, storage)
+    found = all_regions(frame, level) if failure is None else failure_regions(frame, failure, level)
+    if as_json:
+        _print_json({"study": study, "level": level, "regions": [asdict(region) for region in found]})
+        return
+    table = Table("region", "architectures", "sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence")
+    for region in found:
+        peak = f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]"
+        span = [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in (region.sparsity, region.l1)]
+        table.add_row(region.name, " ".join(region.architectures), *span, f"{region.volume:.1%}", peak, str(region.replicates), f"{region.confidence:.3f}")
+    out.print(table if found else f"No cell of {study} fails at a rate of {level:g} or more.")
+
+
+@app.command()
+def report(
+    study: Study,
+    out_folder: Annotated[str | None, typer.Option("--out", help="A folder; default: report/ in the study's own.")] = None,
+    storage: Storage = "ray_results",
+    as_json: AsJson = False,
+) -> None:
+    """Write one HTML page about a study, with its figures (PNG, SVG) and tables (CSV)."""
+    from analysis.report import write_report
+
+    page = write_report(study, storage, out_folder)
+    if as_json:
+        _print_json({"study": study, "page": page})
+    else:
+        out.print(f"Report: {page}")
+
+
+def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
+    """What a launch or resume came to: the verdicts by cell, and the findings."""
+    from analysis.frames import load
+    from analysis.report import findings, verdict_table
+
+    frame = load(outcome.study, storage)
+    sentences = findings(frame, outcome.planned)
+    if as_json:
+        _print_json({**asdict(outcome), "findings": sentences})
+    else:
+        _print_verdicts(verdict_table(frame))
+        for sentence in sentences:
+            out.print(sentence)
+        out.print(f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s, rows in {outcome.path}")
+    _warn_of_gaps(frame)
+    for error in outcome.errors:
+        err.print(f"error: {error}", markup=False)
+    if outcome.state == "stopped":
+        err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; go on with: sae-study resume {outcome.study}")
+    if outcome.state != "done":
+        raise typer.Exit(1)
+
+
+def _print_verdicts(table: pd.DataFrame) -> None:
+    drawn = Table(*table.columns)
+    for row in table.head(MOST_CELLS_SHOWN).itertuples(index=False):
+        drawn.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row))
+    out.print(drawn, soft_wrap=False)
+    if len(table) > MOST_CELLS_SHOWN:
+        out.print(f"… and {len(table) - MOST_CELLS_SHOWN} cells more: `sae-study report` shows all.")
+
+
+def _warn_of_gaps(frame: pd.DataFrame) -> None:
+    if lost := frame.attrs["unreadable_shards"]:
+        err.print(f"warning: {len(lost)} shards are corrupt and left out; `sae-study resume {frame.attrs['study']}` trains them again")
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool, name: str) -> Iterator[Callable[[StudyProgress], None] | None]:
+    """A progress line on standard error: replicates, rate, time left, failures so far. Ctrl-C says how to go on."""
+    try:
+        with contextlib.nullcontext() if quiet else _progress_bar(name) as told:
+            yield told
+    except KeyboardInterrupt:
+        err.print(f"interrupted: what is done is kept; go on with: sae-study resume {name}")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} replicates{task.fields[told]}"))
+    with Progress(*columns, console=err, transient=False) as bar:
+        task = bar.add_task(name, total=None, told="  starting Ray")
+
+        def told(progress: StudyProgress) -> None:
+            left = f", {_duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
+            failed = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
+            text = f"  {progress.rate:.1f}/s{left}  failures: {failed or 'none'}"
+            bar.update(task, total=progress.planned, completed=progress.done, told=text)
+
+        yield told
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _number_or_text(text: str | None) -> int | str | None:
+    return int(text) if text and text.isdigit() else text
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    """One document; NaN and infinity, which JSON has not, become null."""
+    print(json.dumps(_plain(document), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (str, int, bool)) or value is None:
+        return value
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return None if str(value) in ("<NA>", "NaT") else str(value)
+
+
+def main() -> None:
+    """Entry point: every foreseen error is one line on standard error."""
+    try:
+        code = app(standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        code = ended.exit_code
+    except click.exceptions.NoArgsIsHelpError as asked:
+        err.print(asked.format_message(), markup=False)
+        code = 2
+    except click.ClickException as misuse:
+        err.print(f"error: {misuse.format_message()} `sae-study --help` lists what there is.", markup=False)
+        code = 2
+    except MisuseError as misuse:
+        err.print(f"error: {misuse}", markup=False)
+        code = 2
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        code = INTERRUPTED
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

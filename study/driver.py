@@ -381,7 +381,7 @@ class _Watch(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result
         if result and "shard" in result:  # a trial that was stopped before its pack was done has none
-            self._count(result["replicates"], result["failures"])
+            self._count(result["replicates"], {kind: count for kind, count in result["failures"].items() if count and kind != "none"})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assert self.queue is not None

@@ -171,8 +171,12 @@ class StudyFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file whole; MisuseError where the storage cannot be written."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """As `write_text`, for figures."""
         try:
-            self._write(f"{self.path}/{name}", text.encode())
+            self._write(f"{self.path}/{name}", content)
         except OSError as error:
             raise MisuseError(
                 f"storage={self.storage.given!r} cannot be written ({error}). Choose a folder of yours with --storage."

@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from study.failures import FailureKind
 from study.packs import Pack
 from study.row_store import Storage
 from study.run_pack import run_pack
@@ -77,7 +78,7 @@ class PackTrainable(tune.Trainable):
             "shard": shard,
             "architecture": str(pack.replicates.architecture),
             "replicates": len(pack),
-            "failures": {kind: count for kind, count in failures.items() if kind != "none"},
+            "failures": {kind.value: failures[kind.value] for kind in FailureKind},
             "pack_seconds": time.perf_counter() - began,
         }
 

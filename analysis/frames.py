@@ -1,0 +1,98 @@
+"""Tune's result frames and the rows of a study, as pandas frames. Works on running, cut-off and copied studies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import fs
+
+from study.row_store import ROW_SCHEMA, StudyFolder
+from study.status import existing_study
+
+
+def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
+    """The tidy frame of a study: one row a replicate, the columns of the row schema, typed.
+
+    study: its name within `storage` (default ray_results/), or the path of its folder. The rows are those of every
+    shard that is there, each replicate once; Tune's result lines say which shards were reported. `frame.attrs` holds
+
+    - `shards`: how many were read,
+    - `shards_without_tune_line`: pack ids that Tune has no result line of (a driver was killed between the two),
+    - `tune_lines_without_shard`: pack ids that Tune reported and whose shard is gone,
+    - `unreadable_shards`: pack ids of corrupt shards; `sae-study resume` trains their replicates again.
+
+    Counts that may be missing (`dead_latents` of a replicate without an SAE) are of pandas' Int64. MisuseError where
+    there is no such study.
+    """
+    folder = _folder(study, storage)
+    shards = folder.read_shards()
+    frame = shards.rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    whole = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type) and not frame[field.name].hasnans]
+    frame = frame.astype(dict.fromkeys(set(whole) - _MAY_BE_MISSING, "int64"))
+    reported = {line["pack_id"] for line in _result_lines(folder)}
+    frame.attrs = {
+        "study": folder.name,
+        "path": folder.path,
+        "shards": len(shards.names),
+        "shards_without_tune_line": sorted(set(shards.names) - reported),
+        "tune_lines_without_shard": sorted(reported - set(shards.names) - set(shards.unreadable)),
+        "unreadable_shards": list(shards.unreadable),
+    }
+    return frame
+
+
+_MAY_BE_MISSING = {"ae_dead_outputs", "ae_features_represented", "dead_latents"}
+
+
+def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
+    """Tune's own result frame of all runs of a study: one row a pack, as `ResultGrid.get_dataframe()` gives it.
+
+    `run` names the Tuner run (one a launch or resume), oldest first. Runs that were cut off before Tune's first
+    snapshot, and packs since its last one, are not in it: `load(study).attrs["shards_without_tune_line"]` names them.
+    """
+    import ray.tune
+
+    folder = _folder(study, storage)
+    frames = []
+    for run in folder.tune_runs():
+        if not _has_snapshot(folder, run):
+            continue
+        analysis = ray.tune.ExperimentAnalysis(run, storage_filesystem=folder.storage.filesystem)
+        frame = ray.tune.ResultGrid(analysis).get_dataframe()
+        if len(frame):
+            frames.append(frame.assign(run=run.rsplit("/", 1)[-1]))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run", "pack_id", "shard", "replicates"])
+
+
+def _folder(study: str | Path, storage: str | Path | None) -> StudyFolder:
+    if storage is None and ("/" in str(study) or Path(study, "study.yaml").is_file()):
+        parent, _, name = str(study).rstrip("/").rpartition("/")
+        return existing_study(name, parent or ".")
+    return existing_study(str(study), str(storage or "ray_results"))
+
+
+def _has_snapshot(folder: StudyFolder, run: str) -> bool:
+    found = folder.storage.filesystem.get_file_info(fs.FileSelector(run))
+    return any(i.base_name.startswith("experiment_state") for i in found)
+
+
+def _result_lines(folder: StudyFolder) -> list[dict[str, Any]]:
+    """The last result line of every trial of every run, as the JSON logger wrote it: Tune's frame without Tune's import."""
+    filesystem = folder.storage.filesystem
+    found = filesystem.get_file_info(fs.FileSelector(f"{folder.path}/tune", recursive=True, allow_not_found=True))
+    lines = []
+    for info in found:
+        if info.base_name == "result.json" and info.size:
+            with filesystem.open_input_stream(info.path) as stream:
+                text = stream.read().decode().strip().splitlines()[-1]
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:
+                continue  # a copy of it was cut off; its shard is found all the same
+            if "shard" in line:
+                lines.append(line)
+    return lines

@@ -1,0 +1,169 @@
+"""Figures in two steps: the numbers (a function that returns arrays), and the drawing (on the Axes it is given).
+
+Sparsity runs from dense on the left to sparse on the right; l1 is on a logarithmic y axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from analysis.statistics import cell_rates, failed, rate_interval
+from study.failures import FailureKind
+
+_Float = NDArray[np.float64]
+
+# Okabe and Ito's palette, readable by the colour-blind; hatches carry it in black and white.
+FAILURE_COLOURS: dict[FailureKind, tuple[str, str]] = {
+    FailureKind.CRASHED: ("#7f7f7f", "xx"),
+    FailureKind.DIVERGED: ("#F0E442", "++"),
+    FailureKind.AE_COLLAPSED: ("#D55E00", "//"),
+    FailureKind.SAE_DEAD: ("#000000", ""),
+    FailureKind.SAE_STARVED: ("#0072B2", "\\\\"),
+    FailureKind.SAE_DENSE: ("#56B4E9", ""),
+    FailureKind.UNFAITHFUL: ("#E69F00", ".."),
+    FailureKind.UNRECOVERED: ("#CC79A7", "--"),
+    FailureKind.NONE: ("#f2f2f2", ""),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class VerdictComposition:
+    """Shares of verdicts by sparsity."""
+
+    sparsities: _Float
+    kinds: tuple[FailureKind, ...]
+    """Those that occur, in order of precedence."""
+    shares: _Float
+    """(kinds, sparsities); columns sum to 1."""
+    replicates: NDArray[np.int64]
+    """(sparsities,)."""
+
+
+def verdict_composition(frame: pd.DataFrame) -> VerdictComposition:
+    """Shares of each verdict by sparsity, over all architectures, l1 values and seeds in the frame."""
+    counts = frame.groupby(["sparsity", "failure"]).size().unstack(fill_value=0)
+    kinds = tuple(kind for kind in FailureKind if kind.value in counts.columns)
+    table = counts[[kind.value for kind in kinds]].to_numpy(dtype=np.float64).T
+    totals = table.sum(axis=0)
+    return VerdictComposition(counts.index.to_numpy(dtype=np.float64), kinds, table / totals, totals.astype(np.int64))
+
+
+def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
+    """Stacked bars, one a sparsity; the failures from below, success on top."""
+    positions = np.arange(len(composition.sparsities))
+    bottom = np.zeros(len(positions))
+    for kind, shares in zip(composition.kinds, composition.shares, strict=True):
+        colour, hatch = FAILURE_COLOURS[kind]
+        edge = "white" if kind is not FailureKind.NONE else "#999999"
+        ax.bar(positions, shares, bottom=bottom, width=0.82, color=colour, hatch=hatch, edgecolor=edge, linewidth=0.6, label=kind.value)
+        bottom += shares
+    ax.set_xticks(positions, [f"{s:g}" for s in composition.sparsities], rotation=45 if len(positions) > 9 else 0)
+    ax.set_xlabel("sparsity S = P(feature = 0)")
+    ax.set_ylabel("share of replicates")
+    ax.set_ylim(0, 1)
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+
+
+@dataclass(frozen=True, eq=False)
+class FailureCurve:
+    """The rate of one failure by sparsity, with 95 % intervals; all (sparsities,)."""
+
+    failure: str
+    sparsities: _Float
+    rate: _Float
+    low: _Float
+    high: _Float
+    replicates: NDArray[np.int64]
+
+
+def failure_curve(frame: pd.DataFrame, failure: str = "any") -> FailureCurve:
+    """Failure rate by sparsity over everything else in the frame."""
+    grouped = frame.assign(failed=failed(frame, failure)).groupby("sparsity")["failed"].agg(["size", "sum"])
+    k, n = grouped["sum"].to_numpy(dtype=np.float64), grouped["size"].to_numpy(dtype=np.int64)
+    low, high = rate_interval(k, n)
+    return FailureCurve(failure, grouped.index.to_numpy(dtype=np.float64), k / n, low, high, n)
+
+
+def plot_failure_curve(curve: FailureCurve, ax: Axes) -> None:
+    """Points with interval bars at their sparsity; nothing drawn between what was measured."""
+    colour = FAILURE_COLOURS[FailureKind(curve.failure)][0] if curve.failure in set(FailureKind) else "#333333"
+    bars = np.stack([curve.rate - curve.low, curve.high - curve.rate])
+    ax.errorbar(curve.sparsities, curve.rate, bars, fmt="o", color=colour, capsize=3, markersize=5)
+    ax.set_xlabel("sparsity S = P(feature = 0)")
+    ax.set_ylabel(f"rate of {curve.failure}, 95 % interval")
+    ax.set_ylim(bottom=0)
+
+
+@dataclass(frozen=True, eq=False)
+class RateMap:
+    """Failure rate of one architecture over sparsity × l1; NaN where nothing was measured."""
+
+    architecture: str
+    sparsities: _Float
+    l1: _Float
+    rate: _Float
+    """(l1, sparsities)."""
+    replicates: int
+
+
+def rate_map(frame: pd.DataFrame, architecture: str, failure: str = "any") -> RateMap:
+    """Failure rates of one architecture's cells as a table."""
+    own = frame[frame["architecture"] == architecture]
+    table = cell_rates(own, failure).pivot(index="l1", columns="sparsity", values="rate")
+    return RateMap(
+        architecture,
+        table.columns.to_numpy(dtype=np.float64),
+        table.index.to_numpy(dtype=np.float64),
+        table.to_numpy(dtype=np.float64),
+        len(own),
+    )
+
+
+def plot_rate_map(rates: RateMap, ax: Axes) -> None:
+    """One rectangle a measured cell, grey hatch where none was; light is safe, dark fails."""
+    ax.set_facecolor("#dddddd")
+    ax.patch.set_hatch("///")
+    ax.patch.set_edgecolor("#aaaaaa")
+    ax.pcolormesh(np.arange(rates.rate.shape[1] + 1), np.arange(rates.rate.shape[0] + 1), rates.rate, cmap="cividis_r", vmin=0, vmax=1)
+    for axis, values, count in ((ax.xaxis, rates.sparsities, 7), (ax.yaxis, rates.l1, 7)):
+        shown = np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).astype(int))
+        axis.set_ticks(shown + 0.5, [f"{values[i]:.2g}" for i in shown])
+    ax.set_xlabel("sparsity S")
+    ax.set_ylabel("l1")
+    ax.set_title(rates.architecture, fontsize=10)
+
+
+def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
+    """Every replicate as a dot in the colour of its verdict, beside the median of those that did not fail outright."""
+    sparsities = np.sort(frame["sparsity"].unique())
+    generator = np.random.default_rng(0)  # jitter of the drawing alone
+    for kind in FailureKind:
+        own = frame[frame["failure"] == kind.value]
+        if len(own) == 0:
+            continue
+        colour = FAILURE_COLOURS[kind][0] if kind is not FailureKind.NONE else "#009E73"
+        x = np.searchsorted(sparsities, own["sparsity"]) + generator.uniform(-0.25, 0.25, len(own))
+        ax.plot(x, own[metric].astype("float64"), ".", markersize=3, color=colour, alpha=0.7, label=kind.value, rasterized=True)
+    median = frame.groupby("sparsity")[metric].median().astype("float64")
+    ax.plot(np.arange(len(sparsities)), median, "_", color="black", markersize=14, markeredgewidth=1.5)
+    ax.set_xticks(np.arange(len(sparsities)), [f"{s:g}" for s in sparsities], rotation=45 if len(sparsities) > 7 else 0, fontsize=7)
+    ax.set_title(metric, fontsize=9)
+    if metric in _LOGARITHMIC and (frame[metric].dropna() > 0).any():
+        ax.set_yscale("log")
+
+
+_LOGARITHMIC = {"ae_loss", "sae_mse", "hidden_rms", "ae_condition_number", "sae_loss"}
+
+
+def plot_gram(W: _Float, title: str, ax: Axes) -> None:
+    """WᵀW of one autoencoder, W (H, N): diverging around 0, the same scale, −1 to 1, in every panel."""
+    ax.imshow(W.T @ W, cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_title(title, fontsize=8)

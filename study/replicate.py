@@ -1,0 +1,43 @@
+"""Make one stored replicate again, alone, from the fields of its row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+
+from search_spaces.cells import SEED_COLUMNS, Architecture, Cell, Replicate, Replicates
+from search_spaces.errors import MisuseError
+from study.failures import FailureKind
+from study.packs import Pack
+from study.row_store import SCIENCE
+from study.run_pack import run_pack
+from study.status import existing_study, read_spec
+
+
+def replicate_again(study: str, replicate_id: str, storage: str = "ray_results") -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The stored row, the row made again in this process, and the science columns in which they differ.
+
+    replicate_id: the id or its beginning. MisuseError if it names no row or several, or one that kills its worker.
+    """
+    folder = existing_study(study, storage)
+    rows = folder.read_shards().rows
+    found = rows.filter(pc.starts_with(rows["replicate_id"], replicate_id))
+    if len(found) != 1:
+        raise MisuseError(
+            f"replicate_id={replicate_id!r} names {len(found)} of the {len(rows)} rows of {study}. "
+            f"`sae-study rows {study} --out rows.csv` lists them; give one id, or its beginning."
+        )
+    stored = found.to_pylist()[0]
+    if stored["failure"] == FailureKind.CRASHED.value:
+        raise MisuseError(f"replicate {stored['replicate_id']} killed every worker that trained it; it would kill this process too.")
+    cell = Cell(Architecture.parse(stored["architecture"]), stored["sparsity"], stored["l1"])
+    one = Replicates.of([Replicate(cell, *(stored[name] for name in SEED_COLUMNS))])
+    pack = Pack(one, read_spec(folder).protocol, stored["dtype"], stored["engine"])
+    again = run_pack(pack, study=study).to_pylist()[0]
+    differing = [name for name in SCIENCE if not _same(stored[name], again[name])]
+    return stored, again, differing
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one == other or (one != one and other != other))  # NaN is not itself
