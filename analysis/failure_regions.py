@@ -45,7 +45,8 @@ def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.
     cells = cell_rates(frame, failure)
     axes = [list(dict.fromkeys(cells["architecture"])), sorted(cells["sparsity"].unique()), sorted(cells["l1"].unique())]
     at = tuple(
-        pd.Index(axis).get_indexer(pd.Index(cells[column])) for axis, column in zip(axes, ("architecture", "sparsity", "l1"), strict=True)
+        pd.Index(axis).get_indexer(pd.Index(cells[column]))
+        for axis, column in zip(axes, ("architecture", "sparsity", "l1"), strict=True)
     )
     failures, replicates = np.zeros([len(axis) for axis in axes]), np.zeros([len(axis) for axis in axes])
     failures[at], replicates[at] = cells["failures"], cells["replicates"]
@@ -78,5 +79,8 @@ def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.
 
 def all_regions(frame: pd.DataFrame, level: float = 0.5) -> list[Region]:
     """Regions of any failure, then of each kind that occurs."""
-    kinds = ["any", *(kind.value for kind in FailureKind if kind is not FailureKind.NONE and (frame["failure"] == kind.value).any())]
+    kinds = [
+        "any",
+        *(kind.value for kind in FailureKind if kind is not FailureKind.NONE and (frame["failure"] == kind.value).any()),
+    ]
     return [region for kind in kinds for region in failure_regions(frame, kind, level)]

@@ -15,7 +15,9 @@ from study.status import existing_study
 
 
 def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
-    """The tidy frame of a study: one row a replicate, the columns of the row schema, typed.
+    """The tidy frame of a study: one row a replicate, the columns of the row schema, typed, and `sae_all_dead`.
+
+    `sae_all_dead` is what the source study would have called a failure: all latents dead, whatever the reason.
 
     study: its name within `storage` (default ray_results/), or the path of its folder. The rows are those of every
     shard that is there, each replicate once; Tune's result lines say which shards were reported. `frame.attrs` holds
@@ -33,6 +35,7 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     frame = shards.rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     whole = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type) and not frame[field.name].hasnans]
     frame = frame.astype(dict.fromkeys(set(whole) - _MAY_BE_MISSING, "int64"))
+    frame["sae_all_dead"] = (frame["dead_latents"] == frame["n_latents"]).fillna(False).astype(bool)
     reported = {line["pack_id"] for line in _result_lines(folder)}
     frame.attrs = {
         "study": folder.name,

@@ -60,14 +60,16 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
     for kind, shares in zip(composition.kinds, composition.shares, strict=True):
         colour, hatch = FAILURE_COLOURS[kind]
         edge = "white" if kind is not FailureKind.NONE else "#999999"
-        ax.bar(positions, shares, bottom=bottom, width=0.82, color=colour, hatch=hatch, edgecolor=edge, linewidth=0.6, label=kind.value)
+        ax.bar(
+            positions, shares, bottom=bottom, width=0.82, color=colour, hatch=hatch, edgecolor=edge, linewidth=0.6, label=kind.value
+        )
         bottom += shares
     ax.set_xticks(positions, [f"{s:g}" for s in composition.sparsities], rotation=45 if len(positions) > 9 else 0)
     ax.set_xlabel("sparsity S = P(feature = 0)")
     ax.set_ylabel("share of replicates")
     ax.set_ylim(0, 1)
     handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+    ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1), frameon=False, fontsize=8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,9 +96,9 @@ def plot_failure_curve(curve: FailureCurve, ax: Axes) -> None:
     """Points with interval bars at their sparsity; nothing drawn between what was measured."""
     colour = FAILURE_COLOURS[FailureKind(curve.failure)][0] if curve.failure in set(FailureKind) else "#333333"
     bars = np.stack([curve.rate - curve.low, curve.high - curve.rate])
-    ax.errorbar(curve.sparsities, curve.rate, bars, fmt="o", color=colour, capsize=3, markersize=5)
+    ax.errorbar(curve.sparsities, 100 * curve.rate, 100 * bars, fmt="o", color=colour, capsize=3, markersize=5, clip_on=False)
     ax.set_xlabel("sparsity S = P(feature = 0)")
-    ax.set_ylabel(f"rate of {curve.failure}, 95 % interval")
+    ax.set_ylabel(f"{curve.failure}, % of seeds")
     ax.set_ylim(bottom=0)
 
 
@@ -130,7 +132,9 @@ def plot_rate_map(rates: RateMap, ax: Axes) -> None:
     ax.set_facecolor("#dddddd")
     ax.patch.set_hatch("///")
     ax.patch.set_edgecolor("#aaaaaa")
-    ax.pcolormesh(np.arange(rates.rate.shape[1] + 1), np.arange(rates.rate.shape[0] + 1), rates.rate, cmap="cividis_r", vmin=0, vmax=1)
+    ax.pcolormesh(
+        np.arange(rates.rate.shape[1] + 1), np.arange(rates.rate.shape[0] + 1), rates.rate, cmap="cividis_r", vmin=0, vmax=1
+    )
     for axis, values, count in ((ax.xaxis, rates.sparsities, 7), (ax.yaxis, rates.l1, 7)):
         shown = np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).astype(int))
         axis.set_ticks(shown + 0.5, [f"{values[i]:.2g}" for i in shown])
@@ -158,7 +162,7 @@ def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
         ax.set_yscale("log")
 
 
-_LOGARITHMIC = {"ae_loss", "sae_mse", "hidden_rms", "ae_condition_number", "sae_loss"}
+_LOGARITHMIC = {"ae_loss", "ae_dimensions_per_feature", "sae_mse", "hidden_rms", "ae_condition_number", "sae_loss"}
 
 
 def plot_gram(W: _Float, title: str, ax: Axes) -> None:

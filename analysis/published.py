@@ -38,7 +38,11 @@ def published_experiment() -> pd.DataFrame:
 def published_replicates(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of a study that are the published replicates: same cell, seed and protocol."""
     seeds = (frame[["seed", "data_seed", "ae_seed", "sae_seed"]] == SEED).all(axis=1)
-    same = (frame["architecture"] == ARCHITECTURE) & (frame["l1"] == L1) & (frame["protocol_id"] == PROTOCOLS["dissertation"].protocol_id)
+    same = (
+        (frame["architecture"] == ARCHITECTURE)
+        & (frame["l1"] == L1)
+        & (frame["protocol_id"] == PROTOCOLS["dissertation"].protocol_id)
+    )
     return frame[seeds & same & (frame["dtype"] == "float64")].sort_values("sparsity")
 
 
@@ -48,7 +52,9 @@ def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
     Columns: sparsity, then `<column> published` and `<column> reproduced` of each compared column, then failure.
     """
     ours = published_replicates(frame)
-    merged = published_experiment().merge(ours[["sparsity", *_COLUMNS.values(), "failure"]], on="sparsity", suffixes=(" published", " reproduced"))
+    merged = published_experiment().merge(
+        ours[["sparsity", *_COLUMNS.values(), "failure"]], on="sparsity", suffixes=(" published", " reproduced")
+    )
     ordered = [f"{column} {whose}" for column in _COLUMNS.values() for whose in ("published", "reproduced")]
     return merged[["sparsity", *ordered, "failure"]]
 
@@ -70,10 +76,10 @@ def published_finding(frame: pd.DataFrame) -> list[str]:
     ]
     if kind is not FailureKind.NONE:
         cell = frame[(frame["architecture"] == ARCHITECTURE) & (frame["l1"] == L1) & (frame["sparsity"] == SPARSITY)]
-        others = cell[cell["seed"] != SEED]
+        same, others = cell["failure"] == kind.value, cell["seed"] != SEED
         sentences.append(
-            f"In its cell {kind.value} comes in {rate_text(int((cell['failure'] == kind.value).sum()), len(cell))}; "
-            f"without seed {SEED}, which was reported because it fails, in {rate_text(int((others['failure'] == kind.value).sum()), len(others))}."
+            f"In its cell {kind.value} comes in {rate_text(int(same.sum()), len(cell))}; without seed {SEED}, which was "
+            f"reported because it fails, in {rate_text(int((same & others).sum()), int(others.sum()))}."
         )
     return sentences
 

@@ -78,18 +78,22 @@ def findings(frame: pd.DataFrame, planned: int) -> list[str]:
     """What the rows say, in sentences; nothing in them is fixed but their form."""
     if frame.empty:
         return [f"No row is there yet, of {planned} planned."]
-    sentences = [f"{len(frame)} of {planned} planned replicates are there: the study is not finished."] if len(frame) < planned else []
+    sentences = (
+        [f"{len(frame)} of {planned} planned replicates are there: the study is not finished."] if len(frame) < planned else []
+    )
     sentences += published_finding(frame)
     counts = frame["failure"].value_counts()
-    kinds = [f"{kind.value} {counts[kind.value]} ({counts[kind.value] / len(frame):.1%})" for kind in FailureKind if kind.value in counts]
+    kinds = [
+        f"{kind.value} {counts[kind.value]} ({counts[kind.value] / len(frame):.1%})" for kind in FailureKind if kind.value in counts
+    ]
     cells = len(frame.drop_duplicates(["architecture", "sparsity", "l1"]))
     sentences.append(f"{len(frame)} replicates in {cells} cells. Verdicts: {', '.join(kinds)}.")
     collapsed = frame["failure"] == FailureKind.AE_COLLAPSED.value
-    all_dead = (frame["dead_latents"] == frame["n_latents"]).fillna(False)
+    all_dead = frame["sae_all_dead"]
     if all_dead.any():
         sentences.append(
-            f"All latents are dead in {int(all_dead.sum())} replicates; in {int((all_dead & collapsed).sum())} of them the autoencoder "
-            "itself had collapsed, so that the SAE had nothing to reconstruct."
+            f"All latents are dead in {int(all_dead.sum())} replicates; in {int((all_dead & collapsed).sum())} of them the "
+            "autoencoder itself had collapsed, so that the SAE had nothing to reconstruct."
         )
     return sentences
 
@@ -121,7 +125,9 @@ def _sections(frame: pd.DataFrame, spec: StudySpec) -> list[_Section]:
         )
     sections.append(_verdict_section(frame))
     rates = cell_rates(frame)
-    sections.append(_Section("Failure rate of every cell", "Any failure; Jeffreys 95 % intervals.", name="cells", data=verdict_table(frame)))
+    sections.append(
+        _Section("Failure rate of every cell", "Any failure; Jeffreys 95 % intervals.", name="cells", data=verdict_table(frame))
+    )
     if rates["l1"].nunique() > 1 and rates["sparsity"].nunique() > 1:
         sections.append(_map_section(frame))
     sections.append(_metrics_section(frame))
@@ -143,8 +149,8 @@ def _verdict_section(frame: pd.DataFrame) -> _Section:
     figure = verdict_figure(frame)
     seeds = frame.groupby(["architecture", "sparsity", "l1"]).size()
     caption = (
-        f"{len(frame)} replicates, {seeds.min()} to {seeds.max()} seeds a cell. Left: verdicts by sparsity. Right: the rate of complete "
-        "collapse of the autoencoder, which comes before any question about the SAE."
+        f"{len(frame)} replicates, {seeds.min()} to {seeds.max()} seeds a cell. Left: verdicts by sparsity. Right: the rate of "
+        "complete collapse of the autoencoder, which comes before any question about the SAE."
     )
     return _Section("What became of the replicates", figure=figure, name="verdicts", caption=caption)
 
@@ -155,7 +161,7 @@ def verdict_figure(frame: pd.DataFrame) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     plots.plot_verdict_composition(plots.verdict_composition(frame), left)
     plots.plot_failure_curve(plots.failure_curve(frame, FailureKind.AE_COLLAPSED.value), right)
-    right.set_title("The autoencoder's own collapse", fontsize=10)
+    right.set_title("The autoencoder's own collapse, 95 % intervals", fontsize=10)
     left.set_title("Verdicts over all seeds", fontsize=10)
     return figure
 
@@ -214,13 +220,13 @@ def _gram_section(frame: pd.DataFrame, spec: StudySpec) -> _Section:
     W = train_autoencoders(Pack(Replicates.of(replicates), spec.protocol, spec.dtype, engine)).W
     for lane, (ax, row) in enumerate(zip(axes, chosen.itertuples())):
         plots.plot_gram(np.nan_to_num(W[..., lane].astype(np.float64)), f"S = {row.sparsity:g}, seed {row.seed}\n{row.failure}", ax)
-    figure.colorbar(axes[-1].images[0], ax=list(axes), shrink=0.7)
+    figure.colorbar(axes[-1].images[0], ax=list(axes), shrink=0.7, aspect=12, pad=0.01)
     return _Section(
         f"WᵀW of the autoencoder, {chosen['architecture'].iloc[0]}",
         figure=figure,
         name="grams",
-        caption="One replicate a sparsity, trained anew. A diagonal of ones: the features that are represented; blue and red off it: "
-        "features that share a direction. A blank panel is a collapsed autoencoder.",
+        caption="One replicate a sparsity, trained anew. A diagonal of ones: the features that are represented; blue and red off "
+        "it: features that share a direction. A blank panel is a collapsed autoencoder.",
     )
 
 
@@ -247,6 +253,7 @@ def _files(frame: pd.DataFrame, spec: StudySpec, folder: StudyFolder, sections: 
                 buffer = io.BytesIO()
                 section.figure.savefig(buffer, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
                 contents[f"{section.name}.{kind}"] = buffer.getvalue()
+                section.figure.set_layout_engine("none")  # laid out once for both
             image = base64.b64encode(contents[f"{section.name}.png"]).decode()
         if section.data is not None:
             contents[f"{section.name}.csv"] = section.data.to_csv(index=False).encode()
@@ -273,5 +280,3 @@ def _cell_text(value: Any) -> str:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-

@@ -23,11 +23,13 @@ def failed(frame: pd.DataFrame, failure: str = "any") -> pd.Series[bool]:
     if failure == "any":
         return frame["failure"] != FailureKind.NONE.value
     if failure == "sae_all_dead":
-        return (frame["dead_latents"] == frame["n_latents"]).fillna(False).astype(bool)
+        return frame["sae_all_dead"]
     return frame["failure"] == failure
 
 
-def rate_interval(failures: ArrayLike, replicates: ArrayLike, confidence: float = 0.95) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rate_interval(
+    failures: ArrayLike, replicates: ArrayLike, confidence: float = 0.95
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Jeffreys interval of a rate: quantiles of Beta(k + ½, n − k + ½), with 0 where k = 0 and 1 where k = n.
 
     Brown, Cai, DasGupta 2001, "Interval Estimation for a Binomial Proportion". Without replicates: (0, 1).

@@ -70,9 +70,7 @@ def checked_sparsity(value: object) -> float:
     """Return the sparsity S as a float in [0, 1), or raise MisuseError."""
     number = _number("sparsity", value)
     if not 0 <= number < 1:
-        raise MisuseError(
-            f"sparsity={value!r} is outside [0, 1). It is P(feature = 0): for one feature in ten active use 0.9."
-        )
+        raise MisuseError(f"sparsity={value!r} is outside [0, 1). It is P(feature = 0): for one feature in ten active use 0.9.")
     return number
 
 

@@ -109,7 +109,7 @@ class Protocol:
             if (epochs is None) == (steps is None):
                 raise MisuseError(
                     f"{model}_epochs={epochs} and {model}_steps={steps}: exactly one of the two says how long "
-                    "training lasts. Set the other to null."
+                    "training lasts. Set one of them, the other to null."
                 )
             if self.samples % getattr(self, f"{model}_batch_size") and self.sample_order == "stored":
                 raise MisuseError(
@@ -121,7 +121,9 @@ class Protocol:
                 "generator='legacy' has no stream for minibatches. Use generator: pcg64 with sample_order: with_replacement."
             )
         if self.eval_samples is not None and self.generator == "legacy":
-            raise MisuseError("generator='legacy' has no stream for evaluation samples. Use generator: pcg64, or eval_samples: null.")
+            raise MisuseError(
+                "generator='legacy' has no stream for evaluation samples. Use generator: pcg64, or eval_samples: null."
+            )
         if self.ae_training_steps == 0:
             raise MisuseError("ae_epochs=0 trains no autoencoder. Give at least one epoch or step.")
 
@@ -250,7 +252,9 @@ def first_error(error: ValidationError, where: str = "") -> str:
     """Pydantic's first complaint as one line: the field, the value and what was expected."""
     details = error.errors()
     detail = details[0]
-    field_name = ".".join([where] * bool(where) + [str(part) for part in detail["loc"] if not str(part).startswith(("constrained-", "literal["))])
+    field_name = ".".join(
+        [where] * bool(where) + [str(part) for part in detail["loc"] if not str(part).startswith(("constrained-", "literal["))]
+    )
     cause = detail.get("ctx", {}).get("error")
     text = str(cause) if isinstance(cause, ValueError) else f"{detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""

@@ -22,7 +22,7 @@ from search_spaces.cells import (
     checked_sparsity,
 )
 from search_spaces.errors import MisuseError
-from search_spaces.protocol import PROTOCOLS, Protocol, closest, first_error, protocol_from, protocol_mapping
+from search_spaces.protocol import Protocol, closest, first_error, protocol_from, protocol_mapping
 
 _T = TypeVar("_T")
 
@@ -48,10 +48,7 @@ def grid(
             indexing="ij",
         )
     )
-    return [
-        Replicates(Architecture.parse(architecture), sparsity, l1, seed, seed, seed, seed)
-        for architecture in architectures
-    ]
+    return [Replicates(Architecture.parse(architecture), sparsity, l1, seed, seed, seed, seed) for architecture in architectures]
 
 
 class _Model(BaseModel):
@@ -205,7 +202,9 @@ class StudySpec(_Model):
 def named_space(name: str) -> GridSpace:
     """A named space, or MisuseError."""
     if name not in SPACES:
-        raise MisuseError(f"space={name!r} is unknown.{closest(name, SPACES)} Named spaces: {', '.join(SPACES)}; or give a study file.")
+        raise MisuseError(
+            f"space={name!r} is unknown.{closest(name, SPACES)} Named spaces: {', '.join(SPACES)}; or give a study file."
+        )
     return SPACES[name]
 
 
@@ -223,7 +222,9 @@ def study_from_file(path: str | Path) -> StudySpec:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise MisuseError(f"study file {str(path)!r} cannot be read ({error}). Give a YAML file, or a named space: {', '.join(SPACES)}.") from None
+        raise MisuseError(
+            f"study file {str(path)!r} cannot be read ({error}). Give a YAML file, or a named space: {', '.join(SPACES)}."
+        ) from None
     return study_from_yaml(text, str(path))
 
 
@@ -235,7 +236,9 @@ def study_from_yaml(text: str, where: str) -> StudySpec:
         problem = " ".join(str(error).split())
         raise MisuseError(f"{where} is not YAML: {problem}") from None
     if not isinstance(given, dict):
-        raise MisuseError(f"{where} holds no mapping but {type(given).__name__}. Expected name, protocol, space, … as in the README.")
+        raise MisuseError(
+            f"{where} holds no mapping but {type(given).__name__}. Expected name, protocol, space, … as in the README."
+        )
     try:
         return study_from(given)
     except MisuseError as error:
@@ -252,7 +255,9 @@ def parse_seeds(given: object) -> tuple[int, ...]:
         if found:
             start, stop = map(int, found.groups())
             if stop <= start:
-                raise MisuseError(f"seeds={part!r} is empty: as in Python, stop is left out. Write {start}:{start + 1} for one seed.")
+                raise MisuseError(
+                    f"seeds={part!r} is empty: as in Python, stop is left out. Write {start}:{start + 1} for one seed."
+                )
             checked_seed(stop - 1)
             seeds.extend(range(start, stop))
         else:
@@ -310,10 +315,10 @@ def _raise_first(error: ValidationError, model: type[BaseModel]) -> NoReturn:
 class _StudyLoader(yaml.SafeLoader):
     """YAML 1.2's plain scalars: 1e-4 is a number, 0:30 and 2010-5-2010 are not, and a key may not stand twice."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own attribute: its YAML 1.1 rules, none of which are kept)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
@@ -324,9 +329,15 @@ for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", "~nN"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+0123456789."),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
 ):
-    _StudyLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else []))
+    _StudyLoader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first) + ([""] if _tag == "null" else [])
+    )
 
 
 SPACES: dict[str, GridSpace] = {

@@ -6,13 +6,14 @@ import contextlib
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
@@ -27,8 +28,13 @@ if TYPE_CHECKING:
     from study.driver import Outcome
     from study.driver import Progress as StudyProgress
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
-out, err = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False, soft_wrap=True)
+app = typer.Typer(add_completion=False, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
+PIPED_WIDTH = 160
+"""Columns of a table that no terminal shows."""
+out, err = (
+    Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else PIPED_WIDTH)
+    for stderr, stream in ((False, sys.stdout), (True, sys.stderr))
+)
 
 Storage = Annotated[str, typer.Option(help="Where studies live: a folder, or a URI.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
@@ -39,6 +45,8 @@ PackSize = Annotated[str | None, typer.Option(help="Replicates a pack, or auto."
 Force = Annotated[bool, typer.Option(help="Run although another driver is running this study.")]
 
 MOST_CELLS_SHOWN = 40
+LINE_SECONDS = 10.0
+"""At most one line of progress in so long where no terminal shows a bar."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
@@ -51,7 +59,7 @@ def spaces(as_json: AsJson = False) -> None:
 
     protocol = PROTOCOLS["dissertation"]
     engine = engine_named("auto").name
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, space in SPACES.items():
         replicates = space.replicates()
         seconds = sum(estimated_seconds(Pack(own, protocol, "float64", engine)) for own in replicates)
@@ -72,7 +80,12 @@ def spaces(as_json: AsJson = False) -> None:
     table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", title=None)
     for row in rows:
         names = row["architectures"] if len(row["architectures"]) < 3 else [row["architectures"][0], "…", row["architectures"][-1]]
-        table.add_row(row["space"], " ".join(names), *(str(row[k]) for k in ("sparsities", "l1", "seeds", "replicates")), f"{row['core_hours']:.3g}")
+        table.add_row(
+            row["space"],
+            " ".join(names),
+            *(str(row[k]) for k in ("sparsities", "l1", "seeds", "replicates")),
+            f"{row['core_hours']:.3g}",
+        )
     out.print(table)
     out.print(f"Core-hours: estimated, protocol {protocol.name}, engine {engine}, float64.")
 
@@ -95,12 +108,13 @@ def launch(
 ) -> None:
     """Run a study: a grid of replicates, in packs, on Ray Tune."""
     from study import driver
+    from study.row_store import Storage as StudyStorage
 
     spec = driver.study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=_number_or_text(pack_size)
     )
     if dry_run:
-        folder = driver.Storage.at(storage).study(spec.name)
+        folder = StudyStorage.at(storage).study(spec.name)
         driver.refuse_other_specification(folder, spec)
         summary = driver.plan_study(folder, spec, driver.local_workers(workers)).summary()
         if as_json:
@@ -149,7 +163,9 @@ def stop(study: Study, storage: Storage = "ray_results", as_json: AsJson = False
     if as_json:
         _print_json({"study": study, "stop": "requested"})
     else:
-        out.print(f"Asked the driver of {study} to stop. `sae-study status {study}` says when it has; `sae-study resume {study}` goes on.")
+        out.print(
+            f"Asked the driver of {study} to stop. `sae-study status {study}` says when it has; `sae-study resume {study}` goes on."
+        )
 
 
 @app.command()
@@ -224,7 +240,15 @@ def replicate(
 
     stored, again, differing = replicate_again(study, replicate_id, storage)
     if as_json:
-        _print_json({"replicate_id": stored["replicate_id"], "identical": not differing, "differing": differing, "stored": stored, "again": again})
+        _print_json(
+            {
+                "replicate_id": stored["replicate_id"],
+                "identical": not differing,
+                "differing": differing,
+                "stored": stored,
+                "again": again,
+            }
+        )
     else:
         table = Table("column", "stored", "made again")
         for column, value in stored.items():
@@ -238,7 +262,9 @@ def replicate(
 @app.command()
 def regions(
     study: Study,
-    failure: Annotated[str | None, typer.Option(help="any, a kind of failure, or sae_all_dead; default: any and every kind there.")] = None,
+    failure: Annotated[
+        str | None, typer.Option(help="any, a kind of failure, or sae_all_dead; default: any and every kind there.")
+    ] = None,
     level: Annotated[float, typer.Option(help="Failure rate from which a cell belongs to a region.")] = 0.5,
     storage: Storage = "ray_results",
     as_json: AsJson = False,
@@ -258,7 +284,15 @@ def regions(
     for region in found:
         peak = f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]"
         span = [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in (region.sparsity, region.l1)]
-        table.add_row(region.name, " ".join(region.architectures), *span, f"{region.volume:.1%}", peak, str(region.replicates), f"{region.confidence:.3f}")
+        table.add_row(
+            region.name,
+            " ".join(region.architectures),
+            *span,
+            f"{region.volume:.1%}",
+            peak,
+            str(region.replicates),
+            f"{region.confidence:.3f}",
+        )
     out.print(table if found else f"No cell of {study} fails at a rate of {level:g} or more.")
 
 
@@ -292,7 +326,10 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
         _print_verdicts(verdict_table(frame))
         for sentence in sentences:
             out.print(sentence)
-        out.print(f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s, rows in {outcome.path}")
+        out.print(
+            f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s, "
+            f"rows in {outcome.path}"
+        )
     _warn_of_gaps(frame)
     for error in outcome.errors:
         err.print(f"error: {error}", markup=False)
@@ -303,24 +340,31 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
 
 
 def _print_verdicts(table: pd.DataFrame) -> None:
-    drawn = Table(*table.columns)
-    for row in table.head(MOST_CELLS_SHOWN).itertuples(index=False):
+    constant = [column for column in ("architecture", "l1") if table[column].nunique() == 1]
+    title = ", ".join(f"{column} {table[column].iloc[0]}" for column in constant)
+    drawn = Table(
+        *table.columns.drop(constant), title=title or None, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1)
+    )
+    for row in table.drop(columns=constant).head(MOST_CELLS_SHOWN).itertuples(index=False):
         drawn.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row))
-    out.print(drawn, soft_wrap=False)
+    out.print(drawn)
     if len(table) > MOST_CELLS_SHOWN:
         out.print(f"… and {len(table) - MOST_CELLS_SHOWN} cells more: `sae-study report` shows all.")
 
 
 def _warn_of_gaps(frame: pd.DataFrame) -> None:
     if lost := frame.attrs["unreadable_shards"]:
-        err.print(f"warning: {len(lost)} shards are corrupt and left out; `sae-study resume {frame.attrs['study']}` trains them again")
+        err.print(
+            f"warning: {len(lost)} shards are corrupt and left out; `sae-study resume {frame.attrs['study']}` trains them again"
+        )
 
 
 @contextlib.contextmanager
 def _progress(quiet: bool, name: str) -> Iterator[Callable[[StudyProgress], None] | None]:
     """A progress line on standard error: replicates, rate, time left, failures so far. Ctrl-C says how to go on."""
     try:
-        with contextlib.nullcontext() if quiet else _progress_bar(name) as told:
+        # Ray prints to standard output when it likes; what we print there comes after.
+        with contextlib.redirect_stdout(sys.stderr), contextlib.nullcontext() if quiet else _progress_bar(name) as told:
             yield told
     except KeyboardInterrupt:
         err.print(f"interrupted: what is done is kept; go on with: sae-study resume {name}")
@@ -329,17 +373,27 @@ def _progress(quiet: bool, name: str) -> Iterator[Callable[[StudyProgress], None
 
 @contextlib.contextmanager
 def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} replicates{task.fields[told]}"))
-    with Progress(*columns, console=err, transient=False) as bar:
-        task = bar.add_task(name, total=None, told="  starting Ray")
+    if not err.is_terminal:
+        said_at = -math.inf
 
-        def told(progress: StudyProgress) -> None:
-            left = f", {_duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
-            failed = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
-            text = f"  {progress.rate:.1f}/s{left}  failures: {failed or 'none'}"
-            bar.update(task, total=progress.planned, completed=progress.done, told=text)
+        def say(progress: StudyProgress) -> None:
+            nonlocal said_at
+            if progress.done == progress.planned or time.monotonic() - said_at > LINE_SECONDS:
+                said_at = time.monotonic()
+                err.print(f"{name}: {progress.done}/{progress.planned} replicates, {_told(progress)}")
 
-        yield told
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} {task.fields[told]}"))
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task(name, total=None, told="starting Ray")
+        yield lambda progress: bar.update(task, total=progress.planned, completed=progress.done, told=_told(progress))
+
+
+def _told(progress: StudyProgress) -> str:
+    left = f", {_duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
+    failures = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
+    return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}"
 
 
 def _duration(seconds: float) -> str:
@@ -371,22 +425,23 @@ def _plain(value: Any) -> Any:
     return None if str(value) in ("<NA>", "NaT") else str(value)
 
 
+_UsageError: Any = typer.BadParameter.__base__
+"""Click's, of whichever Click this Typer brings along."""
+
+
 def main() -> None:
     """Entry point: every foreseen error is one line on standard error."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Exit as ended:
+    except typer.Exit as ended:
         code = ended.exit_code
-    except click.exceptions.NoArgsIsHelpError as asked:
-        err.print(asked.format_message(), markup=False)
-        code = 2
-    except click.ClickException as misuse:
+    except _UsageError as misuse:
         err.print(f"error: {misuse.format_message()} `sae-study --help` lists what there is.", markup=False)
         code = 2
     except MisuseError as misuse:
         err.print(f"error: {misuse}", markup=False)
         code = 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     sys.exit(code or 0)
 

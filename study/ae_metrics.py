@@ -45,7 +45,7 @@ def ae_metrics(
     not finite every AE column but the two baselines is NaN.
     """
     n_hidden, n_features = W.shape[1:]
-    finite = np.isfinite(W).all(axis=(1, 2)) & np.isfinite(b).all(axis=1)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(W).all(axis=(1, 2)) & np.isfinite(b).all(axis=1))
     sane = np.where(finite[:, None, None], W, 0)
     reconstruction = reconstruct(W, b, h)
     error = (x - reconstruction) ** 2 @ importances[:, None]  # (R, S, 1)

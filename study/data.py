@@ -121,3 +121,8 @@ def direction_draws(n_hidden: int, *counts: int, draws: int) -> tuple[_Float, ..
     source = Generator(PCG64(SeedSequence((n_hidden, *counts))))
     vectors = [source.normal(size=(draws, count, n_hidden)) for count in counts]
     return tuple(v / np.linalg.norm(v, axis=-1, keepdims=True) for v in vectors)
+
+
+def domain_generator() -> Generator:
+    """The stream from which Ray Tune's domains are drawn: always the same, so that the same call is the same study."""
+    return Generator(PCG64(SeedSequence(0)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import platform
@@ -48,6 +49,7 @@ from ray.tune.search.variant_generator import generate_variants
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.spaces import SPACES, StudySpec, named_space, parse_seeds, study_from, study_from_file
+from study.data import domain_generator
 from study.engines import engine_named
 from study.packs import Pack, estimated_seconds, plan_packs
 from study.row_store import Storage, StudyFolder
@@ -58,6 +60,8 @@ from study.trainable import Desk, PackTrainable
 
 MAX_FAILURES = 2
 """How often Tune gives a pack to a fresh worker after its worker died."""
+PATIENCE_SECONDS = 0.4
+"""How long Ctrl-C lets Tune save its result lines."""
 BYTES_PER_ROW = 400
 """Of a shard, measured: for planning."""
 
@@ -226,9 +230,15 @@ def study_from_domains(domains: Mapping[str, Any], num_samples: int = 1) -> dict
     if not {"architecture", "sparsity", "l1"} <= domains.keys() <= expected:
         raise MisuseError(f"domains for {sorted(domains)} were given. Expected architecture, sparsity, l1 and, if you like, seed.")
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for sample in range(num_samples):
-        for _, config in generate_variants(dict(domains), random_state=sample):
-            row = {"architecture": str(config["architecture"]), "sparsity": config["sparsity"], "l1": config["l1"], "seed": config.get("seed", 0)}
+    source = domain_generator()
+    for _ in range(num_samples):
+        for _, config in generate_variants(dict(domains), random_state=source):
+            row = {
+                "architecture": str(config["architecture"]),
+                "sparsity": config["sparsity"],
+                "l1": config["l1"],
+                "seed": config.get("seed", 0),
+            }
             rows[tuple(row.values())] = row
     return {"name": "domains", "protocol": "dissertation", "space": {"replicates": list(rows.values())}}
 
@@ -343,11 +353,12 @@ def _fit(folder: StudyFolder, packs: list[Pack], workers: int, watch: _Watch, st
             verbose=0,
         ),
     )
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are ours to tell: Outcome.errors
     with _interrupted_by_ctrl_c():
         tuner.fit()
 
 
-class _StopWhen(tune.Stopper):  # type: ignore[misc]
+class _StopWhen(tune.Stopper):
     """Stops the run when `sae-study stop` has asked for it."""
 
     def __init__(self, stop: threading.Event) -> None:
@@ -363,7 +374,7 @@ class _StopWhen(tune.Stopper):  # type: ignore[misc]
         return {"_stop": None}  # pickled with the run's configuration, never used from there
 
 
-class _Watch(tune.Callback):  # type: ignore[misc]
+class _Watch(tune.Callback):
     """Counts what the run's trials bring in, and settles what to do about those that fail."""
 
     def __init__(self, folder: StudyFolder, planned: int, done: int, on_progress: Callable[[Progress], None] | None) -> None:
@@ -381,7 +392,9 @@ class _Watch(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result
         if result and "shard" in result:  # a trial that was stopped before its pack was done has none
-            self._count(result["replicates"], {kind: count for kind, count in result["failures"].items() if count and kind != "none"})
+            self._count(
+                result["replicates"], {kind: count for kind, count in result["failures"].items() if count and kind != "none"}
+            )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assert self.queue is not None
@@ -419,7 +432,7 @@ def _trial_exception(trial: Any) -> BaseException | str:
     """What a trial ended with, as Tune wrote it down."""
     path = trial.pickled_error_file
     if path and Path(path).is_file():
-        return cloudpickle.loads(Path(path).read_bytes())  # type: ignore[no-any-return]
+        return cloudpickle.loads(Path(path).read_bytes())
     return Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
 
 
@@ -457,11 +470,26 @@ def _ray(address: str | None, workers: int | None) -> Iterator[int]:
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise MisuseError(f"Ray cannot be reached at address={address!r} ({_last_line(error)}). Is a cluster running there?") from None
+        raise MisuseError(
+            f"Ray cannot be reached at address={address!r} ({_last_line(error)}). Is a cluster running there?"
+        ) from None
     try:
         yield _cluster_cpus()
+    except KeyboardInterrupt:
+        if address is None:
+            _shut_down_at_once()
+        raise
     finally:
         ray.shutdown()
+
+
+def _shut_down_at_once() -> None:
+    """Let `ray.shutdown` kill the Ray that was started here without a second's grace: its workers are in mid-pack anyway."""
+    node = ray._private.worker._global_node
+    kill = node.kill_all_processes
+    node.kill_all_processes = lambda check_alive=True, allow_graceful=True, wait=False: kill(
+        check_alive=False, allow_graceful=False
+    )
 
 
 def _cluster_cpus() -> int:
@@ -477,25 +505,27 @@ def _interrupted_by_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    interrupted = threading.Event()
+    patience = threading.Timer(PATIENCE_SECONDS, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
+    interrupted = False
 
-    def second(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    def first(*_: object) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, second)
+    def on_ctrl_c(*_: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+        patience.start()
         signal.raise_signal(signal.SIGUSR1)  # Tune's own word for: leave the loop and save
-        timer = threading.Timer(1.0, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
-        timer.daemon = True
-        timer.start()
 
-    before = signal.signal(signal.SIGINT, first)
+    before = signal.signal(signal.SIGINT, on_ctrl_c)
     try:
         yield
+    except BaseException:  # Ray wraps a KeyboardInterrupt that comes while it waits in a SystemError
+        if not interrupted:
+            raise
     finally:
+        patience.cancel()
         signal.signal(signal.SIGINT, before)
-    if interrupted.is_set():
+    if interrupted:
         raise KeyboardInterrupt
 
 

@@ -144,7 +144,9 @@ def ae_learning_rates(protocol: Protocol) -> NDArray[np.float64]:
 
 def sae_learning_rates(protocol: Protocol) -> NDArray[np.float64]:
     """The learning rate of each of the SAE's steps, (steps,)."""
-    return _learning_rates(protocol.sae_learning_rate, protocol.sae_training_steps, protocol.sae_warmup_steps, protocol.sae_schedule)
+    return _learning_rates(
+        protocol.sae_learning_rate, protocol.sae_training_steps, protocol.sae_warmup_steps, protocol.sae_schedule
+    )
 
 
 def _learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -> NDArray[np.float64]:

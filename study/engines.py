@@ -7,7 +7,8 @@ row for the same replicate; a study has one family.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol as Interface
+from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray

@@ -6,7 +6,7 @@ Past rows are judged again without training: `judge(rows, protocol)`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -16,29 +16,39 @@ from search_spaces.protocol import Protocol
 from study.sae_metrics import corrected_mcc
 
 
-class FailureKind(str, Enum):
-    """What is seen, in order of precedence; `sentence` is what readers are told."""
+class FailureKind(StrEnum):
+    """What is seen, in order of precedence."""
 
-    sentence: str
+    CRASHED = "crashed"
+    DIVERGED = "diverged"
+    AE_COLLAPSED = "ae_collapsed"
+    SAE_DEAD = "sae_dead"
+    SAE_STARVED = "sae_starved"
+    SAE_DENSE = "sae_dense"
+    UNFAITHFUL = "unfaithful"
+    UNRECOVERED = "unrecovered"
+    NONE = "none"
 
-    def __new__(cls, value: str, sentence: str) -> FailureKind:
-        kind = str.__new__(cls, value)
-        kind._value_ = value
-        kind.sentence = sentence
-        return kind
-
-    CRASHED = "crashed", "the replicate killed its worker"
-    DIVERGED = "diverged", "a weight or a loss is not finite"
-    AE_COLLAPSED = "ae_collapsed", "the autoencoder represents nothing: the SAE had nothing to reconstruct"
-    SAE_DEAD = "sae_dead", "every latent is dead, with a healthy autoencoder"
-    SAE_STARVED = "sae_starved", "far fewer live latents than represented features"
-    SAE_DENSE = "sae_dense", "the code is not sparse"
-    UNFAITHFUL = "unfaithful", "the SAE does not reconstruct the activations"
-    UNRECOVERED = "unrecovered", "the SAE reconstructs, but its decoder is not the features"
-    NONE = "none", "no failure"
+    @property
+    def sentence(self) -> str:
+        """What readers are told."""
+        return _SENTENCES[self]
 
 
-class Cause(str, Enum):
+_SENTENCES = {
+    FailureKind.CRASHED: "the replicate killed its worker",
+    FailureKind.DIVERGED: "a weight or a loss is not finite",
+    FailureKind.AE_COLLAPSED: "the autoencoder represents nothing: the SAE had nothing to reconstruct",
+    FailureKind.SAE_DEAD: "every latent is dead, with a healthy autoencoder",
+    FailureKind.SAE_STARVED: "far fewer live latents than represented features",
+    FailureKind.SAE_DENSE: "the code is not sparse",
+    FailureKind.UNFAITHFUL: "the SAE does not reconstruct the activations",
+    FailureKind.UNRECOVERED: "the SAE reconstructs, but its decoder is not the features",
+    FailureKind.NONE: "no failure",
+}
+
+
+class Cause(StrEnum):
     """What brought a failure about, settled by intervention: `unknown` until one was run, `none` where nothing failed."""
 
     UNKNOWN = "unknown"

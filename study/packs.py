@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def _cut(pack: Pack, size: int) -> Iterator[Pack]:
     """Even pieces of at most `size` replicates."""
     pieces = math.ceil(len(pack) / size)
     bounds = [round(piece * len(pack) / pieces) for piece in range(pieces + 1)]
-    return (pack.take(slice(low, high)) for low, high in zip(bounds, bounds[1:], strict=False))
+    return (pack.take(slice(low, high)) for low, high in pairwise(bounds))
 
 
 def estimated_seconds(pack: Pack) -> float:

@@ -15,7 +15,9 @@ from study.run_pack import run_pack
 from study.status import existing_study, read_spec
 
 
-def replicate_again(study: str, replicate_id: str, storage: str = "ray_results") -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def replicate_again(
+    study: str, replicate_id: str, storage: str = "ray_results"
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The stored row, the row made again in this process, and the science columns in which they differ.
 
     replicate_id: the id or its beginning. MisuseError if it names no row or several, or one that kills its worker.
@@ -30,7 +32,9 @@ def replicate_again(study: str, replicate_id: str, storage: str = "ray_results")
         )
     stored = found.to_pylist()[0]
     if stored["failure"] == FailureKind.CRASHED.value:
-        raise MisuseError(f"replicate {stored['replicate_id']} killed every worker that trained it; it would kill this process too.")
+        raise MisuseError(
+            f"replicate {stored['replicate_id']} killed every worker that trained it; it would kill this process too."
+        )
     cell = Cell(Architecture.parse(stored["architecture"]), stored["sparsity"], stored["l1"])
     one = Replicates.of([Replicate(cell, *(stored[name] for name in SEED_COLUMNS))])
     pack = Pack(one, read_spec(folder).protocol, stored["dtype"], stored["engine"])

@@ -123,7 +123,9 @@ class Storage:
             else:
                 filesystem, root = fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
         except (pa.ArrowInvalid, OSError, ValueError, NotImplementedError) as error:
-            raise MisuseError(f"storage={text!r} cannot be opened ({error}). Give a folder, or a URI such as s3://bucket/folder.") from None
+            raise MisuseError(
+                f"storage={text!r} cannot be opened ({error}). Give a folder, or a URI such as s3://bucket/folder."
+            ) from None
         return cls(text, filesystem, root.rstrip("/"))
 
     def study(self, name: str) -> StudyFolder:
@@ -166,7 +168,7 @@ class StudyFolder:
         try:
             with self.storage.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
                 return stream.read().decode()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write_text(self, name: str, text: str) -> None:
@@ -230,7 +232,8 @@ class StudyFolder:
     def _read_shard(self, pack_id: str, columns: Sequence[str] | None) -> pa.Table:
         with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
             table = pq.read_table(file, page_checksum_verification=True)
-        return table.select(list(columns) if columns is not None else ROW_SCHEMA.names)
+        names = ROW_SCHEMA.names if columns is None else list(columns)
+        return table.select(names).cast(pa.schema([ROW_SCHEMA.field(name) for name in names]))
 
     def set_aside(self, pack_ids: Iterable[str]) -> None:
         """Rename corrupt shards, so that their replicates count as missing and nothing is destroyed."""

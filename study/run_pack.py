@@ -180,9 +180,10 @@ def _measure(chunk: _Chunk, autoencoders: Autoencoders, saes: SparseAutoencoders
         ]
         for r in range(0, len(replicates), block):
             of = chunk.ae_of_sae[r : r + block]
-            lanes = [w[r : r + block] for w in weights]
-            if saes:
-                measured.append(sae_metrics(*lanes, x[of], h[of], W[of], replicates.l1[r : r + block], protocol))
+            if weights:
+                W_enc, b_enc, W_dec, b_dec = (w[r : r + block] for w in weights)
+                l1 = replicates.l1[r : r + block]
+                measured.append(sae_metrics(W_enc, b_enc, W_dec, b_dec, x[of], h[of], W[of], l1, protocol))
             else:
                 measured.append({name: np.full(len(of), np.nan) for name in SAE_COLUMNS})
     return {

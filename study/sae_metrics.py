@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,7 +128,7 @@ def _recovery(
     return mcc, mmcs, f1, n_alive, n_represented
 
 
-@lru_cache(maxsize=None)
+@cache
 def mcc_chance(n_hidden: int, n_alive: int, n_represented: int) -> float:
     """The mean MCC of isotropic random directions on both sides, over 1,000 draws from a fixed stream.
 

@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from study.packs import Pack
 
 
-class PackQueue(Searcher):  # type: ignore[misc]
+class PackQueue(Searcher):
     """Hands packs to Tune in order; a pack that kills its worker comes back as two halves.
 
     `lay_out` is told each pack before its trial may ask for it; `on_poison` is told of a single replicate that killed

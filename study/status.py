@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -11,8 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import json
 
 from search_spaces.errors import MisuseError
 from search_spaces.spaces import StudySpec, study_from_yaml

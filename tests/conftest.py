@@ -1,0 +1,77 @@
+"""What tests share: a tiny protocol, and one small local Ray for the whole session."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search_spaces import PROTOCOLS, Protocol
+
+POISONED_SEED = 66_601
+"""On the session's Ray a replicate of this seed kills its worker, every time."""
+FRAGILE_SEED = 66_602
+"""A replicate of this seed kills its worker once."""
+BUGGY_SEED = 66_603
+"""A replicate of this seed raises."""
+
+
+@pytest.fixture
+def tiny() -> Protocol:
+    """The `dissertation` protocol, some hundred times shorter."""
+    return dataclasses.replace(PROTOCOLS["dissertation"], name="custom", samples=200, ae_epochs=1, sae_epochs=1)
+
+
+TINY: dict[str, Any] = {"base": "dissertation", "samples": 200, "ae_epochs": 1, "sae_epochs": 1}
+"""The same, as study files write it."""
+
+
+def _install_accidents() -> None:
+    """Runs in every worker of the session's Ray, before its first task."""
+    import study.trainable as trainable
+
+    run_pack = trainable.run_pack
+
+    def accident_prone(pack: Any, **names: str) -> Any:
+        seeds = set(pack.replicates.seed.tolist())
+        once = Path(os.environ["SAE_STUDY_TEST_FOLDER"]) / "has_killed_once"
+        if POISONED_SEED in seeds or (FRAGILE_SEED in seeds and not once.exists()):
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if BUGGY_SEED in seeds:
+            raise ZeroDivisionError("a fault of the program")
+        return run_pack(pack, **names)
+
+    trainable.run_pack = accident_prone
+
+
+@pytest.fixture(scope="session")
+def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One local Ray of two CPUs; its workers meet with accidents at the seeds above."""
+    import ray
+    from ray import cloudpickle
+
+    import study.driver  # noqa: F401  (sets Ray's environment before Ray is imported)
+    import tests.conftest as here
+
+    cloudpickle.register_pickle_by_value(here)
+    folder = tmp_path_factory.mktemp("ray")
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={
+            "env_vars": {"SAE_STUDY_TEST_FOLDER": str(folder)},
+            "worker_process_setup_hook": here._install_accidents,
+        },
+    )
+    yield folder
+    ray.shutdown()

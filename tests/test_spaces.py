@@ -1,0 +1,184 @@
+"""The vocabulary, study files and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search_spaces import PROTOCOLS, SPACES, Architecture, Cell, MisuseError, Protocol, Replicate, grid, protocol_from, study_from
+from search_spaces.spaces import parse_seeds, study_from_file, study_from_yaml
+
+STUDY = """
+name: first-map
+protocol: {base: sound, sae_epochs: 40}
+space:
+  architectures: ["5-3-5", 10-5-10/20]
+  sparsities: {from: 0.3, to: 0.98, count: 12}
+  l1: {from: 1e-4, to: 1, count: 25, scale: log}
+  seeds: "0:200"
+"""
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """A valid study with some fields, of the study or of its space, changed."""
+    space = {"architectures": ["10-5-10"], "sparsities": [0.9], "l1": [0.01], "seeds": "0:3"}
+    study: dict[str, Any] = {"name": "a", "protocol": "dissertation"}
+    for key, value in changes.items():
+        (space if key in space else study)[key] = value
+    return {"space": space} | study
+
+
+def test_architecture_is_written_as_it_is_read() -> None:
+    """str and parse are inverse; the SAE's width is told only where it differs from the input's."""
+    for text in ("5-3-5", "20-10-20", "10-5-10/20", "2-1-2"):
+        assert str(Architecture.parse(text)) == text
+    assert Architecture.parse("10-5-10") == Architecture(10, 5, 10)
+    assert Architecture.parse("10-5-10/20").n_latents == 20
+
+
+def test_study_file_is_read_as_yaml_1_2() -> None:
+    """1e-4 is a number, 0:200 a range, and both ends of a range are exactly as written."""
+    spec = study_from_yaml(STUDY, "study.yaml")
+    assert spec.space.l1[0] == 1e-4
+    assert spec.space.l1[12] == 0.01
+    assert spec.space.l1[-1] == 1.0
+    assert spec.space.sparsities[0] == 0.3
+    assert spec.space.sparsities[-1] == 0.98
+    assert sum(map(len, spec.replicates())) == 2 * 12 * 25 * 200
+    assert spec.protocol.sae_training_steps == 40 * 16_384 // 128
+
+
+def test_study_file_round_trips() -> None:
+    """What is stored in the study's folder reads back to the same study."""
+    spec = study_from_yaml(STUDY, "study.yaml")
+    assert study_from(spec.to_mapping()) == spec
+    listed = study_from(
+        changed() | {"space": {"replicates": [{"architecture": "3-2-3", "sparsity": 0, "l1": 1, "seed": 4, "ae_seed": 5}]}}
+    )
+    assert study_from(listed.to_mapping()) == listed
+    assert listed.replicates()[0].ae_seed.tolist() == [5]
+    assert listed.replicates()[0].sae_seed.tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "remedy"),
+    [
+        ({"sparsities": [1.2]}, "sparsity=1.2", "outside [0, 1)"),
+        ({"sparsities": [float("nan")]}, "sparsity=nan", "outside [0, 1)"),
+        ({"sparsities": ["0.9"]}, "sparsity='0.9'", "without quotes"),
+        ({"sparsities": {"from": 0.3}}, "sparsities", "from, to and count"),
+        ({"architectures": ["10-5-9"]}, "architecture='10-5-9'", "10-5-10 or 9-5-9"),
+        ({"architectures": ["5-5-5"]}, "5-5-5", "1 <= n_hidden < n_features"),
+        ({"architectures": ["ten"]}, "architecture='ten'", "Write 10-5-10"),
+        ({"l1": [-0.1]}, "l1=-0.1", "finite number >= 0"),
+        ({"l1": [float("inf")]}, "l1=inf", "finite number >= 0"),
+        ({"l1": {"from": 0, "to": 1, "count": 3, "scale": "log"}}, "from=0.0", "above 0"),
+        ({"seeds": []}, "seeds", "at least one"),
+        ({"seeds": "3:3"}, "seeds='3:3'", "3:4"),
+        ({"seeds": "all"}, "seeds='all'", "start:stop"),
+        ({"seeds": [1, 1]}, "seeds", "twice"),
+        ({"protocol": "disertation"}, "protocol='disertation'", "'dissertation'"),
+        ({"protocol": {"sae_epoch": 3}}, "'sae_epoch'", "'sae_epochs'"),
+        ({"protocol": {"ae_learning_rate": -1}}, "ae_learning_rate: -1", "greater than 0"),
+        ({"protocol": {"ae_batch_size": 3}}, "ae_batch_size=3", "divisor"),
+        ({"engine": "fast"}, "engine", "'reference'"),
+        ({"dtype": "float16"}, "dtype", "'float32'"),
+        ({"pack_size": 0}, "pack_size=0", ">= 1"),
+        ({"name": "../x"}, "name='../x'", "letters, digits"),
+        ({"nme": "x"}, "nme", "'name'"),
+        ({"space": "dissertatio"}, "space='dissertatio'", "'dissertation'"),
+    ],
+)
+def test_bad_study_is_refused_in_one_line(changes: dict[str, Any], field: str, remedy: str) -> None:
+    """The error names the field, the value and the remedy."""
+    with pytest.raises(MisuseError) as error:
+        study_from(changed(**changes))
+    assert field in str(error.value)
+    assert remedy in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "just text", "name: [", "name: a\nname: b\nspace: smoke\nprotocol: sound"])
+def test_file_that_is_no_study_is_refused(text: str, tmp_path: Path) -> None:
+    """Empty, a list, prose, broken YAML, a key that stands twice."""
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(MisuseError, match=r"study\.yaml"):
+        study_from_file(path)
+
+
+def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """A missing file, and bytes that are no text."""
+    with pytest.raises(MisuseError, match="cannot be read"):
+        study_from_file(tmp_path / "absent.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(MisuseError, match="cannot be read"):
+        study_from_file(tmp_path / "binary.yaml")
+
+
+def test_values_are_made_whole_or_not_at_all() -> None:
+    """Cell and Replicate check what they are given; a replicate's seed feeds the three it does not name."""
+    with pytest.raises(MisuseError):
+        Cell(Architecture(10, 5), 1.0, 0.01)
+    with pytest.raises(MisuseError):
+        Cell(Architecture(10, 5), 0.9, float("nan"))
+    with pytest.raises(MisuseError):
+        Replicate(Cell(Architecture(10, 5), 0.9, 0.01), -1)
+    assert Replicate(Cell(Architecture(10, 5), 0.9, 0.01), 7, ae_seed=8) == Replicate(
+        Cell(Architecture(10, 5), 0.9, 0.01), 7, 7, 8, 7
+    )
+
+
+def test_grid_is_every_combination_once() -> None:
+    """Against nested loops."""
+    (only,) = grid(["3-2-3"], [0.1, 0.2], [0.0, 1.0], [5, 6, 7])
+    expected = {(s, l1, seed) for seed in (5, 6, 7) for s in (0.1, 0.2) for l1 in (0.0, 1.0)}
+    assert {(r.cell.sparsity, r.cell.l1, r.seed) for r in only} == expected
+    assert len(only) == len(expected)
+
+
+def test_named_spaces_have_their_sizes() -> None:
+    """As the reference lists them."""
+    sizes = {name: sum(map(len, space.replicates())) for name, space in SPACES.items()}
+    assert sizes == {"smoke": 32, "dissertation": 707, "architectures": 8 * 12 * 13 * 16, "full": 8 * 24 * 25 * 200}
+    assert np.isclose(SPACES["full"].sparsities[1], 0.3 + 0.68 / 23, rtol=1e-11)
+
+
+def test_seeds_mix_numbers_and_ranges() -> None:
+    """In the order given."""
+    assert parse_seeds([123, "0:3"]) == (123, 0, 1, 2)
+    assert parse_seeds(7) == (7,)
+
+
+def test_protocol_id_is_a_hash_of_the_fields() -> None:
+    """Equal fields, equal id, whatever the name; each changed field, another id."""
+    base = PROTOCOLS["dissertation"]
+    assert dataclasses.replace(base, name="other").protocol_id == base.protocol_id
+    assert protocol_from({"base": "dissertation", "samples": 2000}) == base
+    changed_ids = {
+        dataclasses.replace(base, **change).protocol_id
+        for change in ({"samples": 1000}, {"ae_epochs": 4}, {"dead_below": 0.02}, {"sae_init_std": 0.1}, {"ae_schedule": "cosine"})
+    } | {protocol.protocol_id for protocol in PROTOCOLS.values()}
+    assert len(changed_ids) == 5 + 3
+
+
+def test_protocol_ids_do_not_drift() -> None:
+    """Stored studies are found by them: an id that changes loses every replicate made before."""
+    assert {name: protocol.protocol_id for name, protocol in PROTOCOLS.items()} == {
+        "dissertation": "44136fa355b3",
+        "dissertation-diagnosis": "78b11c5400be",
+        "sound": "4328fb7312a1",
+    }
+
+
+def test_epochs_and_steps_exclude_each_other() -> None:
+    """Setting one clears the base's other; both or none is refused."""
+    assert protocol_from({"base": "sound", "ae_epochs": 2}).ae_steps is None
+    with pytest.raises(ValueError, match="exactly one"):
+        Protocol(ae_epochs=None)
+    with pytest.raises(ValueError, match="exactly one"):
+        dataclasses.replace(PROTOCOLS["sound"], ae_epochs=3)
