@@ -92,7 +92,7 @@ def checked_seed(value: object) -> int:
 def _number(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise MisuseError(f"{name}={value!r} is not a number. Write it without quotes, as in 0.01.")
-    return float(value)
+    return float(value) + 0.0  # −0.0 is 0.0: one value, one replicate_id
 
 
 @dataclass(frozen=True, order=True)

@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -26,9 +25,6 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Protocol:
     """How a replicate is made, trained and judged. The defaults are the `dissertation` protocol."""
-
-    name: str = field(default="custom", compare=False)
-    """A label for readers; not part of the id."""
 
     # Data
     generator: Literal["legacy", "pcg64"] = "legacy"
@@ -134,9 +130,13 @@ class Protocol:
         A field at its default does not enter, so that a later version may add fields without renaming every
         protocol of the past. A default never changes: that would be another PROCEDURE_VERSION.
         """
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "name"}
-        changed = {name: value for name, value in own.items() if value != _DEFAULTS[name]}
-        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(_differences(self, Protocol()), sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """For readers: a named protocol's name, or the nearest one's with what differs, as `sound(ae_steps=100)`."""
+        base, differences = _nearest(self)
+        return f"{base}({', '.join(f'{key}={value}' for key, value in differences.items())})" if differences else base
 
     @property
     def ae_training_steps(self) -> int:
@@ -157,45 +157,39 @@ class Protocol:
         return self.sae_training_steps > 0
 
 
-_DEFAULTS = dataclasses.asdict(Protocol())
+FIELDS = tuple(field.name for field in dataclasses.fields(Protocol))
 
 PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        # The source's *experiment*, where the SAE died, and its *diagnosis* run, which looked at other data.
-        Protocol(name="dissertation"),
-        Protocol(name="dissertation-diagnosis", samples=1000, ae_epochs=2, sae_epochs=0),
-        # The recipe that a researcher should start from.
-        Protocol(
-            name="sound",
-            generator="pcg64",
-            samples=16_384,
-            eval_samples=16_384,
-            sample_order="with_replacement",
-            ae_init_std="xavier",
-            ae_epochs=None,
-            ae_steps=3000,
-            ae_batch_size=128,
-            ae_schedule="cosine",
-            sae_init_std=1.0,
-            sae_decoder_init="unit_norm",
-            sae_encoder_init="decoder_transpose",
-            sae_decoder_norm="unit",
-            sae_decoder_bias_init="mean",
-            sae_subtract_decoder_bias=True,
-            sae_epochs=None,
-            sae_steps=3000,
-            sae_batch_size=128,
-            sae_learning_rate=0.003,
-            sae_warmup_steps=200,
-            sae_schedule="cosine",
-            dead_below=0.001,
-        ),
-    )
+    # The source's *experiment*, where the SAE died, and its *diagnosis* run, which looked at other data.
+    "dissertation": Protocol(),
+    "dissertation-diagnosis": Protocol(samples=1000, ae_epochs=2, sae_epochs=0),
+    # The recipe that a researcher should start from.
+    "sound": Protocol(
+        generator="pcg64",
+        samples=16_384,
+        eval_samples=16_384,
+        sample_order="with_replacement",
+        ae_init_std="xavier",
+        ae_epochs=None,
+        ae_steps=3000,
+        ae_batch_size=128,
+        ae_schedule="cosine",
+        sae_init_std=1.0,
+        sae_decoder_init="unit_norm",
+        sae_encoder_init="decoder_transpose",
+        sae_decoder_norm="unit",
+        sae_decoder_bias_init="mean",
+        sae_subtract_decoder_bias=True,
+        sae_epochs=None,
+        sae_steps=3000,
+        sae_batch_size=128,
+        sae_learning_rate=0.003,
+        sae_warmup_steps=200,
+        sae_schedule="cosine",
+        dead_below=0.001,
+    ),
 }
 """The named protocols."""
-
-FIELDS = tuple(f.name for f in dataclasses.fields(Protocol) if f.name != "name")
 
 
 def protocol_from(given: object) -> Protocol:
@@ -219,10 +213,7 @@ def protocol_from(given: object) -> Protocol:
         for one, other in ((f"{model}_epochs", f"{model}_steps"), (f"{model}_steps", f"{model}_epochs")):
             if changes.get(one) is not None:
                 changes.setdefault(other, None)
-    differing = {key: value for key, value in changes.items() if value != getattr(base, key)}
-    label = ", ".join(f"{key}={value}" for key, value in differing.items() if value is not None)
     fields: dict[str, Any] = dataclasses.asdict(base) | changes
-    fields["name"] = f"{base.name}({label})" if label else base.name
     try:
         return Protocol(**fields)
     except ValidationError as error:
@@ -230,10 +221,20 @@ def protocol_from(given: object) -> Protocol:
 
 
 def protocol_mapping(protocol: Protocol) -> str | dict[str, Any]:
-    """What `protocol_from` reads back to an equal protocol: its name, or what differs from its base."""
-    base = PROTOCOLS.get(protocol.name.split("(")[0], PROTOCOLS["dissertation"])
-    changed = {name: getattr(protocol, name) for name in FIELDS if getattr(protocol, name) != getattr(base, name)}
-    return {"base": base.name, **changed} if changed else base.name
+    """What `protocol_from` reads back to an equal protocol: its name, or what differs from the nearest named one."""
+    base, differences = _nearest(protocol)
+    return {"base": base, **differences} if differences else base
+
+
+def _nearest(protocol: Protocol) -> tuple[str, dict[str, Any]]:
+    """The named protocol from which the fewest fields differ, and those fields: a function of the fields alone."""
+    by_name = {name: _differences(protocol, base) for name, base in PROTOCOLS.items()}
+    name = min(by_name, key=lambda name: len(by_name[name]))
+    return name, by_name[name]
+
+
+def _differences(protocol: Protocol, base: Protocol) -> dict[str, Any]:
+    return {name: getattr(protocol, name) for name in FIELDS if getattr(protocol, name) != getattr(base, name)}
 
 
 def _named(name: object) -> Protocol:

@@ -7,6 +7,7 @@ The only module that starts Ray. A resumed study is a new Tuner run for exactly 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -443,7 +444,7 @@ def _last_line(error: BaseException | str) -> str:
 
 def refuse_unreachable(address: str | None) -> None:
     """Raise MisuseError if nothing listens at the address of a Ray cluster."""
-    if address is None or address in ("auto", "local") or ray.is_initialized():
+    if address is None or address in ("auto", "local"):
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
@@ -537,7 +538,7 @@ def _manifest(spec: StudySpec) -> dict[str, Any]:
         "created_at": datetime.now(UTC).isoformat(),
         "procedure_version": PROCEDURE_VERSION,
         "protocol_id": spec.protocol.protocol_id,
-        "protocol": {key: value for key, value in vars(spec.protocol).items() if not key.startswith("_")},
+        "protocol": dataclasses.asdict(spec.protocol),
         "engine": engine.name,
         "engine_family": engine.family,
         "dtype": spec.dtype,

@@ -110,7 +110,8 @@ class ReferenceEngine:
         gradient = np.empty_like(parameters)
         W_enc, b_enc, W_dec, b_dec = _blocks(parameters, *shapes)
         grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec = _blocks(gradient, *shapes)
-        l1 = l1.astype(parameters.dtype)
+        with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
+            l1 = l1.astype(parameters.dtype)
         two = parameters.dtype.type(2)
         adam = _Adam(parameters, sae_learning_rates(protocol), protocol)
         centred, unit_norm = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"

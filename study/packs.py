@@ -96,8 +96,8 @@ def _digest(text: str) -> str:
 def plan_packs(wanted: list[Pack], pack_size: int | str, workers: int) -> list[Pack]:
     """Cut what is wanted (one pack an architecture) into packs to train.
 
-    pack_size: a number of replicates, or "auto": about PACK_SECONDS a pack, at most MOST_PACKS packs, and no fewer
-    packs than workers where that costs no efficiency.
+    pack_size: a number of replicates, or "auto": about PACK_SECONDS a pack, about MOST_PACKS packs at
+    most, and one pack a worker at least.
     """
     total_seconds = sum(estimated_seconds(pack) for pack in wanted)
     count = sum(len(pack) for pack in wanted)

@@ -44,4 +44,8 @@ def replicate_again(
 
 
 def _same(one: Any, other: Any) -> bool:
-    return bool(one == other or (one != one and other != other))  # NaN is not itself
+    return bool(one == other or (_missing(one) and _missing(other)))
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value  # NaN is not itself

@@ -231,7 +231,7 @@ class StudyFolder:
 
     def _read_shard(self, pack_id: str, columns: Sequence[str] | None) -> pa.Table:
         with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
-            table = pq.read_table(file, page_checksum_verification=True)
+            table = pq.read_table(file, page_checksum_verification=True, use_threads=False)
         names = ROW_SCHEMA.names if columns is None else list(columns)
         return table.select(names).cast(pa.schema([ROW_SCHEMA.field(name) for name in names]))
 

@@ -25,7 +25,7 @@ _Array = NDArray[Any]
 _Float = NDArray[np.float64]
 
 CHUNK_BYTES = 256 * 2**20
-"""Training samples that are held in memory at once."""
+"""Samples and minibatches that are held in memory at once."""
 BLOCK_NUMBERS = 2**22
 """Activations of the evaluation samples that the metrics hold at once."""
 
@@ -88,8 +88,14 @@ def _chunk_positions(pack: Pack) -> Iterator[tuple[NDArray[np.int64], NDArray[np
     _, which = autoencoder_keys(pack.replicates)
     by_autoencoder = np.argsort(which, kind="stable")
     protocol, n_features = pack.protocol, pack.replicates.architecture.n_features
-    bytes_per_ae = 8 * n_features * (protocol.samples + (protocol.eval_samples or 0))
-    lanes = max(1, min(engine_named(pack.engine).lanes, CHUNK_BYTES // bytes_per_ae))
+    bytes_per_lane = 8 * n_features * (protocol.samples + (protocol.eval_samples or 0))
+    if protocol.sample_order == "with_replacement":
+        sizes = (
+            protocol.ae_training_steps * protocol.ae_batch_size,
+            protocol.sae_training_steps * protocol.sae_batch_size,
+        )
+        bytes_per_lane += 8 * max(sizes)  # indexes of four bytes, held twice while they are laid out
+    lanes = max(1, min(engine_named(pack.engine).lanes, CHUNK_BYTES // bytes_per_lane))
     start = 0
     while start < len(pack):
         stop = min(start + lanes, len(pack))

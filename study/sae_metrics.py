@@ -94,10 +94,14 @@ def sae_metrics(
 
 
 def _cosines(W_dec: _Float, W: _Float) -> _Float:
-    """Signed cosines of decoder columns (R, L, H) with the AE's columns (R, H, N): (R, L, N); 0 with a zero vector."""
-    dots = W_dec @ W
-    norms = np.linalg.norm(W_dec, axis=2)[:, :, None] * np.linalg.norm(W, axis=1)[:, None, :]
-    return np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    """Signed cosines of decoder columns (R, L, H) with the AE's columns (R, H, N), as (R, L, N).
+
+    0 with a zero vector, and where one is too long to be squared.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        dots = W_dec @ W
+        norms = np.linalg.norm(W_dec, axis=2)[:, :, None] * np.linalg.norm(W, axis=1)[:, None, :]
+    return np.divide(dots, norms, out=np.zeros_like(dots), where=(norms > 0) & np.isfinite(norms) & np.isfinite(dots))
 
 
 def _recovery(
@@ -124,7 +128,7 @@ def _recovery(
     mcc = candidates[rows, columns].sum() / n_represented
     mmcs = candidates.max(axis=0).mean()
     j, i = latents[rows], features[columns]
-    f1 = (2 * together[j, i] / (latent_counts[j] + feature_counts[i])).sum() / n_represented
+    f1 = (2 * together[j, i] / np.maximum(latent_counts[j] + feature_counts[i], 1)).sum() / n_represented
     return mcc, mmcs, f1, n_alive, n_represented
 
 

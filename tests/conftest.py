@@ -24,7 +24,7 @@ BUGGY_SEED = 66_603
 @pytest.fixture
 def tiny() -> Protocol:
     """The `dissertation` protocol, some hundred times shorter."""
-    return dataclasses.replace(PROTOCOLS["dissertation"], name="custom", samples=200, ae_epochs=1, sae_epochs=1)
+    return dataclasses.replace(PROTOCOLS["dissertation"], samples=200, ae_epochs=1, sae_epochs=1)
 
 
 TINY: dict[str, Any] = {"base": "dissertation", "samples": 200, "ae_epochs": 1, "sae_epochs": 1}

@@ -22,12 +22,9 @@ GOLDEN = Path(__file__).parent / "golden" / "small_rows.json"
 COMMAND = "python -m tests.test_golden"
 
 TINY = {
-    "dissertation": dataclasses.replace(
-        PROTOCOLS["dissertation"], name="tiny-dissertation", samples=200, ae_epochs=1, sae_epochs=4
-    ),
+    "dissertation": dataclasses.replace(PROTOCOLS["dissertation"], samples=200, ae_epochs=1, sae_epochs=4),
     "sound": dataclasses.replace(
         PROTOCOLS["sound"],
-        name="tiny-sound",
         samples=256,
         eval_samples=300,
         ae_steps=300,

@@ -155,15 +155,23 @@ def test_seeds_mix_numbers_and_ranges() -> None:
 
 
 def test_protocol_id_is_a_hash_of_the_fields() -> None:
-    """Equal fields, equal id, whatever the name; each changed field, another id."""
+    """Equal fields, equal id; each changed field, another id."""
     base = PROTOCOLS["dissertation"]
-    assert dataclasses.replace(base, name="other").protocol_id == base.protocol_id
     assert protocol_from({"base": "dissertation", "samples": 2000}) == base
     changed_ids = {
         dataclasses.replace(base, **change).protocol_id
         for change in ({"samples": 1000}, {"ae_epochs": 4}, {"dead_below": 0.02}, {"sae_init_std": 0.1}, {"ae_schedule": "cosine"})
     } | {protocol.protocol_id for protocol in PROTOCOLS.values()}
     assert len(changed_ids) == 5 + 3
+
+
+def test_protocol_name_is_a_function_of_its_fields() -> None:
+    """However it was made, in whatever order the fields were given."""
+    one = protocol_from({"base": "dissertation", "sae_epochs": 1, "samples": 200})
+    other = dataclasses.replace(PROTOCOLS["dissertation"], samples=200, sae_epochs=1)
+    assert one == other
+    assert one.name == other.name == "dissertation(samples=200, sae_epochs=1)"
+    assert [protocol.name for protocol in PROTOCOLS.values()] == list(PROTOCOLS)
 
 
 def test_protocol_ids_do_not_drift() -> None:
