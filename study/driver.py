@@ -53,10 +53,10 @@ from search_spaces.spaces import SPACES, StudySpec, named_space, parse_seeds, st
 from study.data import domain_generator
 from study.engines import engine_named
 from study.packs import Pack, estimated_seconds, plan_packs
-from study.row_store import Storage, StudyFolder
+from study.row_store import Shards, Storage, StudyFolder
 from study.run_pack import crashed_rows
 from study.searchers import PackQueue
-from study.status import DriverRecord, existing_study, read_spec
+from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.trainable import Desk, PackTrainable
 
 MAX_FAILURES = 2
@@ -245,7 +245,12 @@ def study_from_domains(domains: Mapping[str, Any], num_samples: int = 1) -> dict
 
 
 def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
-    """Raise MisuseError if the study's folder holds another study than this one."""
+    """Raise MisuseError if the study's folder holds another study than this one, or something that is no study."""
+    if not folder.exists() and (other := set(folder.listing()) - {DRIVER_FILE, STOP_FILE}):
+        raise MisuseError(
+            f"{folder.path} is there and is no study (it holds {min(other)}). Choose another --name or --storage; "
+            "nothing in it was touched."
+        )
     if folder.exists() and (stored := read_spec(folder)).science() != spec.science():
         differing = [key for key, value in spec.science().items() if value != stored.science().get(key)]
         raise MisuseError(
@@ -256,16 +261,16 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
 
 def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
     """What is missing of the study, cut into packs."""
-    missing, done = missing_packs(folder, spec)
+    missing, done = missing_packs(spec, folder.read_shards(["replicate_id"]))
     planned = done + sum(map(len, missing))
     return Plan(spec, plan_packs(missing, spec.pack_size, workers), planned, done, engine_named(spec.engine).name)
 
 
-def missing_packs(folder: StudyFolder, spec: StudySpec) -> tuple[list[Pack], int]:
+def missing_packs(spec: StudySpec, shards: Shards) -> tuple[list[Pack], int]:
     """The replicates that no shard holds, one pack an architecture, and how many are done."""
     engine = engine_named(spec.engine).name
     wanted = [Pack(replicates, spec.protocol, spec.dtype, engine) for replicates in spec.replicates()]
-    there = set(folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist())
+    there = set(shards.rows["replicate_id"].to_pylist())
     missing = []
     done = 0
     for pack in wanted:
@@ -294,15 +299,14 @@ def _run(
     force: bool,
     on_progress: Callable[[Progress], None] | None,
 ) -> Outcome:
-    if address is None or workers is not None:
-        workers = local_workers(workers)
+    local_workers(workers)  # refuses a number below 1
     refuse_unreachable(address)
     stop = threading.Event()
     began = time.monotonic()
     with DriverRecord(folder, force, stop.set) as record:
-        if corrupt := folder.read_shards(["replicate_id"]).unreadable:
-            folder.set_aside(corrupt)
-        missing, done = missing_packs(folder, spec)
+        shards = folder.read_shards(["replicate_id"])
+        folder.set_aside(shards.unreadable)
+        missing, done = missing_packs(spec, shards)
         planned = done + sum(map(len, missing))
         watch = _Watch(folder, planned, done, on_progress)
         if missing:
@@ -467,7 +471,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[int]:
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address is None:
-            ray.init("local", num_cpus=workers, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+            ray.init("local", num_cpus=local_workers(workers), include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -11,6 +11,7 @@ all. It is named by a hash of its content, so that writing it twice changes noth
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterable, Sequence
@@ -161,6 +162,11 @@ class StudyFolder:
     def exists(self) -> bool:
         return self._is_file("study.yaml")
 
+    def listing(self) -> list[str]:
+        """Names of the files and folders in it; none where it is not there."""
+        found = self.storage.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return [info.base_name for info in found]
+
     # Small files
 
     def read_text(self, name: str) -> str | None:
@@ -193,9 +199,11 @@ class StudyFolder:
             return None
 
     def delete(self, name: str) -> None:
-        """Remove a small file if it is there."""
+        """Remove a small file if it is there, and the folder if nothing else is in it."""
         if self._is_file(name):
             self.storage.filesystem.delete_file(f"{self.path}/{name}")
+            if not self.listing():
+                self.storage.filesystem.delete_dir(self.path)
 
     # Shards
 
@@ -239,7 +247,8 @@ class StudyFolder:
         """Rename corrupt shards, so that their replicates count as missing and nothing is destroyed."""
         for pack_id in pack_ids:
             shard = f"{self.path}/rows/{pack_id}.parquet"
-            self.storage.filesystem.move(shard, f"{shard}.corrupt")
+            with contextlib.suppress(FileNotFoundError):  # another driver was faster
+                self.storage.filesystem.move(shard, f"{shard}.corrupt")
 
     # Tune's folders
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -153,7 +154,8 @@ class DriverRecord:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             self._record.beat_at = time.time()
-            self._write()
+            with contextlib.suppress(MisuseError):  # a storage that fails for a moment costs a beat, not the study
+                self._write()
             request = self._folder.read_json(STOP_FILE)
             if request and request.get("token") == self._record.token:
                 self._on_stop()
@@ -172,6 +174,10 @@ class DriverRecord:
         if self._record.state == "running":
             self._record.state = "stopped"
         current = self._folder.read_json(DRIVER_FILE)
-        if current is None or current["token"] == self._record.token:
+        if current is not None and current["token"] != self._record.token:
+            return  # another driver has taken over
+        self._folder.delete(STOP_FILE)
+        if self._folder.exists():
             self._write()
-            self._folder.delete(STOP_FILE)
+        else:
+            self._folder.delete(DRIVER_FILE)  # nothing was begun: leave nothing behind
