@@ -54,21 +54,33 @@ _MAY_BE_MISSING = {"ae_dead_outputs", "ae_features_represented", "dead_latents"}
 def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     """Tune's own result frame of all runs of a study: one row a pack, as `ResultGrid.get_dataframe()` gives it.
 
-    `run` names the Tuner run (one a launch or resume), oldest first. Runs that were cut off before Tune's first
-    snapshot, and packs since its last one, are not in it: `load(study).attrs["shards_without_tune_line"]` names them.
+    `run` names the Tuner run (one a launch or resume), oldest first. Where a run was cut off, so that Tune's snapshot is
+    missing, torn or older than its result files, the result lines themselves fill in. Packs whose line was lost with
+    the driver are not in it: `load(study).attrs["shards_without_tune_line"]` names them.
     """
-    import ray.tune
-
     folder = _folder(study, storage)
     frames = []
     for run in folder.tune_runs():
-        if not _has_snapshot(folder, run):
-            continue
-        analysis = ray.tune.ExperimentAnalysis(run, storage_filesystem=folder.storage.filesystem)
-        frame = ray.tune.ResultGrid(analysis).get_dataframe()
-        if len(frame):
-            frames.append(frame.assign(run=run.rsplit("/", 1)[-1]))
+        frame = _snapshot_frame(folder, run)
+        known = set(frame["trial_id"]) if len(frame) else set()
+        later = [line for line in _result_lines(folder, run) if line["trial_id"] not in known]
+        own = pd.concat([frame, pd.json_normalize(later, sep="/")], ignore_index=True) if later else frame
+        if len(own):
+            frames.append(own.assign(run=run.rsplit("/", 1)[-1]))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run", "pack_id", "shard", "replicates"])
+
+
+def _snapshot_frame(folder: StudyFolder, run: str) -> pd.DataFrame:
+    """What Tune makes of one run; empty where its snapshot is missing or torn."""
+    from ray.tune import ExperimentAnalysis, ResultGrid
+
+    found = folder.storage.filesystem.get_file_info(fs.FileSelector(run))
+    if not any(info.base_name.startswith("experiment_state") for info in found):
+        return pd.DataFrame()
+    try:
+        return ResultGrid(ExperimentAnalysis(run, storage_filesystem=folder.storage.filesystem)).get_dataframe()
+    except json.JSONDecodeError:
+        return pd.DataFrame()
 
 
 def _folder(study: str | Path, storage: str | Path | None) -> StudyFolder:
@@ -78,15 +90,10 @@ def _folder(study: str | Path, storage: str | Path | None) -> StudyFolder:
     return existing_study(str(study), str(storage or "ray_results"))
 
 
-def _has_snapshot(folder: StudyFolder, run: str) -> bool:
-    found = folder.storage.filesystem.get_file_info(fs.FileSelector(run))
-    return any(i.base_name.startswith("experiment_state") for i in found)
-
-
-def _result_lines(folder: StudyFolder) -> list[dict[str, Any]]:
-    """The last result line of every trial of every run, as the JSON logger wrote it: Tune's frame without Tune's import."""
+def _result_lines(folder: StudyFolder, run: str | None = None) -> list[dict[str, Any]]:
+    """The last result line of every trial, of one run or of all, as Tune's JSON logger wrote it; read without Tune."""
     filesystem = folder.storage.filesystem
-    found = filesystem.get_file_info(fs.FileSelector(f"{folder.path}/tune", recursive=True, allow_not_found=True))
+    found = filesystem.get_file_info(fs.FileSelector(run or f"{folder.path}/tune", recursive=True, allow_not_found=True))
     lines = []
     for info in found:
         if info.base_name == "result.json" and info.size:

@@ -192,6 +192,22 @@ def test_copied_study_loads_as_it_is(finished: Path, tmp_path: Path) -> None:
     assert len(tune_frame("renamed", tmp_path / "there")) == 12
 
 
+@pytest.mark.parametrize("damage", ["none", "torn", "gone"])
+def test_tune_frame_outlives_its_snapshot(finished: Path, damage: str) -> None:
+    """With Tune's snapshot cut off or gone its result lines are still there: the same packs, the same figures."""
+    whole = tune_frame("s", finished)
+    (snapshot,) = (finished / "s" / "tune").glob("*/experiment_state*.json")
+    if damage == "torn":
+        snapshot.write_bytes(snapshot.read_bytes()[:-200])
+    elif damage == "gone":
+        snapshot.unlink()
+    again = tune_frame("s", finished)
+    columns = ["run", "pack_id", "shard", "replicates", "pack_seconds", "failures/none", "config/pack_id", "trial_id"]
+    for frame in (whole, again):
+        frame.sort_values("pack_id", inplace=True, ignore_index=True)
+    pd.testing.assert_frame_equal(again[columns], whole[columns])
+
+
 def test_other_specification_is_refused(finished: Path, tmp_path: Path) -> None:
     """The same name with another space: nothing is overwritten. Another pack size is the same study."""
     before = (tmp_path / "s" / "study.yaml").read_text()
