@@ -130,7 +130,9 @@ def _sections(frame: pd.DataFrame, spec: StudySpec) -> list[_Section]:
     )
     if rates["l1"].nunique() > 1 and rates["sparsity"].nunique() > 1:
         sections.append(_map_section(frame))
-    sections.append(_metrics_section(frame))
+    measured = frame[frame["failure"] != FailureKind.CRASHED.value]
+    if len(measured):
+        sections.append(_metrics_section(measured))
     regions = pd.DataFrame([vars(region) for region in all_regions(frame)])
     if len(regions):
         sections.append(
@@ -141,7 +143,8 @@ def _sections(frame: pd.DataFrame, spec: StudySpec) -> list[_Section]:
                 data=regions,
             )
         )
-    sections.append(_gram_section(frame, spec))
+    if len(measured):
+        sections.append(_gram_section(measured, spec))
     return sections
 
 
@@ -235,9 +238,7 @@ def _chosen_for_grams(frame: pd.DataFrame) -> pd.DataFrame:
     published = published_replicates(frame)
     if len(published):
         return published.head(MOST_GRAMS)
-    measured = frame[frame["failure"] != FailureKind.CRASHED.value]
-    measured = measured if len(measured) else frame
-    own = measured[measured["architecture"] == measured["architecture"].iloc[0]]
+    own = frame[frame["architecture"] == frame["architecture"].iloc[0]]
     one_each = own.sort_values(["sparsity", "seed", "l1"]).drop_duplicates("sparsity")
     return one_each.iloc[np.unique(np.linspace(0, len(one_each) - 1, min(MOST_GRAMS, len(one_each))).astype(int))]
 

@@ -1,0 +1,181 @@
+"""Rates, regions, figures and the report, on frames whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from scipy.stats import binom
+
+from analysis import load, plots, tune_frame
+from analysis.failure_regions import all_regions, failure_regions
+from analysis.published import published_experiment, rate_text, side_by_side
+from analysis.report import findings, verdict_table, write_report
+from analysis.statistics import cell_rates, failed, rate_interval
+from search_spaces import MisuseError, study_from
+from study.failures import FailureKind
+from study.packs import Pack
+from study.row_store import Storage
+from study.run_pack import crashed_rows, run_pack
+from tests.conftest import TINY
+
+
+def frame_of(failures: dict[tuple[str, float, float], list[str]]) -> pd.DataFrame:
+    """A frame with the columns that rates and regions read: verdicts by (architecture, sparsity, l1)."""
+    rows = []
+    for (architecture, sparsity, l1), kinds in failures.items():
+        n_features, n_hidden, _ = map(int, architecture.split("-"))
+        for seed, kind in enumerate(kinds):
+            rows.append((architecture, n_features, n_hidden, sparsity, l1, seed, kind, kind in ("sae_dead", "ae_collapsed")))
+    columns = ["architecture", "n_features", "n_hidden", "sparsity", "l1", "seed", "failure", "sae_all_dead"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def made(storage: Path, seeds: object = "0:3", rows: bool = True, crashed: bool = False) -> None:
+    """A study `made` on disk, written without Ray."""
+    space = {"architectures": ["10-5-10"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": seeds}
+    spec = study_from({"name": "made", "protocol": TINY, "space": space})
+    folder = Storage.at(storage).study("made")
+    folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
+    pack = Pack(spec.replicates()[0], spec.protocol, spec.dtype, "reference")
+    if rows:
+        folder.write_shard(pack.pack_id, crashed_rows(pack) if crashed else run_pack(pack, study="made"))
+
+
+@pytest.mark.parametrize("replicates", [1, 5, 30, 200])
+def test_rate_interval_holds_the_truth(replicates: int) -> None:
+    """Averaged over rates from 0.01 to 0.99 the 95 % interval covers nominal minus two points; exact, by the binomial."""
+    k = np.arange(replicates + 1)
+    low, high = rate_interval(k, np.full_like(k, replicates))
+    assert low[0] == 0
+    assert high[-1] == 1
+    assert (np.diff(low) >= 0).all()
+    assert (np.diff(high) >= 0).all()
+    rates = np.linspace(0.01, 0.99, 99)
+    covered = [binom.pmf(k, replicates, p)[(low <= p) & (p <= high)].sum() for p in rates]
+    assert np.mean(covered) > 0.93
+
+
+def test_interval_of_nothing_is_everything() -> None:
+    """Without replicates a rate may be anything."""
+    low, high = rate_interval(0, 0)
+    assert (float(low), float(high)) == (0, 1)
+    assert rate_text(0, 0) == "no replicate"
+    assert rate_text(1, 100).startswith("1 of 100 seeds, 1.0% [95 % interval 0.1% to ")
+
+
+def test_cells_are_counted() -> None:
+    """By architecture in order of width, sparsity, l1; each kind apart, or any."""
+    frame = frame_of(
+        {
+            ("10-5-10", 0.9, 0.01): ["none", "sae_dead", "sae_dense", "sae_dead"],
+            ("5-3-5", 0.9, 0.01): ["none", "none"],
+            ("10-5-10", 0.5, 0.01): ["ae_collapsed"],
+        }
+    )
+    rates = cell_rates(frame)
+    assert rates["architecture"].tolist() == ["5-3-5", "10-5-10", "10-5-10"]
+    assert rates["sparsity"].tolist() == [0.9, 0.5, 0.9]
+    assert rates["failures"].tolist() == [0, 1, 3]
+    assert cell_rates(frame, "sae_dead")["rate"].tolist() == [0, 0, 0.5]
+    assert failed(frame, "sae_all_dead").sum() == 3
+    with pytest.raises(MisuseError, match="Did you mean 'sae_dead'"):
+        failed(frame, "sae_deed")
+
+
+def test_regions_are_the_connected_cells() -> None:
+    """Two islands on a lattice of 2 × 6 × 5: found apart, with their extents; architectures that touch belong together."""
+    cells = {}
+    sparsities, l1s = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9), (1e-4, 1e-3, 1e-2, 0.1, 1.0)
+    left = {(a, s, l1) for a in ("5-3-5", "10-5-10") for s in (0.3, 0.5) for l1 in (0.1, 1.0)}
+    right = {("10-5-10", 0.9, 1e-4)}
+    for architecture in ("5-3-5", "10-5-10"):
+        for s in sparsities:
+            for l1 in l1s:
+                cell = (architecture, s, l1)
+                cells[cell] = ["sae_dead"] * 9 + ["none"] if cell in left else ["sae_dense"] * 6 if cell in right else ["none"] * 10
+    frame = frame_of(cells)
+    large, small = sorted(failure_regions(frame), key=lambda region: -region.volume)
+    assert large.architectures == ["5-3-5", "10-5-10"]
+    assert (large.sparsity, large.l1) == ((0.3, 0.5), (0.1, 1.0))
+    assert large.volume == 8 / 60
+    assert large.replicates == 80
+    assert large.peak_rate == 0.9
+    assert large.peak_interval[0] < 0.9 < large.peak_interval[1]
+    assert small.name == "any@10-5-10,S=0.9,l1=0.0001"
+    assert (small.architectures, small.sparsity, small.l1, small.replicates) == (["10-5-10"], (0.9, 0.9), (1e-4, 1e-4), 6)
+    assert [region.failure for region in all_regions(frame)] == ["any", "any", "sae_dead", "sae_dense"]
+    assert failure_regions(frame[frame["failure"] == "none"]) == []
+    assert failure_regions(frame.head(0)) == []
+
+
+def test_verdict_shares_sum_to_one() -> None:
+    """And are those of the frame."""
+    frame = frame_of({("5-3-5", 0.5, 0.01): ["none", "none", "sae_dead"], ("5-3-5", 0.9, 0.01): ["unfaithful"]})
+    composition = plots.verdict_composition(frame)
+    np.testing.assert_allclose(composition.shares.sum(axis=0), 1)
+    assert composition.kinds == (FailureKind.SAE_DEAD, FailureKind.UNFAITHFUL, FailureKind.NONE)
+    assert composition.shares[0].tolist() == [1 / 3, 0]
+    assert composition.replicates.tolist() == [3, 1]
+
+
+def test_rate_map_leaves_gaps_where_nothing_was_measured() -> None:
+    """Missing, not zero."""
+    frame = frame_of({("5-3-5", 0.5, 0.01): ["none", "sae_dead"], ("5-3-5", 0.9, 0.1): ["sae_dead"], ("6-3-6", 0.1, 1.0): ["none"]})
+    rates = plots.rate_map(frame, "5-3-5")
+    np.testing.assert_array_equal(rates.rate, [[0.5, np.nan], [np.nan, 1.0]])
+    assert rates.replicates == 3
+    ax = Figure().subplots()
+    plots.plot_rate_map(rates, ax)
+    assert ax.get_title() == "5-3-5"
+
+
+def test_every_verdict_has_a_colour_and_a_sentence() -> None:
+    """A kind that is added must be told from the others."""
+    assert set(plots.FAILURE_COLOURS) == set(FailureKind)
+    assert len(set(plots.FAILURE_COLOURS.values())) == len(FailureKind)
+    assert all(kind.sentence for kind in FailureKind)
+
+
+def test_published_table_is_whole() -> None:
+    """Seven sparsities, our column names; beside a frame without the replicates it is empty."""
+    table = published_experiment()
+    assert table["sparsity"].tolist() == [0.3, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95]
+    assert table.loc[table["sparsity"] == 0.9, "dead_latents"].item() == 10
+
+
+def test_frame_is_typed(tmp_path: Path) -> None:
+    """Counts are whole numbers, metrics floats, time a time; the published comparison finds nothing in another protocol."""
+    made(tmp_path)
+    frame = load("made", tmp_path)
+    assert frame["seed"].dtype == "int64"
+    assert frame["dead_latents"].dtype == "Int64"
+    assert frame["ae_loss"].dtype == "float64"
+    assert frame["sae_all_dead"].dtype == "bool"
+    assert frame["finished_at"].dt.tz is not None
+    assert side_by_side(frame).empty
+    assert verdict_table(frame)["replicates"].tolist() == [3, 3]
+    assert len(load(tmp_path / "made")) == 6
+
+
+@pytest.mark.parametrize("case", ["empty", "one row", "all crashed", "half"])
+def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> None:
+    """No row, one row, nothing measured, not finished: every reader works, and the page tells."""
+    made(tmp_path, seeds=[5] if case == "one row" else "0:3", rows=case != "empty", crashed=case == "all crashed")
+    if case == "half":
+        space = {"architectures": ["10-5-10"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:9"}
+        more = study_from({"name": "made", "protocol": TINY, "space": space})
+        Storage.at(tmp_path).study("made").write_text("study.yaml", json.dumps(more.to_mapping()))
+    frame = load("made", tmp_path)
+    expected = {"empty": 0, "one row": 2, "all crashed": 6, "half": 6}[case]
+    assert len(frame) == expected
+    assert len(tune_frame("made", tmp_path)) == 0
+    assert (cell_rates(frame)["replicates"].sum() if expected else 0) == expected
+    page = Path(write_report("made", str(tmp_path), str(tmp_path / "out"))).read_text()
+    told = {"empty": "No row is there yet", "one row": "2 replicates", "all crashed": "crashed 6 (100.0%)", "half": "not finished"}
+    assert told[case] in page
+    assert told[case] in " ".join(findings(frame, 18 if case == "half" else max(expected, 1)))
