@@ -49,14 +49,14 @@ def published_replicates(frame: pd.DataFrame) -> pd.DataFrame:
 def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
     """Published and reproduced figures by sparsity, with our verdict; empty where the study has none of the replicates.
 
-    Columns: sparsity, then `<column> published` and `<column> reproduced` of each compared column, then failure.
+    Columns: sparsity, failure, then `<column> published` and `<column> reproduced` of each compared column.
     """
     ours = published_replicates(frame)
     merged = published_experiment().merge(
         ours[["sparsity", *_COLUMNS.values(), "failure"]], on="sparsity", suffixes=(" published", " reproduced")
     )
     ordered = [f"{column} {whose}" for column in _COLUMNS.values() for whose in ("published", "reproduced")]
-    return merged[["sparsity", *ordered, "failure"]]
+    return merged[["sparsity", "failure", *ordered]]
 
 
 def published_finding(frame: pd.DataFrame) -> list[str]:

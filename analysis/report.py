@@ -49,6 +49,8 @@ class _Section:
     """Of the figure's or table's files."""
     caption: str = ""
     data: pd.DataFrame | None = None
+    """The table: as a CSV file, and on the page where `shown` is not given."""
+    shown: pd.DataFrame | None = None
 
 
 def write_report(study: str, storage: str = "ray_results", out: str | None = None) -> str:
@@ -93,7 +95,7 @@ def findings(frame: pd.DataFrame, planned: int) -> list[str]:
     if all_dead.any():
         sentences.append(
             f"All latents are dead in {int(all_dead.sum())} replicates; in {int((all_dead & collapsed).sum())} of them the "
-            "autoencoder itself had collapsed, so that the SAE had nothing to reconstruct."
+            "autoencoder itself had collapsed."
         )
     return sentences
 
@@ -117,10 +119,11 @@ def _sections(frame: pd.DataFrame, spec: StudySpec) -> list[_Section]:
         sections.append(
             _Section(
                 "Published and reproduced, seed 123",
-                "The published figures of the source study beside this study's own, and the verdict. Where the SAE is dead its "
+                "Each figure as published / as reproduced here, and the verdict. Where the SAE is dead its "
                 "reconstruction is constant: the published similarities are rounding noise there, ours are missing (–).",
                 name="published",
                 data=comparison,
+                shown=_paired(comparison),
             )
         )
     sections.append(_verdict_section(frame))
@@ -151,8 +154,9 @@ def _sections(frame: pd.DataFrame, spec: StudySpec) -> list[_Section]:
 def _verdict_section(frame: pd.DataFrame) -> _Section:
     figure = verdict_figure(frame)
     seeds = frame.groupby(["architecture", "sparsity", "l1"]).size()
+    each = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     caption = (
-        f"{len(frame)} replicates, {seeds.min()} to {seeds.max()} seeds a cell. Left: verdicts by sparsity. Right: the rate of "
+        f"{len(frame)} replicates, {each} seeds a cell. Left: verdicts by sparsity. Right: the rate of "
         "complete collapse of the autoencoder, which comes before any question about the SAE."
     )
     return _Section("What became of the replicates", figure=figure, name="verdicts", caption=caption)
@@ -258,8 +262,9 @@ def _files(frame: pd.DataFrame, spec: StudySpec, folder: StudyFolder, sections: 
             image = base64.b64encode(contents[f"{section.name}.png"]).decode()
         if section.data is not None:
             contents[f"{section.name}.csv"] = section.data.to_csv(index=False).encode()
-            rows = [[_cell_text(value) for value in row] for row in section.data.itertuples(index=False)]
-            table = {"heads": list(section.data.columns), "rows": rows, "folded": len(rows) > FOLD_ABOVE}
+            page_table = section.data if section.shown is None else section.shown
+            rows = [[_cell_text(value) for value in row] for row in page_table.itertuples(index=False)]
+            table = {"heads": list(page_table.columns), "rows": rows, "folded": len(rows) > FOLD_ABOVE}
         shown.append({"title": section.title, "text": section.text, "caption": section.caption, "image": image, "table": table})
     manifest: dict[str, Any] = folder.read_json("manifest.json") or {}
     template = jinja2.Environment(autoescape=True).from_string((files("analysis") / "report.html").read_text(encoding="utf-8"))
@@ -273,6 +278,14 @@ def _files(frame: pd.DataFrame, spec: StudySpec, folder: StudyFolder, sections: 
         manifest=json.dumps(manifest, indent=2),
     )
     return {"index.html": page.encode(), **contents}
+
+
+def _paired(comparison: pd.DataFrame) -> pd.DataFrame:
+    """`<column> published` and `<column> reproduced` in one cell each."""
+    columns = [name.removesuffix(" published") for name in comparison.columns if name.endswith(" published")]
+    texts = {name: [_cell_text(value) for value in comparison[name]] for name in comparison.columns[2:]}
+    pairs = {name: [" / ".join(pair) for pair in zip(texts[f"{name} published"], texts[f"{name} reproduced"])] for name in columns}
+    return comparison[["sparsity", "failure"]].assign(**pairs)
 
 
 def _cell_text(value: Any) -> str:

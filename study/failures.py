@@ -38,7 +38,7 @@ class FailureKind(StrEnum):
 _SENTENCES = {
     FailureKind.CRASHED: "the replicate killed its worker",
     FailureKind.DIVERGED: "a weight or a loss is not finite",
-    FailureKind.AE_COLLAPSED: "the autoencoder represents nothing: the SAE had nothing to reconstruct",
+    FailureKind.AE_COLLAPSED: "the autoencoder does no better than a bias alone, the fault lies before the SAE",
     FailureKind.SAE_DEAD: "every latent is dead, with a healthy autoencoder",
     FailureKind.SAE_STARVED: "far fewer live latents than represented features",
     FailureKind.SAE_DENSE: "the code is not sparse",
