@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.ndimage import label
 from scipy.stats import beta
 
-from analysis.statistics import cell_rates, rate_interval
+from analysis.statistics import cell_rates, on_lattice, rate_interval
 from study.failures import FailureKind
 
 
@@ -31,18 +31,22 @@ class Region:
     """95 % interval of the failure rate in the peak's cell."""
     replicates: int
     confidence: float
-    """Probability that the rate in the peak's cell is at or above the level, given its replicates alone."""
+    """Probability that the rate in the peak's cell is at or above the level, given its replicates alone.
+
+    The peak was chosen because it is high: in a large map of few seeds some cell always is. The claim that a region
+    exists needs more seeds at its peak."""
 
 
 def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.5) -> list[Region]:
     """Regions of one failure, the surest first.
 
-    Cells lie on the lattice of the study's architectures (by width), sparsities and l1 values; neighbours along any of
-    the three belong together. A cell is in when its Jeffreys posterior mean, (k + ½)/(n + 1), is at or above the level.
+    Cells lie on the lattice of the study's architectures (by width), sparsities and l1 values (binned where they are
+    many: `on_lattice`); neighbours along any of the three belong together. A cell is in when its Jeffreys posterior mean,
+    (k + ½)/(n + 1), is at or above the level.
     """
     if frame.empty:
         return []
-    cells = cell_rates(frame, failure)
+    cells = cell_rates(on_lattice(frame), failure)
     axes = [list(dict.fromkeys(cells["architecture"])), sorted(cells["sparsity"].unique()), sorted(cells["l1"].unique())]
     at = tuple(
         pd.Index(axis).get_indexer(pd.Index(cells[column]))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import fs
 
-from study.row_store import ROW_SCHEMA, StudyFolder
+from search_spaces.cells import SEED_COLUMNS
+from study.failures import FailureKind
+from study.row_store import DEFAULT_STORAGE, StudyFolder
 from study.status import existing_study
 
 
@@ -33,8 +37,7 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     folder = _folder(study, storage)
     shards = folder.read_shards()
     frame = shards.rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    whole = [field.name for field in ROW_SCHEMA if pa.types.is_integer(field.type) and not frame[field.name].hasnans]
-    frame = frame.astype(dict.fromkeys(set(whole) - _MAY_BE_MISSING, "int64"))
+    frame = frame.astype(dict.fromkeys(_ALWAYS_THERE, "int64"))
     frame["sae_all_dead"] = (frame["dead_latents"] == frame["n_latents"]).fillna(False).astype(bool)
     reported = {line["pack_id"] for line in _result_lines(folder)}
     frame.attrs = {
@@ -48,15 +51,16 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     return frame
 
 
-_MAY_BE_MISSING = {"ae_dead_outputs", "ae_features_represented", "dead_latents"}
+_ALWAYS_THERE = ("n_features", "n_hidden", "n_latents", *SEED_COLUMNS)
+"""The whole numbers of a row that no failure leaves out."""
 
 
 def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     """Tune's own result frame of all runs of a study: one row a pack, as `ResultGrid.get_dataframe()` gives it.
 
     `run` names the Tuner run (one a launch or resume), oldest first. Where a run was cut off, so that Tune's snapshot is
-    missing, torn or older than its result files, the result lines themselves fill in. Packs whose line was lost with
-    the driver are not in it: `load(study).attrs["shards_without_tune_line"]` names them.
+    missing, torn or older than its result files, the result lines themselves fill in. A pack whose line was lost with
+    the driver is told from its rows, with an empty `run` and without Tune's own columns.
     """
     folder = _folder(study, storage)
     frames = []
@@ -67,7 +71,35 @@ def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataF
         own = pd.concat([frame, pd.json_normalize(later, sep="/")], ignore_index=True) if later else frame
         if len(own):
             frames.append(own.assign(run=run.rsplit("/", 1)[-1]))
+    known = {pack_id for frame in frames for pack_id in frame["pack_id"]}
+    lost = _packs_from_rows(folder, known)
+    if len(lost):
+        frames.append(lost)
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run", "pack_id", "shard", "replicates"])
+
+
+def _packs_from_rows(folder: StudyFolder, known: set[str]) -> pd.DataFrame:
+    """Packs that no run has a line of: what their rows tell of them."""
+    columns = ["replicate_id", "architecture", "failure", "trial_id", "wall_seconds"]
+    packs = []
+    for pack_id in sorted(set(folder.shard_ids()) - known):
+        rows = folder.read_shard(pack_id, columns)
+        if rows is None:
+            continue
+        counts = Counter(rows["failure"].to_pylist())
+        packs.append(
+            {
+                "pack_id": pack_id,
+                "shard": f"rows/{pack_id}.parquet",
+                "architecture": rows["architecture"][0].as_py(),
+                "replicates": len(rows),
+                "pack_seconds": sum(rows["wall_seconds"].to_pylist()),
+                "trial_id": rows["trial_id"][0].as_py(),
+                "run": "",
+                **{f"failures/{kind.value}": counts[kind.value] for kind in FailureKind},
+            }
+        )
+    return pd.DataFrame(packs)
 
 
 def _snapshot_frame(folder: StudyFolder, run: str) -> pd.DataFrame:
@@ -87,22 +119,22 @@ def _folder(study: str | Path, storage: str | Path | None) -> StudyFolder:
     if storage is None and ("/" in str(study) or Path(study, "study.yaml").is_file()):
         parent, _, name = str(study).rstrip("/").rpartition("/")
         return existing_study(name, parent or ".")
-    return existing_study(str(study), str(storage or "ray_results"))
+    return existing_study(str(study), str(storage or DEFAULT_STORAGE))
 
 
 def _result_lines(folder: StudyFolder, run: str | None = None) -> list[dict[str, Any]]:
     """The last result line of every trial, of one run or of all, as Tune's JSON logger wrote it; read without Tune."""
     filesystem = folder.storage.filesystem
     found = filesystem.get_file_info(fs.FileSelector(run or f"{folder.path}/tune", recursive=True, allow_not_found=True))
-    lines = []
-    for info in found:
-        if info.base_name == "result.json" and info.size:
-            with filesystem.open_input_stream(info.path) as stream:
-                text = stream.read().decode().strip().splitlines()[-1]
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue  # a copy of it was cut off; its shard is found all the same
-            if "shard" in line:
-                lines.append(line)
-    return lines
+
+    def last_line(path: str) -> dict[str, Any]:
+        with filesystem.open_input_stream(path) as stream:
+            lines = stream.read().decode().strip().splitlines()
+        try:
+            return json.loads(lines[-1]) if lines else {}
+        except json.JSONDecodeError:
+            return {}  # a copy of it was cut off; its shard is found all the same
+
+    with ThreadPoolExecutor(8) as pool:
+        lines = pool.map(last_line, [info.path for info in found if info.base_name == "result.json"])
+        return [line for line in lines if "shard" in line]

@@ -1,6 +1,7 @@
 """Figures in two steps: the numbers (a function that returns arrays), and the drawing (on the Axes it is given).
 
-Sparsity runs from dense on the left to sparse on the right; l1 is on a logarithmic y axis.
+Sparsity runs from dense on the left to sparse on the right, l1 from small below to large above; both are drawn as
+levels at equal distances wherever there are bars, dots or rectangles for each.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
-from analysis.statistics import cell_rates, failed, rate_interval
+from analysis.statistics import cell_rates, failed, per_autoencoder, rate_interval
 from study.failures import FailureKind
 
 _Float = NDArray[np.float64]
@@ -27,7 +30,7 @@ FAILURE_COLOURS: dict[FailureKind, tuple[str, str]] = {
     FailureKind.SAE_DENSE: ("#56B4E9", ""),
     FailureKind.UNFAITHFUL: ("#E69F00", ".."),
     FailureKind.UNRECOVERED: ("#CC79A7", "--"),
-    FailureKind.NONE: ("#f2f2f2", ""),
+    FailureKind.NONE: ("#8FD3B6", ""),
 }
 
 
@@ -59,9 +62,16 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
     bottom = np.zeros(len(positions))
     for kind, shares in zip(composition.kinds, composition.shares, strict=True):
         colour, hatch = FAILURE_COLOURS[kind]
-        edge = "white" if kind is not FailureKind.NONE else "#999999"
         ax.bar(
-            positions, shares, bottom=bottom, width=0.82, color=colour, hatch=hatch, edgecolor=edge, linewidth=0.6, label=kind.value
+            positions,
+            shares,
+            bottom=bottom,
+            width=0.82,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.6,
+            label=kind.value,
         )
         bottom += shares
     ax.set_xticks(positions, [f"{s:g}" for s in composition.sparsities], rotation=45 if len(positions) > 9 else 0)
@@ -85,18 +95,28 @@ class FailureCurve:
 
 
 def failure_curve(frame: pd.DataFrame, failure: str = "any") -> FailureCurve:
-    """Failure rate by sparsity over everything else in the frame."""
+    """Failure rate by sparsity over everything else in the frame; a collapse counts once for each autoencoder."""
+    if failure == FailureKind.AE_COLLAPSED.value:
+        frame = per_autoencoder(frame)
     grouped = frame.assign(failed=failed(frame, failure)).groupby("sparsity")["failed"].agg(["size", "sum"])
     k, n = grouped["sum"].to_numpy(dtype=np.float64), grouped["size"].to_numpy(dtype=np.int64)
     low, high = rate_interval(k, n)
     return FailureCurve(failure, grouped.index.to_numpy(dtype=np.float64), k / n, low, high, n)
 
 
-def plot_failure_curve(curve: FailureCurve, ax: Axes) -> None:
-    """Points with interval bars at their sparsity; nothing drawn between what was measured."""
-    colour = FAILURE_COLOURS[FailureKind(curve.failure)][0] if curve.failure in set(FailureKind) else "#333333"
-    bars = np.stack([curve.rate - curve.low, curve.high - curve.rate])
-    ax.errorbar(curve.sparsities, 100 * curve.rate, 100 * bars, fmt="o", color=colour, capsize=3, markersize=5, clip_on=False)
+def plot_failure_curve(curve: FailureCurve, ax: Axes, place: int = 0, places: int = 1, label: str = "") -> None:
+    """Points with interval bars at their sparsity; nothing drawn between what was measured.
+
+    Several curves on one Axes stand beside each other: `place` of `places`, told apart by shade and marker.
+    """
+    known = curve.failure in {kind.value for kind in FailureKind}
+    colour = FAILURE_COLOURS[FailureKind(curve.failure)][0] if known else "#333333"
+    if places > 1:
+        colour = to_hex(colormaps["cividis"](place / places))
+    bars = 100 * np.stack([curve.rate - curve.low, curve.high - curve.rate])
+    x = curve.sparsities + 0.012 * (place - (places - 1) / 2) / places
+    marker = "osD^vPX*"[place % 8]
+    ax.errorbar(x, 100 * curve.rate, bars, fmt=marker, color=colour, capsize=2, markersize=4.5, clip_on=False, label=label or None)
     ax.set_xlabel("sparsity S = P(feature = 0)")
     ax.set_ylabel(f"{curve.failure}, % of seeds")
     ax.set_ylim(bottom=0)
@@ -144,15 +164,19 @@ def plot_rate_map(rates: RateMap, ax: Axes) -> None:
 
 
 def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
-    """Every replicate as a dot in the colour of its verdict, beside the median of those that did not fail outright."""
+    """Every replicate as a dot in the colour of its verdict, and the median of all as a bar.
+
+    Metrics of the autoencoder are drawn once for each autoencoder. Dots of a sparsity are spread sideways.
+    """
+    if metric.startswith(("ae_", "hidden_")):
+        frame = per_autoencoder(frame)
     sparsities = np.sort(frame["sparsity"].unique())
-    generator = np.random.default_rng(0)  # jitter of the drawing alone
     for kind in FailureKind:
         own = frame[frame["failure"] == kind.value]
         if len(own) == 0:
             continue
-        colour = FAILURE_COLOURS[kind][0] if kind is not FailureKind.NONE else "#009E73"
-        x = np.searchsorted(sparsities, own["sparsity"]) + generator.uniform(-0.25, 0.25, len(own))
+        colour = FAILURE_COLOURS[kind][0]
+        x = np.searchsorted(sparsities, own["sparsity"]) + 0.5 * ((np.arange(len(own)) * GOLDEN) % 1 - 0.5)
         ax.plot(x, own[metric].astype("float64"), ".", markersize=3, color=colour, alpha=0.7, label=kind.value, rasterized=True)
     median = frame.groupby("sparsity")[metric].median().astype("float64")
     ax.plot(np.arange(len(sparsities)), median, "_", color="black", markersize=14, markeredgewidth=1.5)
@@ -162,6 +186,8 @@ def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
         ax.set_yscale("log")
 
 
+GOLDEN = 0.618_033_988_75
+"""Multiples of it, modulo 1, are spread evenly however many there are."""
 _LOGARITHMIC = {"ae_loss", "ae_dimensions_per_feature", "sae_mse", "hidden_rms", "ae_condition_number", "sae_loss"}
 
 

@@ -20,22 +20,23 @@ from analysis import plots
 from analysis.failure_regions import all_regions
 from analysis.frames import load
 from analysis.published import published_finding, published_replicates, side_by_side
-from analysis.statistics import cell_rates
+from analysis.statistics import cell_rates, on_lattice
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.spaces import StudySpec
 from study.engines import engine_named
 from study.failures import FailureKind
 from study.packs import Pack
-from study.row_store import StudyFolder
+from study.row_store import DEFAULT_STORAGE, StudyFolder
 from study.run_pack import train_autoencoders
+from study.sae_metrics import corrected_mcc
 from study.status import existing_study, read_spec
 
 METRICS = (
     "ae_loss", "ae_diagonal_mean", "ae_features_represented", "ae_dimensions_per_feature",
     "explained_variance", "l0", "dead_latents", "max_firing_rate",
-    "procrustes_hidden_recon", "cka_hidden_recon", "mcc_decoder_features", "f1_latents_features",
+    "procrustes_hidden_recon", "cka_hidden_recon", "mcc_corrected", "f1_latents_features",
 )  # fmt: skip
-"""The metrics that the page draws by sparsity."""
+"""The metrics that the page draws by sparsity; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
 MOST_GRAMS = 8
 FOLD_ABOVE = 30
 
@@ -53,7 +54,7 @@ class _Section:
     shown: pd.DataFrame | None = None
 
 
-def write_report(study: str, storage: str = "ray_results", out: str | None = None) -> str:
+def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = None) -> str:
     """Write index.html, its figures (PNG, SVG) and tables (CSV); returns where the page is.
 
     Goes to the study's folder under report/ unless `out` names a local folder. Trains a few autoencoders anew for their
@@ -114,6 +115,9 @@ def _sections(frame: pd.DataFrame, spec: StudySpec) -> list[_Section]:
     if frame.empty:
         return []
     sections = []
+    exact = frame[frame["failure"] != FailureKind.CRASHED.value]
+    frame = on_lattice(frame)
+    frame = frame.assign(mcc_corrected=corrected_mcc(frame["mcc_decoder_features"], frame["mcc_chance"]))
     comparison = side_by_side(frame)
     if len(comparison):
         sections.append(
@@ -146,30 +150,37 @@ def _sections(frame: pd.DataFrame, spec: StudySpec) -> list[_Section]:
                 data=regions,
             )
         )
-    if len(measured):
-        sections.append(_gram_section(measured, spec))
+    if len(exact):
+        sections.append(_gram_section(exact, spec))
     return sections
 
 
 def _verdict_section(frame: pd.DataFrame) -> _Section:
-    figure = verdict_figure(frame)
     seeds = frame.groupby(["architecture", "sparsity", "l1"]).size()
     each = str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+    without = " without seed 123, which is known because it collapses," if len(published_replicates(frame)) else ""
     caption = (
-        f"{len(frame)} replicates, {each} seeds a cell. Left: verdicts by sparsity. Right: the rate of "
-        "complete collapse of the autoencoder, which comes before any question about the SAE."
+        f"{len(frame)} replicates, {each} seeds a cell. Left: verdicts by sparsity. Right: how often the autoencoder itself "
+        f"collapses,{without} with 95 % intervals; that comes before any question about the SAE."
     )
-    return _Section("What became of the replicates", figure=figure, name="verdicts", caption=caption)
+    return _Section("What became of the replicates", figure=verdict_figure(frame), name="verdicts", caption=caption)
 
 
 def verdict_figure(frame: pd.DataFrame) -> Figure:
-    """Verdicts by sparsity, and the collapse rate of the autoencoder with intervals."""
+    """Verdicts by sparsity, and each architecture's rate of collapse of the autoencoder, with intervals."""
     figure = Figure(figsize=(10.5, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     plots.plot_verdict_composition(plots.verdict_composition(frame), left)
-    plots.plot_failure_curve(plots.failure_curve(frame, FailureKind.AE_COLLAPSED.value), right)
-    right.set_title("The autoencoder's own collapse, 95 % intervals", fontsize=10)
-    left.set_title("Verdicts over all seeds", fontsize=10)
+    pooled = [name for name, column in (("architectures", "architecture"), ("l1 values", "l1")) if frame[column].nunique() > 1]
+    left.set_title(f"Verdicts over all {', '.join([*pooled, 'seeds'])}", fontsize=10)
+    others = frame.drop(published_replicates(frame).index)
+    architectures = list(dict.fromkeys(cell_rates(frame)["architecture"]))
+    for place, architecture in enumerate(architectures):
+        curve = plots.failure_curve(others[others["architecture"] == architecture], FailureKind.AE_COLLAPSED.value)
+        plots.plot_failure_curve(curve, right, place, len(architectures), architecture)
+    right.set_title("The autoencoder's own collapse", fontsize=10)
+    if len(architectures) > 1:
+        right.legend(frameon=False, fontsize=7)
     return figure
 
 

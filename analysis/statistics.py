@@ -41,6 +41,44 @@ def rate_interval(
     return low, high
 
 
+def on_lattice(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with sparsity and l1 on few levels, so that cells can be neighbours and hold several seeds.
+
+    An axis of at most MOST_LEVELS values stays as it is; one of more (drawn at random, say) is cut into BINS bins of
+    equal width, logarithmic for l1, and each value becomes the middle of its bin.
+    """
+    changed = {}
+    for column, forward, back in (("sparsity", _same, _same), ("l1", _log10, _power10)):
+        values = frame[column].to_numpy(dtype=np.float64)
+        if len(np.unique(values)) <= MOST_LEVELS:
+            continue
+        scaled = forward(np.maximum(values, values[values > 0].min()))
+        low, width = scaled.min(), (scaled.max() - scaled.min()) / BINS
+        bins = np.minimum((scaled - low) // width, BINS - 1)
+        changed[column] = np.round(back(low + (bins + 0.5) * width), 12)
+    return frame.assign(**changed)
+
+
+MOST_LEVELS, BINS = 60, 12
+
+
+def _same(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values
+
+
+def _log10(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log10(values)
+
+
+def _power10(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 10**values
+
+
+def per_autoencoder(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each autoencoder: its SAEs share it, and count once where the AE is what is asked about."""
+    return frame.drop_duplicates(["architecture", "sparsity", "data_seed", "ae_seed"])
+
+
 def cell_rates(frame: pd.DataFrame, failure: str = "any") -> pd.DataFrame:
     """Per cell: replicates, failures, rate and its 95 % interval (low, high), ordered by architecture, sparsity, l1."""
     counts = (

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
@@ -20,6 +21,7 @@ longer comparable with new ones. Part of every `replicate_id`."""
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -94,9 +96,9 @@ class Protocol:
     """`sae_starved` below this share of the represented features."""
     dense_above: _Positive = 3.0
     """`sae_dense` above this multiple of (1 - S) |F|."""
-    unfaithful_below: float = 0.9
+    unfaithful_below: _Finite = 0.9
     """`unfaithful` below this explained variance."""
-    unrecovered_below: float = 0.5
+    unrecovered_below: _Finite = 0.5
     """`unrecovered` below this corrected MCC."""
 
     def __post_init__(self) -> None:
@@ -217,7 +219,7 @@ def protocol_from(given: object) -> Protocol:
     try:
         return Protocol(**fields)
     except ValidationError as error:
-        raise MisuseError(first_error(error, "protocol")) from None
+        raise MisuseError(first_error(error)) from None
 
 
 def protocol_mapping(protocol: Protocol) -> str | dict[str, Any]:
@@ -238,9 +240,9 @@ def _differences(protocol: Protocol, base: Protocol) -> dict[str, Any]:
 
 
 def _named(name: object) -> Protocol:
-    if name not in PROTOCOLS:
+    if not isinstance(name, str) or name not in PROTOCOLS:
         raise MisuseError(f"protocol={name!r} is unknown.{closest(name, PROTOCOLS)} Named protocols: {', '.join(PROTOCOLS)}.")
-    return PROTOCOLS[str(name)]
+    return PROTOCOLS[name]
 
 
 def closest(name: object, known: Any) -> str:
@@ -249,14 +251,22 @@ def closest(name: object, known: Any) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def first_error(error: ValidationError, where: str = "") -> str:
+def first_error(error: ValidationError) -> str:
     """Pydantic's first complaint as one line: the field, the value and what was expected."""
     details = error.errors()
-    detail = details[0]
-    field_name = ".".join(
-        [where] * bool(where) + [str(part) for part in detail["loc"] if not str(part).startswith(("constrained-", "literal["))]
-    )
-    cause = detail.get("ctx", {}).get("error")
-    text = str(cause) if isinstance(cause, ValueError) else f"{detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}."
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return f"{field_name}: {text}{more}" if field_name else f"{text}{more}"
+    fields = list(dict.fromkeys(_field(detail["loc"]) for detail in details))
+    of_first = [detail for detail in details if _field(detail["loc"]) == fields[0]]
+    cause = of_first[0].get("ctx", {}).get("error")
+    if isinstance(cause, ValueError):
+        text = str(cause)
+    else:
+        # A field that may be one of several things complains once for each.
+        expected = " or ".join(f"{detail['msg'][0].lower()}{detail['msg'][1:]}" for detail in of_first)
+        text = f"{of_first[0]['input']!r}: {expected}."
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    return f"{fields[0]}: {text}{more}" if fields[0] else f"{text}{more}"
+
+
+def _field(place: tuple[int | str, ...]) -> str:
+    """The field that a complaint is about, without the names of its alternatives."""
+    return ".".join(str(part) for part in place if not re.search(r"[^\w-]|^(float|int|str)$", str(part)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from search_spaces.cells import (
+    SEED_COLUMNS,
     Architecture,
     Cell,
     Replicate,
@@ -25,6 +26,8 @@ from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol, closest, first_error, protocol_from, protocol_mapping
 
 _T = TypeVar("_T")
+
+MOST_SEEDS = 10_000_000
 
 STUDIED_ARCHITECTURES = ("5-3-5", "6-3-6", "8-4-8", "10-5-10", "12-6-12", "15-7-15", "20-5-20", "20-10-20")
 
@@ -99,18 +102,19 @@ class ListedReplicate(_Model):
     sparsity: float
     l1: float
     seed: int
-    data_seed: int | None = None
-    ae_seed: int | None = None
-    sae_seed: int | None = None
+    data_seed: int
+    ae_seed: int
+    sae_seed: int
 
     @model_validator(mode="before")
     @classmethod
     def _checked(cls, given: Any) -> Any:
         if isinstance(given, dict) and {"architecture", "sparsity", "l1", "seed"} <= given.keys():
             given = given | {"architecture": str(Architecture.parse(given["architecture"]))}
-            checks: dict[str, Callable[[object], float]] = {"sparsity": checked_sparsity, "l1": checked_l1, "seed": checked_seed}
-            for key, check in checks.items():
-                given[key] = check(given[key])
+            given["sparsity"], given["l1"] = checked_sparsity(given["sparsity"]), checked_l1(given["l1"])
+            for name in SEED_COLUMNS:
+                own = given.get(name)
+                given[name] = checked_seed(given["seed"] if own is None else own)
         return given
 
 
@@ -118,6 +122,11 @@ class ListedSpace(_Model):
     """Replicates written out one by one: what Ray Tune's own domains become, or points that form no grid."""
 
     replicates_: tuple[ListedReplicate, ...] = Field(alias="replicates", min_length=1)
+
+    @field_validator("replicates_", mode="after")
+    @classmethod
+    def _distinct(cls, given: tuple[ListedReplicate, ...]) -> tuple[ListedReplicate, ...]:
+        return _distinct("replicates", given)
 
     def replicates(self) -> list[Replicates]:
         """One `Replicates` an architecture, in the order of their first appearance."""
@@ -139,7 +148,7 @@ def _linear(low: float, high: float, count: int) -> tuple[float, ...]:
 class StudySpec(_Model):
     """A study file: one named launch of one space under one protocol."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=120)
+    name: str
     """Letters, digits, '-', '_', '.'; the study's folder under the storage."""
     protocol: Protocol
     engine: Literal["auto", "reference"] = "auto"
@@ -151,8 +160,11 @@ class StudySpec(_Model):
     @field_validator("name", mode="before")
     @classmethod
     def _name(cls, given: object) -> object:
-        if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", given):
-            raise MisuseError(f"name={given!r} cannot name a study's folder. Use letters, digits, '-', '_' and '.', not '.' first.")
+        if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}", given):
+            raise MisuseError(
+                f"name={given!r} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
+                "the last two not first."
+            )
         return given
 
     @field_validator("protocol", mode="before")
@@ -196,6 +208,8 @@ class StudySpec(_Model):
     def to_mapping(self) -> dict[str, Any]:
         """A mapping that `study_from` reads back to an equal specification."""
         plain = self.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"protocol"})
+        if isinstance(self.space, GridSpace):
+            plain["space"]["seeds"] = written_seeds(self.space.seeds)
         return {"name": plain.pop("name"), "protocol": protocol_mapping(self.protocol)} | plain
 
 
@@ -259,10 +273,24 @@ def parse_seeds(given: object) -> tuple[int, ...]:
                     f"seeds={part!r} is empty: as in Python, stop is left out. Write {start}:{start + 1} for one seed."
                 )
             checked_seed(stop - 1)
+            if stop - start > MOST_SEEDS:
+                raise MisuseError(f"seeds={part!r} are {stop - start}; a study takes {MOST_SEEDS} at most. Cut it into several.")
             seeds.extend(range(start, stop))
         else:
             seeds.append(checked_seed(part))
     return _distinct("seeds", seeds)
+
+
+def written_seeds(seeds: Sequence[int]) -> list[int | str]:
+    """The seeds as a study file writes them, runs of them as ranges: what `parse_seeds` reads back."""
+    written: list[int | str] = []
+    start = 0
+    for stop in range(1, len(seeds) + 1):
+        if stop == len(seeds) or seeds[stop] != seeds[stop - 1] + 1:
+            run = seeds[start:stop]
+            written.extend([f"{run[0]}:{run[-1] + 1}"] if len(run) > 2 else run)
+            start = stop
+    return written
 
 
 def _axis(name: str, given: object) -> Sequence[Any]:
@@ -324,6 +352,8 @@ class _StudyLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
+
+_StudyLoader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))  # 010 is ten, not eight
 
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", "~nN"),

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich import box
@@ -21,6 +24,7 @@ from rich.table import Table
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES
+from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +40,10 @@ out, err = (
     for stderr, stream in ((False, sys.stdout), (True, sys.stderr))
 )
 
-Storage = Annotated[str, typer.Option(help="Where studies live: a folder, or a URI.")]
+Where = Annotated[str, typer.Option("--storage", help="Where studies live: a folder, or a URI.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Study = Annotated[str, typer.Argument(help="Name of a study.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, ray://host:port or auto. Default: a local Ray.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, or auto. Default: a local Ray.")]
 Workers = Annotated[int | None, typer.Option(help="Packs trained at a time. Default: one a CPU.")]
 PackSize = Annotated[str | None, typer.Option(help="Replicates a pack, or auto.")]
 Force = Annotated[bool, typer.Option(help="Run although another driver is running this study.")]
@@ -103,18 +107,17 @@ def launch(
     workers: Workers = None,
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
-    storage: Storage = "ray_results",
+    storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: a grid of replicates, in packs, on Ray Tune."""
     from study import driver
-    from study.row_store import Storage as StudyStorage
 
     spec = driver.study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=_number_or_text(pack_size)
     )
     if dry_run:
-        folder = StudyStorage.at(storage).study(spec.name)
+        folder = Storage.at(storage).study(spec.name)
         driver.refuse_other_specification(folder, spec)
         summary = driver.plan_study(folder, spec, driver.local_workers(workers)).summary()
         if as_json:
@@ -123,7 +126,7 @@ def launch(
             for key, value in summary.items():
                 out.print(f"{key:>20}  {value:.3g}" if isinstance(value, float) else f"{key:>20}  {value}")
         return
-    with _progress(as_json, spec.name) as on_progress:
+    with _progress(as_json, Storage.at(storage).study(spec.name)) as on_progress:
         outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
     _tell_outcome(outcome, storage, as_json)
 
@@ -135,13 +138,14 @@ def resume(
     pack_size: PackSize = None,
     workers: Workers = None,
     force: Force = False,
-    storage: Storage = "ray_results",
+    retry_crashed: Annotated[bool, typer.Option("--retry-crashed", help="Train again what killed its workers.")] = False,
+    storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """Train the replicates of a study whose rows are not there yet."""
     from study import driver
 
-    with _progress(as_json, study) as on_progress:
+    with _progress(as_json, Storage.at(storage).study(study)) as on_progress:
         outcome = driver.resume(
             study,
             storage=storage,
@@ -149,37 +153,46 @@ def resume(
             address=address,
             workers=workers,
             force=force,
+            retry_crashed=retry_crashed,
             on_progress=on_progress,
         )
     _tell_outcome(outcome, storage, as_json)
 
 
 @app.command()
-def stop(study: Study, storage: Storage = "ray_results", as_json: AsJson = False) -> None:
+def stop(study: Study, storage: Where = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """Ask the driver of a running study to stop; what is done is kept."""
     from study.status import request_stop
 
     request_stop(study, storage)
+    folder = Storage.at(storage).study(study)
     if as_json:
         _print_json({"study": study, "stop": "requested"})
     else:
         out.print(
-            f"Asked the driver of {study} to stop. `sae-study status {study}` says when it has; `sae-study resume {study}` goes on."
+            f"Asked the driver of {study} to stop. `{folder.command('status')}` says when it has, "
+            f"`{folder.command('resume')}` goes on."
         )
 
 
 @app.command()
 def status(
     study: Annotated[str | None, typer.Argument(help="Name of a study; default: all.")] = None,
-    storage: Storage = "ray_results",
+    storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """How far studies are: rows there, failures, whether a driver is at work."""
-    from study.row_store import Storage as StudyStorage
     from study.status import status as study_status
 
-    names = [study] if study else StudyStorage.at(storage).studies()
-    statuses = [study_status(name, storage) for name in names]
+    names = [study] if study else Storage.at(storage).studies()
+    statuses = []
+    for name in names:
+        try:
+            statuses.append(study_status(name, storage))
+        except MisuseError as broken:  # one study that cannot be read hides no other
+            if study:
+                raise
+            err.print(f"error: {broken}", markup=False)
     if as_json:
         _print_json(asdict(statuses[0]) if study else {"studies": [asdict(one) for one in statuses]})
         return
@@ -187,17 +200,17 @@ def status(
         failures = ", ".join(f"{kind} {count}" for kind, count in one.failures.items()) or "none"
         out.print(f"{one.name}: {one.state}, {one.done} of {one.planned} replicates; failures: {failures}")
         if one.unreadable_shards:
-            out.print(f"  {len(one.unreadable_shards)} corrupt shards; `sae-study resume {one.name}` trains their replicates again")
+            again = Storage.at(storage).study(one.name).command("resume")
+            out.print(f"  {len(one.unreadable_shards)} corrupt shards; `{again}` trains them again")
     if not statuses:
         out.print(f"No study in {storage!r}.")
 
 
 @app.command("list")
-def list_(storage: Storage = "ray_results", as_json: AsJson = False) -> None:
+def list_(storage: Where = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """Names of the studies in a storage."""
-    from study.row_store import Storage as StudyStorage
 
-    names = StudyStorage.at(storage).studies()
+    names = Storage.at(storage).studies()
     if as_json:
         _print_json({"studies": names})
     else:
@@ -208,20 +221,21 @@ def list_(storage: Storage = "ray_results", as_json: AsJson = False) -> None:
 def rows(
     study: Study,
     out_file: Annotated[str, typer.Option("--out", help="Where to: a .parquet or .csv file.")],
-    storage: Storage = "ray_results",
+    storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """Write the tidy frame of a study: one row a replicate."""
     from analysis.frames import load
 
-    if Path(out_file).suffix not in (".parquet", ".csv"):
+    kind = Path(out_file).suffix.lower()
+    if kind not in (".parquet", ".csv"):
         raise MisuseError(f"--out={out_file!r} is neither .parquet nor .csv. Choose one by the file's ending.")
     frame = load(study, storage)
     try:
-        frame.to_csv(out_file, index=False) if out_file.endswith(".csv") else frame.to_parquet(out_file, index=False)
+        frame.to_csv(out_file, index=False) if kind == ".csv" else frame.to_parquet(out_file, index=False)
     except OSError as error:
         raise MisuseError(f"--out={out_file!r} cannot be written ({error}). Name a file in a folder that is there.") from None
-    _warn_of_gaps(frame)
+    _warn_of_gaps(frame, Storage.at(storage).study(study))
     if as_json:
         _print_json({"study": study, "out": out_file, "rows": len(frame), **frame.attrs})
     else:
@@ -232,7 +246,7 @@ def rows(
 def replicate(
     study: Study,
     replicate_id: Annotated[str, typer.Argument(metavar="ID", help="A replicate_id, or its beginning.")],
-    storage: Storage = "ray_results",
+    storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """Make one stored replicate again, alone, and compare it with its stored row."""
@@ -266,7 +280,7 @@ def regions(
         str | None, typer.Option(help="any, a kind of failure, or sae_all_dead; default: any and every kind there.")
     ] = None,
     level: Annotated[float, typer.Option(help="Failure rate from which a cell belongs to a region.")] = 0.5,
-    storage: Storage = "ray_results",
+    storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """Failure regions: connected cells whose failure rate is at or above a level."""
@@ -293,14 +307,15 @@ def regions(
             str(region.replicates),
             f"{region.confidence:.3f}",
         )
-    out.print(table if found else f"No cell of {study} fails at a rate of {level:g} or more.")
+    nothing = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet."
+    out.print(table if found else nothing)
 
 
 @app.command()
 def report(
     study: Study,
     out_folder: Annotated[str | None, typer.Option("--out", help="A folder; default: report/ in the study's own.")] = None,
-    storage: Storage = "ray_results",
+    storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """Write one HTML page about a study, with its figures (PNG, SVG) and tables (CSV)."""
@@ -318,6 +333,7 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
     from analysis.frames import load
     from analysis.report import findings, verdict_table
 
+    folder = Storage.at(storage).study(outcome.study)
     frame = load(outcome.study, storage)
     sentences = findings(frame, outcome.planned)
     if as_json:
@@ -330,11 +346,11 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
             f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s, "
             f"rows in {outcome.path}"
         )
-    _warn_of_gaps(frame)
+    _warn_of_gaps(frame, folder)
     for error in outcome.errors:
         err.print(f"error: {error}", markup=False)
     if outcome.state == "stopped":
-        err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; go on with: sae-study resume {outcome.study}")
+        err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; go on with: {folder.command('resume')}")
     if outcome.state != "done":
         raise typer.Exit(1)
 
@@ -352,23 +368,37 @@ def _print_verdicts(table: pd.DataFrame) -> None:
         out.print(f"… and {len(table) - MOST_CELLS_SHOWN} cells more: `sae-study report` shows all.")
 
 
-def _warn_of_gaps(frame: pd.DataFrame) -> None:
+def _warn_of_gaps(frame: pd.DataFrame, folder: StudyFolder) -> None:
     if lost := frame.attrs["unreadable_shards"]:
-        err.print(
-            f"warning: {len(lost)} shards are corrupt and left out; `sae-study resume {frame.attrs['study']}` trains them again"
-        )
+        err.print(f"warning: {len(lost)} shards are corrupt and left out; `{folder.command('resume')}` trains them again")
 
 
 @contextlib.contextmanager
-def _progress(quiet: bool, name: str) -> Iterator[Callable[[StudyProgress], None] | None]:
+def _progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgress], None] | None]:
     """A progress line on standard error: replicates, rate, time left, failures so far. Ctrl-C says how to go on."""
+    from study import driver
+
+    def leave() -> NoReturn:
+        _tell_interrupted(folder)
+        os._exit(INTERRUPTED)
+
+    driver.leave_at_once = leave
     try:
         # Ray prints to standard output when it likes; what we print there comes after.
-        with contextlib.redirect_stdout(sys.stderr), contextlib.nullcontext() if quiet else _progress_bar(name) as told:
+        with contextlib.redirect_stdout(sys.stderr), contextlib.nullcontext() if quiet else _progress_bar(folder.name) as told:
             yield told
     except KeyboardInterrupt:
-        err.print(f"interrupted: what is done is kept; go on with: sae-study resume {name}")
+        _tell_interrupted(folder)
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        driver.leave_at_once = None
+
+
+def _tell_interrupted(folder: StudyFolder) -> None:
+    if folder.exists():
+        err.print(f"interrupted: what is done is kept; go on with: {folder.command('resume')}")
+    else:
+        err.print("interrupted: nothing was begun")
 
 
 @contextlib.contextmanager
@@ -403,7 +433,7 @@ def _duration(seconds: float) -> str:
 
 
 def _number_or_text(text: str | None) -> int | str | None:
-    return int(text) if text and text.isdigit() else text
+    return int(text) if text and text.isascii() and text.isdigit() else text
 
 
 def _print_json(document: dict[str, Any]) -> None:
@@ -430,7 +460,9 @@ _UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """Entry point: every foreseen error is one line on standard error."""
+    """Entry point: every foreseen error is one line on standard error. SIGTERM, as clusters send it, is Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = app(standalone_mode=False)
     except typer.Exit as ended:
@@ -441,8 +473,14 @@ def main() -> None:
     except MisuseError as misuse:
         err.print(f"error: {misuse}", markup=False)
         code = 2
+    except OSError as error:  # a storage or file that fails under our hands
+        err.print(f"error: {error}", markup=False)
+        code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    if code == INTERRUPTED:  # someone waits: without Python's and Ray's leave-taking
+        sys.stdout.flush()
+        os._exit(code)
     sys.exit(code or 0)
 
 

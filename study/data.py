@@ -7,6 +7,7 @@ as the source did (so the three are not independent); `pcg64` gives each purpose
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,10 +48,10 @@ class Draws:
             return self.value * (self.presence >= sparsity)
         p = 1 - sparsity
         if p <= 0.5:
-            active = self.presence > np.exp(np.log(1 - p))
+            active = self.presence > math.exp(math.log(1 - p))
         else:
             q = 1 - p
-            active = ~(self.presence > np.exp(np.log(1 - q)))
+            active = ~(self.presence > math.exp(math.log(1 - q)))
         return self.value * active
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Read by Ray as it is imported: no telemetry, no chatter, result lines through the JSON logger alone, and a relative
 # path means the same in a worker as here.
@@ -39,7 +39,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-import numpy as np
+import pyarrow.compute as pc
 import ray
 import yaml
 from ray import cloudpickle, tune
@@ -49,11 +49,12 @@ from ray.tune.search.variant_generator import generate_variants
 
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROCEDURE_VERSION
-from search_spaces.spaces import SPACES, StudySpec, named_space, parse_seeds, study_from, study_from_file
+from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
 from study.data import domain_generator
 from study.engines import engine_named
-from study.packs import Pack, estimated_seconds, plan_packs
-from study.row_store import Shards, Storage, StudyFolder
+from study.failures import FailureKind
+from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
+from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
 from study.searchers import PackQueue
 from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
@@ -152,7 +153,7 @@ def launch(
     seeds: str | None = None,
     pack_size: int | str | None = None,
     num_samples: int = 1,
-    storage: str | Path = "ray_results",
+    storage: str | Path = DEFAULT_STORAGE,
     address: str | None = None,
     workers: int | None = None,
     force: bool = False,
@@ -177,19 +178,23 @@ def launch(
 def resume(
     name: str,
     *,
-    storage: str | Path = "ray_results",
+    storage: str | Path = DEFAULT_STORAGE,
     pack_size: int | str | None = None,
     address: str | None = None,
     workers: int | None = None,
     force: bool = False,
+    retry_crashed: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
-    """Train the replicates of an existing study that no shard holds, in a new Tuner run."""
+    """Train the replicates of an existing study that no shard holds, in a new Tuner run.
+
+    retry_crashed: those whose row says `crashed` too: a machine short of memory kills workers as a replicate may.
+    """
     folder = existing_study(name, str(storage))
     spec = read_spec(folder)
     if pack_size is not None:
         spec = study_from(spec.to_mapping() | {"pack_size": pack_size})
-    return _run(folder, spec, address=address, workers=workers, force=force, on_progress=on_progress)
+    return _run(folder, spec, address=address, workers=workers, force=force, retry_crashed=retry_crashed, on_progress=on_progress)
 
 
 def study_spec(
@@ -214,33 +219,34 @@ def study_spec(
         given = {"name": str(space), "protocol": "dissertation", "space": named_space(str(space)).model_dump(mode="json")}
     options = {"name": name, "protocol": protocol, "engine": engine, "dtype": dtype, "pack_size": pack_size}
     given |= {key: value for key, value in options.items() if value is not None}
-    if seeds is not None:
-        if "replicates" in given["space"]:
-            raise MisuseError("--seeds needs a grid: this study lists its replicates one by one, seeds included.")
-        given["space"] = dict(given["space"]) | {"seeds": list(parse_seeds(seeds))}
-    return study_from(given)
+    spec = study_from(given)
+    if seeds is None:
+        return spec
+    if not isinstance(spec.space, GridSpace):
+        raise MisuseError("--seeds needs a grid: this study lists its replicates one by one, seeds included.")
+    return spec.model_copy(update={"space": spec.space.model_copy(update={"seeds": parse_seeds(seeds)})})
 
 
 def study_from_domains(domains: Mapping[str, Any], num_samples: int = 1) -> dict[str, Any]:
     """A study's mapping from Ray Tune's own domains (`tune.loguniform`, `tune.grid_search`, …, or constants).
 
-    domains: architecture, sparsity, l1 and seed (0 where it is left out). Everything is drawn here, once, from a fixed
-    stream, `num_samples` times; duplicates are trained once. So the study's folder holds replicates, not domains.
+    domains: architecture, sparsity, l1 and seed (0 where it is left out). Cells are drawn here, once, from a fixed
+    stream, `num_samples` times; a grid of seeds is crossed with them, so that a cell keeps all of its seeds, and
+    duplicates are trained once. The study's folder holds replicates, not domains.
     """
-    expected = {"architecture", "sparsity", "l1", "seed"}
-    if not {"architecture", "sparsity", "l1"} <= domains.keys() <= expected:
+    if not {"architecture", "sparsity", "l1"} <= domains.keys() <= {"architecture", "sparsity", "l1", "seed"}:
         raise MisuseError(f"domains for {sorted(domains)} were given. Expected architecture, sparsity, l1 and, if you like, seed.")
+    if num_samples < 1:
+        raise MisuseError(f"num_samples={num_samples} is below 1. It is how often the domains are drawn.")
+    cells, source = dict(domains), domain_generator()
+    seeds = cells.pop("seed").get("grid_search", ()) if isinstance(cells.get("seed"), dict) else (None,)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    source = domain_generator()
     for _ in range(num_samples):
-        for _, config in generate_variants(dict(domains), random_state=source):
-            row = {
-                "architecture": str(config["architecture"]),
-                "sparsity": config["sparsity"],
-                "l1": config["l1"],
-                "seed": config.get("seed", 0),
-            }
-            rows[tuple(row.values())] = row
+        for _, drawn in generate_variants(cells, random_state=source):
+            cell = {"architecture": str(drawn["architecture"]), "sparsity": drawn["sparsity"], "l1": drawn["l1"]}
+            for seed in seeds:
+                row = cell | {"seed": drawn.get("seed", 0) if seed is None else seed}
+                rows[tuple(row.values())] = row
     return {"name": "domains", "protocol": "dissertation", "space": {"replicates": list(rows.values())}}
 
 
@@ -255,32 +261,15 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
         differing = [key for key, value in spec.science().items() if value != stored.science().get(key)]
         raise MisuseError(
             f"study={spec.name!r} exists in {folder.storage.given!r} with another specification (it differs in "
-            f"{', '.join(differing)}). Give this one another name with --name, or `sae-study resume {spec.name}` the old one."
+            f"{', '.join(differing)}). Give this one another name with --name, or `{folder.command('resume')}` the old one."
         )
 
 
 def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
     """What is missing of the study, cut into packs."""
-    missing, done = missing_packs(spec, folder.read_shards(["replicate_id"]))
+    missing, done = missing_packs(spec, folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist())
     planned = done + sum(map(len, missing))
     return Plan(spec, plan_packs(missing, spec.pack_size, workers), planned, done, engine_named(spec.engine).name)
-
-
-def missing_packs(spec: StudySpec, shards: Shards) -> tuple[list[Pack], int]:
-    """The replicates that no shard holds, one pack an architecture, and how many are done."""
-    engine = engine_named(spec.engine).name
-    wanted = [Pack(replicates, spec.protocol, spec.dtype, engine) for replicates in spec.replicates()]
-    there = set(shards.rows["replicate_id"].to_pylist())
-    missing = []
-    done = 0
-    for pack in wanted:
-        absent = [position for position, replicate_id in enumerate(pack.replicate_ids) if replicate_id not in there]
-        done += len(pack) - len(absent)
-        if len(absent) == len(pack):
-            missing.append(pack)
-        elif absent:
-            missing.append(pack.take(np.array(absent)))
-    return missing, done
 
 
 def local_workers(workers: int | None) -> int:
@@ -298,19 +287,21 @@ def _run(
     workers: int | None,
     force: bool,
     on_progress: Callable[[Progress], None] | None,
+    retry_crashed: bool = False,
 ) -> Outcome:
     local_workers(workers)  # refuses a number below 1
     refuse_unreachable(address)
     stop = threading.Event()
     began = time.monotonic()
     with DriverRecord(folder, force, stop.set) as record:
-        shards = folder.read_shards(["replicate_id"])
+        shards = folder.read_shards(["replicate_id", "failure"])
         folder.set_aside(shards.unreadable)
-        missing, done = missing_packs(spec, shards)
+        rows = shards.rows.filter(pc.not_equal(shards.rows["failure"], FailureKind.CRASHED)) if retry_crashed else shards.rows
+        missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
         planned = done + sum(map(len, missing))
         watch = _Watch(folder, planned, done, on_progress)
         if missing:
-            with _ray(address, workers) as cpus:
+            with _ray(address, workers, lambda: record.__exit__()) as cpus:
                 workers = min(workers or cpus, cpus)
                 if not folder.exists():
                     folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
@@ -319,7 +310,7 @@ def _run(
         state = "failed" if watch.errors else "done" if done + watch.trained >= planned else "stopped"
         record.end("done" if state == "done" else "stopped")
     return Outcome(
-        spec.name,
+        folder.name,
         folder.path,
         state,
         planned,
@@ -448,36 +439,48 @@ def _last_line(error: BaseException | str) -> str:
 
 def refuse_unreachable(address: str | None) -> None:
     """Raise MisuseError if nothing listens at the address of a Ray cluster."""
-    if address is None or address in ("auto", "local"):
+    if address is None or address == "auto":
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise MisuseError(f"address={address!r} is no Ray address. Write host:port, ray://host:port, or auto.")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            speaks_grpc = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
+    except (OSError, UnicodeError) as error:
         raise MisuseError(
             f"address={address!r} cannot be reached ({error}). Start Ray there (`ray start --head`), or leave --address out "
             "for a local Ray."
         ) from None
+    if not speaks_grpc:
+        raise MisuseError(
+            f"address={address!r} answers, but not as Ray does. Give the head's own port, 6379 unless told otherwise."
+        )
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether a gRPC server listens, as Ray's does: it answers HTTP/2's preface with a SETTINGS frame (RFC 9113, 3.4).
+
+    Ray itself waits for minutes at the port of anything else, its own dashboard's included.
+    """
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    head = connection.recv(9)
+    return len(head) > 3 and head[3] == 4
+
+
+leave_at_once: Callable[[], NoReturn] | None = None
+"""Set by a process that is the driver and nothing else: ends it on Ctrl-C while Ray starts. Ray cannot be interrupted
+there (it crashes, or takes seconds); what it has started ends with the process."""
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, workers: int | None) -> Iterator[int]:
+def _ray(address: str | None, workers: int | None, before_leaving: Callable[[], None]) -> Iterator[int]:
     """A Ray to run on, and how many CPUs it has; ended afterwards if it was begun here."""
     if ray.is_initialized():
         yield _cluster_cpus()
         return
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
-    try:
-        if address is None:
-            ray.init("local", num_cpus=local_workers(workers), include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
-        else:
-            ray.init(address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise MisuseError(
-            f"Ray cannot be reached at address={address!r} ({_last_line(error)}). Is a cluster running there?"
-        ) from None
+    with _ctrl_c_held(before_leaving):
+        _start_ray(address, workers)
     try:
         yield _cluster_cpus()
     except KeyboardInterrupt:
@@ -486,6 +489,43 @@ def _ray(address: str | None, workers: int | None) -> Iterator[int]:
         raise
     finally:
         ray.shutdown()
+
+
+def _start_ray(address: str | None, workers: int | None) -> None:
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            cpus = local_workers(workers)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        raise MisuseError(f"Ray cannot be reached at address={address!r} ({_last_line(error)}).") from None
+
+
+@contextlib.contextmanager
+def _ctrl_c_held(before_leaving: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C within waits until the end of the block, or ends a process that has said it may (`leave_at_once`)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def on_ctrl_c(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        if leave_at_once:
+            before_leaving()
+            leave_at_once()
+
+    before = signal.signal(signal.SIGINT, on_ctrl_c)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        ray.shutdown()
+        raise KeyboardInterrupt
 
 
 def _shut_down_at_once() -> None:
@@ -522,6 +562,7 @@ def _interrupted_by_ctrl_c() -> Iterator[None]:
         signal.raise_signal(signal.SIGUSR1)  # Tune's own word for: leave the loop and save
 
     before = signal.signal(signal.SIGINT, on_ctrl_c)
+    before_usr1 = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has set its own handler
     try:
         yield
     except BaseException:  # Ray wraps a KeyboardInterrupt that comes while it waits in a SystemError
@@ -530,6 +571,7 @@ def _interrupted_by_ctrl_c() -> Iterator[None]:
     finally:
         patience.cancel()
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGUSR1, before_usr1)
     if interrupted:
         raise KeyboardInterrupt
 

@@ -42,14 +42,16 @@ class ReferenceEngine:
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int) -> float:
         """Measured on one core of a 2-core server: a call's overhead a step, and a cost a parameter and sample."""
-        n, m, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
+        n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
 
         def training(steps: int, batch_size: int, units: int, parameters: int, models: int) -> float:
             overhead = 1.3e-5 * units + 1e-5 * batch_size * (batch_size > 1)
             return steps * (overhead * math.ceil(models / self.lanes) + models * parameters * (9e-9 + 4e-9 * batch_size))
 
-        ae = training(protocol.ae_training_steps, protocol.ae_batch_size, n, m * n + n, autoencoders)
-        sae = training(protocol.sae_training_steps, protocol.sae_batch_size, n_latents, n_latents * (2 * m + 1) + m, saes)
+        ae = training(protocol.ae_training_steps, protocol.ae_batch_size, n_features, n_features * (n_hidden + 1), autoencoders)
+        sae = training(
+            protocol.sae_training_steps, protocol.sae_batch_size, n_latents, n_latents * (2 * n_hidden + 1) + n_hidden, saes
+        )
         return ae + sae
 
     def hidden(self, W: _Array, samples: _Array) -> _Array:
@@ -156,17 +158,18 @@ def _learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -
     rates = np.full(steps, peak)
     if warmup_steps:
         rates *= np.minimum(1, t / warmup_steps)
-    if schedule == "cosine":
-        rates *= 0.5 * (1 + np.cos(np.pi * t / steps))
+    if schedule == "cosine":  # not np.cos, whose last bits depend on the processor
+        rates *= [0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(1, steps + 1)]
     return rates
 
 
 def adam_tables(learning_rates: NDArray[np.float64], protocol: Protocol) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """A_t and E_t of the module's docstring, (steps,) each, in float64."""
     beta1, beta2 = protocol.adam_beta1, protocol.adam_beta2
-    t = np.arange(1, len(learning_rates) + 1)
-    root = np.sqrt(1 - beta2**t) / np.sqrt(1 - beta2)
-    return learning_rates * root * (1 - beta1) / (1 - beta1**t), protocol.adam_epsilon * root
+    steps = len(learning_rates)
+    powers1, powers2 = np.cumprod(np.full(steps, beta1)), np.cumprod(np.full(steps, beta2))  # β^t, by products alone
+    root = np.sqrt(1 - powers2) / np.sqrt(1 - beta2)
+    return learning_rates * root * (1 - beta1) / (1 - powers1), protocol.adam_epsilon * root
 
 
 class _Adam:

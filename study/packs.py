@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -16,6 +16,7 @@ import numpy as np
 
 from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
 from search_spaces.protocol import PROCEDURE_VERSION, Protocol, protocol_from, protocol_mapping
+from search_spaces.spaces import StudySpec
 from study.engines import Engine, engine_named
 
 PACK_SECONDS = 20.0
@@ -91,6 +92,19 @@ class Pack:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], int]:
+    """The study's replicates whose ids are not there, one pack an architecture, and how many of the study are."""
+    known, engine = set(there), engine_named(spec.engine).name
+    missing, done = [], 0
+    for replicates in spec.replicates():
+        pack = Pack(replicates, spec.protocol, spec.dtype, engine)
+        absent = [position for position, replicate_id in enumerate(pack.replicate_ids) if replicate_id not in known]
+        done += len(pack) - len(absent)
+        if absent:
+            missing.append(pack if len(absent) == len(pack) else pack.take(np.array(absent)))
+    return missing, done
 
 
 def plan_packs(wanted: list[Pack], pack_size: int | str, workers: int) -> list[Pack]:

@@ -10,25 +10,27 @@ from search_spaces.cells import SEED_COLUMNS, Architecture, Cell, Replicate, Rep
 from search_spaces.errors import MisuseError
 from study.failures import FailureKind
 from study.packs import Pack
-from study.row_store import SCIENCE
+from study.row_store import DEFAULT_STORAGE, SCIENCE
 from study.run_pack import run_pack
 from study.status import existing_study, read_spec
 
 
 def replicate_again(
-    study: str, replicate_id: str, storage: str = "ray_results"
+    study: str, replicate_id: str, storage: str = DEFAULT_STORAGE
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The stored row, the row made again in this process, and the science columns in which they differ.
 
     replicate_id: the id or its beginning. MisuseError if it names no row or several, or one that kills its worker.
     """
     folder = existing_study(study, storage)
+    if not replicate_id:
+        raise MisuseError(f"no replicate_id was given. `{folder.command('rows')} --out rows.csv` lists them.")
     rows = folder.read_shards().rows
     found = rows.filter(pc.starts_with(rows["replicate_id"], replicate_id))
     if len(found) != 1:
         raise MisuseError(
             f"replicate_id={replicate_id!r} names {len(found)} of the {len(rows)} rows of {study}. "
-            f"`sae-study rows {study} --out rows.csv` lists them; give one id, or its beginning."
+            f"`{folder.command('rows')} --out rows.csv` lists them; give one id, or its beginning."
         )
     stored = found.to_pylist()[0]
     if stored["failure"] == FailureKind.CRASHED.value:

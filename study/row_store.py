@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from search_spaces.errors import MisuseError
+
+DEFAULT_STORAGE = "ray_results"
 
 _TEXT, _REAL, _WHOLE = pa.string(), pa.float64(), pa.int64()
 
@@ -162,6 +165,11 @@ class StudyFolder:
     def exists(self) -> bool:
         return self._is_file("study.yaml")
 
+    def command(self, verb: str) -> str:
+        """The command that does `verb` to this study, as a user would type it."""
+        where = "" if self.storage.given == DEFAULT_STORAGE else f" --storage {shlex.quote(self.storage.given)}"
+        return f"sae-study {verb} {self.name}{where}"
+
     def listing(self) -> list[str]:
         """Names of the files and folders in it; none where it is not there."""
         found = self.storage.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
@@ -223,21 +231,22 @@ class StudyFolder:
     def read_shards(self, columns: Sequence[str] | None = None) -> Shards:
         """All rows, each replicate once; corrupt and half-written shards are named, not read."""
 
-        def read(pack_id: str) -> pa.Table | None:
-            try:
-                return self._read_shard(pack_id, columns)
-            except (pa.ArrowException, OSError, KeyError):  # what pyarrow raises over damaged bytes
-                return None
-
         ids = self.shard_ids()
         with ThreadPoolExecutor(8) as pool:
-            tables = dict(zip(ids, pool.map(read, ids), strict=True))
+            tables = dict(zip(ids, pool.map(lambda pack_id: self.read_shard(pack_id, columns), ids), strict=True))
         whole = {pack_id: table for pack_id, table in tables.items() if table is not None}
         schema = ROW_SCHEMA if columns is None else pa.schema([ROW_SCHEMA.field(name) for name in columns])
         rows = pa.concat_tables([schema.empty_table(), *whole.values()])
         return Shards(_each_once(rows), tuple(whole), tuple(pack_id for pack_id in ids if pack_id not in whole))
 
-    def _read_shard(self, pack_id: str, columns: Sequence[str] | None) -> pa.Table:
+    def read_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table | None:
+        """One shard's rows; None where it is corrupt."""
+        try:
+            return self._read_whole_shard(pack_id, columns)
+        except (pa.ArrowException, OSError, KeyError):  # what pyarrow raises over damaged bytes
+            return None
+
+    def _read_whole_shard(self, pack_id: str, columns: Sequence[str] | None) -> pa.Table:
         with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
             table = pq.read_table(file, page_checksum_verification=True, use_threads=False)
         names = ROW_SCHEMA.names if columns is None else list(columns)
@@ -273,9 +282,12 @@ class StudyFolder:
 
 
 def _each_once(rows: pa.Table) -> pa.Table:
-    """The first row of each replicate_id, in the order of the table."""
-    ids = rows["replicate_id"].combine_chunks()
-    if pc.count_distinct(ids).as_py() == len(ids):
+    """The first row of each replicate_id, in the order of the table; one that was trained goes before one that crashed."""
+    if pc.count_distinct(rows["replicate_id"]).as_py() == len(rows):
         return rows
+    if "failure" in rows.column_names:
+        crashed = pc.equal(rows["failure"], "crashed")
+        rows = pa.concat_tables([rows.filter(pc.invert(crashed)), rows.filter(crashed)])
+    ids = rows["replicate_id"].combine_chunks()
     first = np.unique(ids.to_numpy(zero_copy_only=False).astype(str), return_index=True)[1]
     return rows.take(pa.array(np.sort(first)))

@@ -16,7 +16,8 @@ from typing import Any
 
 from search_spaces.errors import MisuseError
 from search_spaces.spaces import StudySpec, study_from_yaml
-from study.row_store import Storage, StudyFolder
+from study.packs import missing_packs
+from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
@@ -41,14 +42,14 @@ class Status:
     path: str
 
 
-def status(name: str, storage: str = "ray_results") -> Status:
+def status(name: str, storage: str = DEFAULT_STORAGE) -> Status:
     """The status of a study; MisuseError where there is none of that name."""
     folder = existing_study(name, storage)
     shards = folder.read_shards(["replicate_id", "failure"])
-    planned = sum(map(len, read_spec(folder).replicates()))
+    missing, done = missing_packs(read_spec(folder), shards.rows["replicate_id"].to_pylist())
+    planned = done + sum(map(len, missing))
     failures = Counter(shards.rows["failure"].to_pylist())
     failures.pop("none", None)
-    done = len(shards.rows)
     driver = folder.read_json(DRIVER_FILE)
     if is_running(driver):
         state = "running"
@@ -99,12 +100,12 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def request_stop(name: str, storage: str = "ray_results") -> None:
+def request_stop(name: str, storage: str = DEFAULT_STORAGE) -> None:
     """Ask the driver of a running study to stop; MisuseError where none is running."""
     folder = existing_study(name, storage)
     driver = folder.read_json(DRIVER_FILE)
     if not is_running(driver):
-        raise MisuseError(f"study={name!r} is not running: nothing to stop. `sae-study status {name}` says how far it is.")
+        raise MisuseError(f"study={name!r} is not running: nothing to stop. `{folder.command('status')}` says how far it is.")
     assert driver is not None
     folder.write_text(STOP_FILE, json.dumps({"token": driver["token"]}))
 
@@ -148,17 +149,17 @@ class DriverRecord:
         if not self._force and other and other["token"] != self._record.token and is_running(other):
             raise MisuseError(
                 f"study={self._folder.name!r} is being run by process {other['pid']} on {other['host']}. Wait for it, "
-                f"stop it with `sae-study stop {self._folder.name}`, or add --force to run beside it."
+                f"stop it with `{self._folder.command('stop')}`, or add --force to run beside it."
             )
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             self._record.beat_at = time.time()
-            with contextlib.suppress(MisuseError):  # a storage that fails for a moment costs a beat, not the study
+            with contextlib.suppress(MisuseError, OSError):  # a storage that fails for a moment costs a beat, not the study
                 self._write()
-            request = self._folder.read_json(STOP_FILE)
-            if request and request.get("token") == self._record.token:
-                self._on_stop()
+                request = self._folder.read_json(STOP_FILE)
+                if request and request.get("token") == self._record.token:
+                    self._on_stop()
 
     def _write(self) -> None:
         self._folder.write_text(DRIVER_FILE, json.dumps(asdict(self._record)))

@@ -15,7 +15,7 @@ from analysis import load, plots, tune_frame
 from analysis.failure_regions import all_regions, failure_regions
 from analysis.published import published_experiment, rate_text, side_by_side
 from analysis.report import findings, verdict_table, write_report
-from analysis.statistics import cell_rates, failed, rate_interval
+from analysis.statistics import cell_rates, failed, on_lattice, rate_interval
 from search_spaces import MisuseError, study_from
 from study.failures import FailureKind
 from study.packs import Pack
@@ -173,9 +173,36 @@ def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> Non
     frame = load("made", tmp_path)
     expected = {"empty": 0, "one row": 2, "all crashed": 6, "half": 6}[case]
     assert len(frame) == expected
-    assert len(tune_frame("made", tmp_path)) == 0
+    packs = tune_frame("made", tmp_path)  # no Tune has seen them: told from the rows
+    assert packs["replicates"].sum() == expected
+    assert (packs["run"] == "").all()
     assert (cell_rates(frame)["replicates"].sum() if expected else 0) == expected
     page = Path(write_report("made", str(tmp_path), str(tmp_path / "out"))).read_text()
     told = {"empty": "No row is there yet", "one row": "2 replicates", "all crashed": "crashed 6 (100.0%)", "half": "not finished"}
     assert told[case] in page
     assert told[case] in " ".join(findings(frame, 18 if case == "half" else max(expected, 1)))
+
+
+def test_random_search_is_binned_before_it_is_mapped() -> None:
+    """6,000 cells of one seed on no lattice: regions come in a moment, on 12 × 12 bins that pool their seeds."""
+    generator = np.random.default_rng(0)
+    sparsity, l1 = generator.uniform(0.3, 0.98, 6000), 10 ** generator.uniform(-4, 0, 6000)
+    cells = {("5-3-5", s, c): ["sae_dead" if c > 0.1 else "none"] for s, c in zip(sparsity.tolist(), l1.tolist())}
+    frame = frame_of(cells)
+    rates = cell_rates(on_lattice(frame))
+    assert len(rates) == 144
+    assert rates["replicates"].sum() == 6000
+    (region,) = failure_regions(frame, "sae_dead")
+    assert 0.1 < region.l1[0] < 0.2
+    assert region.volume == pytest.approx(0.25, abs=1e-12)
+    assert region.sparsity[0] < 0.35
+    pd.testing.assert_frame_equal(on_lattice(frame.head(50)), frame.head(50))
+
+
+def test_collapse_counts_once_for_each_autoencoder() -> None:
+    """One collapsed AE under two l1 values is one collapse, not two."""
+    one = frame_of({("5-3-5", 0.9, l1): ["ae_collapsed", "none", "none"] for l1 in (0.01, 0.1)})
+    frame = one.assign(data_seed=one["seed"], ae_seed=one["seed"])
+    curve = plots.failure_curve(frame, "ae_collapsed")
+    assert curve.replicates.tolist() == [3]
+    assert curve.rate.tolist() == [1 / 3]

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from ray import tune
@@ -23,7 +24,7 @@ from study import launch, resume
 from study.driver import Outcome
 from study.packs import Pack
 from study.row_store import SCIENCE, Storage
-from study.run_pack import run_pack
+from study.run_pack import crashed_rows, run_pack
 from study.status import request_stop, status
 from tests.conftest import BUGGY_SEED, FRAGILE_SEED, POISONED_SEED, TINY
 
@@ -217,20 +218,48 @@ def test_other_specification_is_refused(finished: Path, tmp_path: Path) -> None:
     assert launch(study(pack_size=7), storage=tmp_path).state == "done"
 
 
+def test_copied_study_is_resumed_under_its_new_name(finished: Path, tmp_path: Path) -> None:
+    """The folder names the study, whatever study.yaml says."""
+    (finished / "s").rename(finished / "moved")
+    shard = next((finished / "moved" / "rows").glob("*.parquet"))
+    shard.unlink()
+    outcome = resume("moved", storage=finished)
+    assert (outcome.study, outcome.state, outcome.trained) == ("moved", "done", 4)
+
+
+def test_crashed_replicate_is_tried_again_on_request(finished: Path) -> None:
+    """Not by itself; with `retry_crashed` it is trained, and its new row takes the crashed one's place."""
+    whole = science(finished)
+    folder = Storage.at(finished).study("s")
+    pack_id = folder.shard_ids()[0]
+    (own, *_) = [Pack(o, study().protocol, "float64", "reference") for o in study().replicates()]
+    rows = folder.read_shard(pack_id)
+    assert rows is not None
+    places = [own.replicate_ids.index(i) for i in rows["replicate_id"].to_pylist() if i in own.replicate_ids]
+    if not places:
+        own = Pack(study().replicates()[1], study().protocol, "float64", "reference")
+        places = [own.replicate_ids.index(i) for i in rows["replicate_id"].to_pylist()]
+    crashed = own.take(np.array(places))
+    folder.write_shard(pack_id, crashed_rows(crashed, study="s"))
+    assert resume("s", storage=finished).trained == 0
+    assert resume("s", storage=finished, retry_crashed=True, pack_size=2).trained == len(places)
+    pd.testing.assert_frame_equal(science(finished), whole, check_exact=True, check_dtype=False)
+
+
 def test_tune_domains_become_replicates(local_ray: Path, tmp_path: Path) -> None:
     """Drawn once, stored as replicates; the same call is the same study."""
     domains = {
         "architecture": tune.grid_search(["5-3-5", "6-3-6"]),
         "sparsity": tune.uniform(0.3, 0.98),
         "l1": tune.loguniform(1e-4, 1),
-        "seed": tune.grid_search([0, 1]),
+        "seed": tune.grid_search([0, 1]),  # crossed with the cells: each keeps both
     }
     first = launch(domains, num_samples=3, protocol=TINY, storage=tmp_path)
     assert (first.planned, first.done) == (12, 12)
     frame = load("domains", tmp_path)
     assert set(frame["architecture"]) == {"5-3-5", "6-3-6"}
     assert frame["l1"].between(1e-4, 1).all()
-    assert frame["l1"].nunique() > 3
+    assert frame.groupby(["architecture", "sparsity", "l1"])["seed"].agg(sorted).tolist() == [[0, 1]] * 6
     assert launch(domains, num_samples=3, protocol=TINY, storage=tmp_path).trained == 0
 
 
@@ -251,7 +280,8 @@ def test_killed_driver_loses_only_what_was_in_flight(local_ray: Path, tmp_path: 
     assert outcome.state == "done"
     assert outcome.trained == 48 - there.done
     pd.testing.assert_frame_equal(science(tmp_path), undisturbed(spec), check_exact=True)
-    assert len(tune_frame("s", tmp_path)) >= 1
+    packs = tune_frame("s", tmp_path)
+    assert set(packs["pack_id"]) == set(Storage.at(tmp_path).study("s").shard_ids())
 
 
 @pytest.mark.slow
