@@ -269,4 +269,4 @@ def first_error(error: ValidationError) -> str:
 
 def _field(place: tuple[int | str, ...]) -> str:
     """The field that a complaint is about, without the names of its alternatives."""
-    return ".".join(str(part) for part in place if not re.search(r"[^\w-]|^(float|int|str)$", str(part)))
+    return ".".join(str(part) for part in place if not re.match(r"(constrained-|literal\[|float$|int$|str$)", str(part)))

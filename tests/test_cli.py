@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +105,8 @@ def test_bad_study_is_one_line_and_exit_2(run: Run, tmp_path: Path, space: str, 
         (["launch", "smoke", "--workers", "0"], "workers=0"),
         (["launch", "smoke", "--address", "127.0.0.1:9"], "address='127.0.0.1:9' cannot be reached"),
         (["launch", "smoke", "--address", "nonsense"], "no Ray address"),
+        (["launch", "smoke", "--address", "foo..bar:6379"], "address='foo..bar:6379' cannot be reached"),
+        (["launch", "smoke", "--pack-size", "²"], "pack_size='²'"),
         (["launch", "smoke", "--colour"], "No such option"),
         (["launch"], "Missing argument"),
         (["rows", "absent", "--out", "x.csv"], "study='absent' is not in storage"),
@@ -138,6 +142,37 @@ def test_storage_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> 
     code, _, err = run("list", "--storage", "gopher://x/y")
     assert code == 2
     assert "cannot be opened" in err
+
+
+def test_port_that_is_no_ray_is_refused(run: Run, tmp_path: Path) -> None:
+    """Ray itself waits there for minutes; its dashboard's port is such a one."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code, _, err = run("launch", "smoke", "--address", f"127.0.0.1:{server.server_port}", "--storage", tmp_path / "studies")
+        server.shutdown()
+    assert code == 2
+    assert "but not as Ray does" in err
+    assert not (tmp_path / "studies").exists()
+
+
+def test_folder_that_is_no_study_is_left_alone(run: Run, tmp_path: Path) -> None:
+    """Somebody's documents are not written into."""
+    (tmp_path / "smoke").mkdir()
+    (tmp_path / "smoke" / "thesis.tex").write_text("my thesis")
+    code, _, err = run("launch", "smoke", "--storage", tmp_path)
+    assert code == 2
+    assert "is no study" in err
+    assert [path.name for path in (tmp_path / "smoke").iterdir()] == ["thesis.tex"]
+
+
+def test_broken_study_hides_no_other(run: Run, stored: Path) -> None:
+    """`status` of all tells the one that cannot be read, and goes on."""
+    (stored / "broken").mkdir()
+    (stored / "broken" / "study.yaml").write_text("name: [")
+    code, out, err = run("status", "--storage", stored)
+    assert code == 0
+    assert "made: done" in out
+    assert "broken/study.yaml is not YAML" in err
 
 
 def test_dry_run_plans_and_does_nothing(run: Run, tmp_path: Path) -> None:

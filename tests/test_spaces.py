@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from search_spaces import PROTOCOLS, SPACES, Architecture, Cell, MisuseError, Protocol, Replicate, grid, protocol_from, study_from
-from search_spaces.spaces import parse_seeds, study_from_file, study_from_yaml
+from search_spaces.spaces import parse_seeds, study_from_file, study_from_yaml, written_seeds
 
 STUDY = """
 name: first-map
@@ -52,6 +52,29 @@ def test_study_file_is_read_as_yaml_1_2() -> None:
     assert spec.protocol.sae_training_steps == 40 * 16_384 // 128
 
 
+def test_whole_numbers_are_decimal() -> None:
+    """YAML 1.2 again: 010 is ten, 08 is eight, and 1:30 is no number of minutes."""
+    spec = study_from_yaml(STUDY.replace('"0:200"', '[010, 08, "20:22"]'), "study.yaml")
+    assert spec.space.seeds == (10, 8, 20, 21)
+
+
+def test_long_runs_of_seeds_are_written_as_ranges() -> None:
+    """A million seeds are one line of study.yaml."""
+    assert written_seeds((123, *range(100))) == [123, "0:100"]
+    assert written_seeds((3, 4, 9, 8, 7)) == [3, 4, 9, 8, 7]
+    for seeds in ((5,), (1, 2, 3, 7, 8, 10, 11, 12), tuple(range(1000))):
+        assert parse_seeds(written_seeds(seeds)) == seeds
+
+
+def test_listed_replicates_are_distinct() -> None:
+    """Written with or without the seeds that stand for `seed`, a replicate is trained once."""
+    row = {"architecture": "3-2-3", "sparsity": 0.5, "l1": 0.1, "seed": 4}
+    with pytest.raises(MisuseError, match="twice"):
+        study_from(changed() | {"space": {"replicates": [row, row | {"ae_seed": 4}]}})
+    with pytest.raises(MisuseError, match=r"replicates\.0.*seed=-1"):
+        study_from(changed() | {"space": {"replicates": [row | {"data_seed": -1}]}})
+
+
 def test_study_file_round_trips() -> None:
     """What is stored in the study's folder reads back to the same study."""
     spec = study_from_yaml(STUDY, "study.yaml")
@@ -89,7 +112,12 @@ def test_study_file_round_trips() -> None:
         ({"dtype": "float16"}, "dtype", "'float32'"),
         ({"pack_size": 0}, "pack_size=0", ">= 1"),
         ({"name": "../x"}, "name='../x'", "letters, digits"),
+        ({"name": "-x"}, "name='-x'", "letters, digits"),
         ({"nme": "x"}, "nme", "'name'"),
+        ({"protocol": {"base": ["x"]}}, "protocol=['x']", "Named protocols"),
+        ({"protocol": {"unfaithful_below": float("nan")}}, "unfaithful_below: nan", "finite"),
+        ({"protocol": {"ae_init_std": "big"}}, "ae_init_std: 'big'", "'xavier'"),
+        ({"seeds": "0:4000000000"}, "seeds='0:4000000000'", "at most"),
         ({"space": "dissertatio"}, "space='dissertatio'", "'dissertation'"),
     ],
 )
