@@ -62,7 +62,7 @@ from study.trainable import Desk, PackTrainable
 
 MAX_FAILURES = 2
 """How often Tune gives a pack to a fresh worker after its worker died."""
-PATIENCE_SECONDS = 0.4
+PATIENCE_SECONDS = 0.3
 """How long Ctrl-C lets Tune save its result lines."""
 BYTES_PER_ROW = 400
 """Of a shard, measured: for planning."""
