@@ -74,7 +74,7 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
             label=kind.value,
         )
         bottom += shares
-    ax.set_xticks(positions, [f"{s:g}" for s in composition.sparsities], rotation=45 if len(positions) > 9 else 0)
+    _label_sparsities(ax, composition.sparsities, fontsize=9)
     ax.set_xlabel("sparsity S = P(feature = 0)")
     ax.set_ylabel("share of replicates")
     ax.set_ylim(0, 1)
@@ -155,7 +155,7 @@ def plot_rate_map(rates: RateMap, ax: Axes) -> None:
     ax.pcolormesh(
         np.arange(rates.rate.shape[1] + 1), np.arange(rates.rate.shape[0] + 1), rates.rate, cmap="cividis_r", vmin=0, vmax=1
     )
-    for axis, values, count in ((ax.xaxis, rates.sparsities, 7), (ax.yaxis, rates.l1, 7)):
+    for axis, values, count in ((ax.xaxis, rates.sparsities, 5), (ax.yaxis, rates.l1, 7)):
         shown = np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).astype(int))
         axis.set_ticks(shown + 0.5, [f"{values[i]:.2g}" for i in shown])
     ax.set_xlabel("sparsity S")
@@ -180,10 +180,16 @@ def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
         ax.plot(x, own[metric].astype("float64"), ".", markersize=3, color=colour, alpha=0.7, label=kind.value, rasterized=True)
     median = frame.groupby("sparsity")[metric].median().astype("float64")
     ax.plot(np.arange(len(sparsities)), median, "_", color="black", markersize=14, markeredgewidth=1.5)
-    ax.set_xticks(np.arange(len(sparsities)), [f"{s:g}" for s in sparsities], rotation=45 if len(sparsities) > 7 else 0, fontsize=7)
+    _label_sparsities(ax, sparsities, fontsize=7)
     ax.set_title(metric, fontsize=9)
     if metric in _LOGARITHMIC and (frame[metric].dropna() > 0).any():
         ax.set_yscale("log")
+
+
+def _label_sparsities(ax: Axes, sparsities: _Float, fontsize: int) -> None:
+    """One tick a level, at 0, 1, 2 …; slanted where the labels would touch."""
+    labels = [f"{s:.3g}" for s in sparsities]
+    ax.set_xticks(np.arange(len(labels)), labels, rotation=45 if sum(map(len, labels)) > 28 else 0, fontsize=fontsize)
 
 
 GOLDEN = 0.618_033_988_75

@@ -204,9 +204,8 @@ def test_tune_frame_outlives_its_snapshot(finished: Path, damage: str) -> None:
         snapshot.unlink()
     again = tune_frame("s", finished)
     columns = ["run", "pack_id", "shard", "replicates", "pack_seconds", "failures/none", "config/pack_id", "trial_id"]
-    for frame in (whole, again):
-        frame.sort_values("pack_id", inplace=True, ignore_index=True)
-    pd.testing.assert_frame_equal(again[columns], whole[columns])
+    whole, again = (frame[columns].sort_values("pack_id", ignore_index=True) for frame in (whole, again))
+    pd.testing.assert_frame_equal(again, whole)
 
 
 def test_other_specification_is_refused(finished: Path, tmp_path: Path) -> None:
