@@ -265,6 +265,18 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
         )
 
 
+def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
+    """Raise MisuseError if the study's rows were made by a procedure, or an engine family, that this one cannot go on with."""
+    manifest = folder.read_json("manifest.json") or {}
+    for key, ours in (("procedure_version", PROCEDURE_VERSION), ("engine_family", engine_named(spec.engine).family)):
+        theirs = manifest.get(key, ours)
+        if theirs != ours:
+            raise MisuseError(
+                f"study={folder.name!r} was made with {key}={theirs}, this is {ours}: their rows are not comparable. Launch a "
+                "study of another --name, or go on with the version that began this one (manifest.json names it)."
+            )
+
+
 def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
     """What is missing of the study, cut into packs."""
     missing, done = missing_packs(spec, folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist())
@@ -290,6 +302,7 @@ def _run(
     retry_crashed: bool = False,
 ) -> Outcome:
     local_workers(workers)  # refuses a number below 1
+    refuse_other_procedure(folder, spec)
     refuse_unreachable(address)
     stop = threading.Event()
     began = time.monotonic()

@@ -245,6 +245,18 @@ def test_crashed_replicate_is_tried_again_on_request(finished: Path) -> None:
     pd.testing.assert_frame_equal(science(finished), whole, check_exact=True, check_dtype=False)
 
 
+def test_other_procedure_is_not_mixed_in(finished: Path) -> None:
+    """Rows of another procedure or engine family are not comparable: resume refuses to put its own beside them."""
+    manifest = finished / "s" / "manifest.json"
+    made = json.loads(manifest.read_text())
+    for changed in ({"procedure_version": 0}, {"engine_family": "torch"}):
+        manifest.write_text(json.dumps(made | changed))
+        with pytest.raises(MisuseError, match=next(iter(changed))):
+            resume("s", storage=finished)
+    manifest.unlink()
+    assert resume("s", storage=finished).state == "done"
+
+
 def test_tune_domains_become_replicates(local_ray: Path, tmp_path: Path) -> None:
     """Drawn once, stored as replicates; the same call is the same study."""
     domains = {
