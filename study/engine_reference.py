@@ -158,7 +158,7 @@ def _learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -
     rates = np.full(steps, peak)
     if warmup_steps:
         rates *= np.minimum(1, t / warmup_steps)
-    if schedule == "cosine":  # not np.cos, whose last bits depend on the processor
+    if schedule == "cosine":  # not np.cos, whose last bits may depend on the processor
         rates *= [0.5 * (1 + math.cos(math.pi * step / steps)) for step in range(1, steps + 1)]
     return rates
 
@@ -167,7 +167,8 @@ def adam_tables(learning_rates: NDArray[np.float64], protocol: Protocol) -> tupl
     """A_t and E_t of the module's docstring, (steps,) each, in float64."""
     beta1, beta2 = protocol.adam_beta1, protocol.adam_beta2
     steps = len(learning_rates)
-    powers1, powers2 = np.cumprod(np.full(steps, beta1)), np.cumprod(np.full(steps, beta2))  # β^t, by products alone
+    # β^t by Python's floats: the last bits of NumPy's power may depend on the processor's vector units.
+    powers1, powers2 = (np.array([beta**t for t in range(1, steps + 1)]) for beta in (beta1, beta2))
     root = np.sqrt(1 - powers2) / np.sqrt(1 - beta2)
     return learning_rates * root * (1 - beta1) / (1 - powers1), protocol.adam_epsilon * root
 
