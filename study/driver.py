@@ -456,7 +456,7 @@ def refuse_unreachable(address: str | None) -> None:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
-        raise MisuseError(f"address={address!r} is no Ray address. Write host:port, ray://host:port, or auto.")
+        raise MisuseError(f"address={address!r} is no Ray address. Write host:port, or auto.")
     try:
         with socket.create_connection((host, int(port)), timeout=5) as connection:
             speaks_grpc = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)

@@ -126,7 +126,7 @@ class Storage:
                 filesystem, root = fs.FileSystem.from_uri(text)
             else:
                 filesystem, root = fs.LocalFileSystem(), str(Path(text).expanduser().absolute())
-        except (pa.ArrowInvalid, OSError, ValueError, NotImplementedError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise MisuseError(
                 f"storage={text!r} cannot be opened ({error}). Give a folder, or a URI such as s3://bucket/folder."
             ) from None
