@@ -55,8 +55,16 @@ class Protocol:
     """`cosine`: the learning rate falls to 0 as (1 + cos(pi t / T)) / 2."""
 
     # Sparse autoencoder
-    sae_variant: Literal["relu"] = "relu"
-    """f = ReLU(W_enc h + b_enc), with the L1 penalty on f."""
+    sae_variant: Literal["relu", "topk", "jumprelu"] = "relu"
+    """Of the pre-activations s = W_enc h + b_enc: `relu`: f = max(s, 0). `topk`: the sae_k largest of them, the others 0 (Gao et
+    al. 2024). `jumprelu`: f = s where s is above a trained threshold, else 0 (Rajamanoharan et al. 2024). The penalty is
+    l1 Σ f; under `jumprelu` l1 times the number of active latents, as there."""
+    sae_k: _Count | None = None
+    """`topk` alone: how many latents may be active."""
+    sae_threshold_init: _Positive = 0.05
+    """`jumprelu`: where the thresholds start. They are kept at 0 or above."""
+    sae_threshold_bandwidth: _Positive = 0.1
+    """`jumprelu`: width of the window around the threshold in which its straight-through gradient is not 0."""
     sae_init_std: _Positive = 0.01
     """W_enc and W_dec ~ normal(0, sae_init_std), before the two settings below."""
     sae_decoder_init: Literal["normal", "unit_norm"] = "normal"
@@ -121,6 +129,11 @@ class Protocol:
         if self.eval_samples is not None and self.generator == "legacy":
             raise MisuseError(
                 "generator='legacy' has no stream for evaluation samples. Use generator: pcg64, or eval_samples: null."
+            )
+        if (self.sae_variant == "topk") != (self.sae_k is not None):
+            raise MisuseError(
+                f"sae_variant={self.sae_variant!r} with sae_k={self.sae_k}: `topk` needs a number of active latents, the others "
+                "have none. Set both, as in sae_variant: topk, sae_k: 3."
             )
         if self.ae_training_steps == 0:
             raise MisuseError("ae_epochs=0 trains no autoencoder. Give at least one epoch or step.")

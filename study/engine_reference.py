@@ -10,7 +10,7 @@ It is the definition that other engines are held to, to the bit where they add i
       M ← β1 M + g,   V ← β2 V + g²,   θ ← θ − A_t M / (√V + E_t),
       A_t = lr_t √(1−β2^t) (1−β1) / ((1−β1^t) √(1−β2)),   E_t = ε √(1−β2^t) / √(1−β2).
 * M and V whose absolute value is under 1e-30 (float32) or 1e-290 (float64) are set to 0: no denormals.
-* ReLU is max(s, 0); its derivative at 0 is 0.
+* ReLU is max(s, 0); its derivative at 0 is 0. Of equal pre-activations `topk` takes the one of lower index.
 
 A replicate is one lane of the last axis and never meets another, so its bits do not depend on its pack mates.
 A diverging lane goes to inf or NaN and leaves the others alone.
@@ -100,31 +100,41 @@ class ReferenceEngine:
         l1: _Array,
         protocol: Protocol,
     ) -> SparseAutoencoders:
-        """Minimise the mean over a minibatch of ‖h − ĥ‖² + l1 Σ_j f_j.
+        """Minimise the mean over a minibatch of ‖h − ĥ‖² + l1 Σ_j f_j; under `jumprelu` of ‖h − ĥ‖² + l1 Σ_j [f_j > 0].
 
-        f = ReLU(W_enc u + b_enc) with u = h, or h − b_dec where the protocol subtracts it; ĥ = W_dec f + b_dec.
+        f = σ(W_enc u + b_enc) with u = h, or h − b_dec where the protocol subtracts it; ĥ = W_dec f + b_dec.
+        The thresholds θ of `jumprelu` have the straight-through gradient −(l1 + θ dL/df)/ε within ε/2 of the pre-activation
+        (Rajamanoharan et al. 2024, equations 11 and 12), ε being the bandwidth.
         start: W_enc (L, H, R), b_enc (L, R), W_dec by columns (L, H, R), b_dec (H, R); activations h (A, S, H) of
         the A autoencoders, ae_of_sae (R,) the one that each SAE sees; l1 (R,).
         """
         n_latents, n_hidden, lanes = start.W_enc.shape
-        shapes = ((n_latents, n_hidden), (n_latents,), (n_latents, n_hidden), (n_hidden,))
-        parameters = np.concatenate([start.W_enc.reshape(-1, lanes), start.b_enc, start.W_dec.reshape(-1, lanes), start.b_dec])
-        gradient = np.empty_like(parameters)
-        W_enc, b_enc, W_dec, b_dec = _blocks(parameters, *shapes)
-        grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec = _blocks(gradient, *shapes)
+        shapes = ((n_latents, n_hidden), (n_latents,), (n_latents, n_hidden), (n_hidden,), (n_latents,))
+        blocks = (start.W_enc.reshape(-1, lanes), start.b_enc, start.W_dec.reshape(-1, lanes), start.b_dec, start.threshold)
+        parameters = np.concatenate(blocks)
+        gradient = np.zeros_like(parameters)
+        W_enc, b_enc, W_dec, b_dec, threshold = _blocks(parameters, *shapes)
+        grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec, grad_threshold = _blocks(gradient, *shapes)
         with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
             l1 = l1.astype(parameters.dtype)
-        two = parameters.dtype.type(2)
+        two, half_bandwidth = parameters.dtype.type(2), parameters.dtype.type(protocol.sae_threshold_bandwidth / 2)
+        per_bandwidth = parameters.dtype.type(1 / protocol.sae_threshold_bandwidth)
+        jumps = protocol.sae_variant == "jumprelu"
         adam = _Adam(parameters, sae_learning_rates(protocol), protocol)
         centred, unit_norm = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
 
         with np.errstate(all="ignore"):
             for h in _minibatches(activations, batches, protocol.sae_batch_size, protocol.sae_training_steps, ae_of_sae):
                 u = h - b_dec if centred else h  # (B, H, R)
-                f = np.maximum(_ordered_sum((W_enc[:, i] * u[:, None, i] for i in range(n_hidden)), b_enc), 0)  # (B, L, R)
+                s = _ordered_sum((W_enc[:, i] * u[:, None, i] for i in range(n_hidden)), b_enc)  # (B, L, R)
+                f = _code(s, threshold, protocol)
                 r = two * (_ordered_sum((W_dec[j] * f[:, j, None] for j in range(n_latents)), b_dec) - h)  # dL/dĥ: (B, H, R)
-                q = _ordered_sum((W_dec[:, i] * r[:, None, i] for i in range(n_hidden)), l1)  # dL/df: (B, L, R)
-                q = np.where(f > 0, q, 0)
+                q = _ordered_sum((W_dec[:, i] * r[:, None, i] for i in range(n_hidden)), None if jumps else l1)  # dL/df: (B, L, R)
+                if jumps:
+                    near = np.abs(s - threshold) < half_bandwidth
+                    pull = np.where(near, -((l1 + threshold * q) * per_bandwidth), 0)
+                    _mean_over_batch(grad_threshold, pull, len(h))
+                q = np.where(f > 0, q, 0)  # dL/ds
                 _mean_over_batch(grad_W_enc, (q[n][:, None] * u[n] for n in range(len(h))), len(h))
                 _mean_over_batch(grad_b_enc, q, len(h))
                 _mean_over_batch(grad_W_dec, (f[n][:, None] * r[n] for n in range(len(h))), len(h))
@@ -137,7 +147,21 @@ class ReferenceEngine:
                 adam.step(gradient)
                 if unit_norm:
                     W_dec /= np.sqrt(_ordered_sum(W_dec[:, i] * W_dec[:, i] for i in range(n_hidden)))[:, None]
-        return SparseAutoencoders(W_enc, b_enc, W_dec, b_dec)
+                if jumps:
+                    np.maximum(threshold, 0, out=threshold)
+        return SparseAutoencoders(W_enc, b_enc, W_dec, b_dec, threshold)
+
+
+def _code(s: _Array, threshold: _Array, protocol: Protocol) -> _Array:
+    """f from the pre-activations s (B, L, R) and the thresholds (L, R) of `jumprelu`."""
+    if protocol.sae_variant == "jumprelu":
+        return np.where(s > threshold, s, 0)
+    f = np.maximum(s, 0)
+    if protocol.sae_variant == "topk":
+        latents = range(s.shape[1])
+        before = np.stack([sum((s[:, i] >= s[:, j]) if i < j else (s[:, i] > s[:, j]) for i in latents) for j in latents], axis=1)
+        f = np.where(before < protocol.sae_k, f, 0)
+    return f
 
 
 def ae_learning_rates(protocol: Protocol) -> NDArray[np.float64]:

@@ -30,7 +30,7 @@ class Autoencoders:
 
 @dataclass(frozen=True, eq=False)
 class SparseAutoencoders:
-    """f = ReLU(W_enc h + b_enc), ĥ = W_dec f + b_dec: W_enc (L, H, R), b_enc (L, R), b_dec (H, R).
+    """f = σ(W_enc h + b_enc), ĥ = W_dec f + b_dec: W_enc (L, H, R), b_enc (L, R), b_dec (H, R); σ is the protocol's variant.
 
     W_dec is held by columns, (L, H, R): W_dec[j] is the direction that latent j writes.
     """
@@ -39,6 +39,8 @@ class SparseAutoencoders:
     b_enc: _Array
     W_dec: _Array
     b_dec: _Array
+    threshold: _Array
+    """Of `jumprelu`, (L, R); 0 for the other variants, which do not train it."""
 
 
 class Engine(Interface):

@@ -146,6 +146,7 @@ def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float
         b_enc=np.zeros((architecture.n_latents, len(replicates)), dtype),
         W_dec=np.stack([W.T for W in W_dec], axis=-1).astype(dtype),
         b_dec=b_dec,
+        threshold=np.full((architecture.n_latents, len(replicates)), data.sae_initial_threshold(protocol), dtype),
     )
     batches = _batches(replicates.sae_seed, data.SAE_MINIBATCHES, protocol.sae_training_steps, protocol.sae_batch_size, chunk)
     activations = chunk.engine.hidden(autoencoders.W, samples.astype(dtype))

@@ -95,6 +95,7 @@ class SaeTask:
             b_enc=np.zeros((ARCHITECTURE.n_latents, len(seeds)), dtype),
             W_dec=np.stack([W.T for W in decoders], axis=-1).astype(dtype),
             b_dec=b_dec.astype(dtype),
+            threshold=np.full((ARCHITECTURE.n_latents, len(seeds)), data.sae_initial_threshold(protocol), dtype),
         )
         batches = batches_of(protocol, data.SAE_MINIBATCHES, seeds, protocol.sae_training_steps, protocol.sae_batch_size)
         return cls(start, h, np.arange(len(seeds)), batches, np.full(len(seeds), l1), protocol)
@@ -162,7 +163,7 @@ def test_sae_step_descends_the_gradient_of_its_loss(protocol: Protocol, l1: floa
         (h,) = textbook.batches_of(task.activations[r], lane(task.batches, r), protocol.sae_batch_size, 1)
 
         def loss(theta: Array, h: Array = h) -> Any:
-            W_enc, b_enc, by_columns, b_dec = np.split(theta, np.cumsum([18, 6, 18]))
+            W_enc, b_enc, by_columns, b_dec, _ = np.split(theta, np.cumsum([18, 6, 18, 3]))
             parts = W_enc.reshape(6, 3), b_enc, by_columns.reshape(6, 3).T, b_dec
             return textbook.sae_loss(*parts, h, l1, task.protocol)
 
