@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.engines import Autoencoders, SparseAutoencoders
+from study.engines import Autoencoders, Minibatches, SparseAutoencoders
 
 _Array = NDArray[Any]
 
@@ -40,7 +40,7 @@ class ReferenceEngine:
     lanes = 256
     """Replicates trained together: parameters, moments and gradient of so many stay in a core's cache."""
 
-    def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int) -> float:
+    def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
         """Measured on one core of a 2-core server: a call's overhead a step, and a cost a parameter and sample."""
         n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
 
@@ -64,12 +64,12 @@ class ReferenceEngine:
         return h
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: NDArray[np.int32] | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
     ) -> Autoencoders:
         """Minimise the mean over a minibatch of Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b).
 
-        start: W (H, N, R) and b (N, R) in the training dtype; samples (R, S, N); batches (steps, B, R) indexes
-        into S, or None for stored order; weights: the importances I, (N,).
+        start: W (H, N, R) and b (N, R) in the training dtype; samples (R, S, N); batches: None for stored order;
+        weights: the importances I, (N,).
         """
         n_hidden, n_features, lanes = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, lanes), start.b])
@@ -96,7 +96,7 @@ class ReferenceEngine:
         start: SparseAutoencoders,
         activations: _Array,
         ae_of_sae: NDArray[np.int64],
-        batches: NDArray[np.int32] | None,
+        batches: Minibatches | None,
         l1: _Array,
         protocol: Protocol,
     ) -> SparseAutoencoders:
@@ -266,7 +266,7 @@ def _blocks(flat: _Array, *shapes: tuple[int, ...]) -> list[_Array]:
 
 
 def _minibatches(
-    samples: _Array, batches: NDArray[np.int32] | None, batch_size: int, steps: int, lane_of: NDArray[np.int64] | None = None
+    samples: _Array, batches: Minibatches | None, batch_size: int, steps: int, lane_of: NDArray[np.int64] | None = None
 ) -> Iterable[_Array]:
     """Yield the minibatch of each step, (B, N, R), from samples (A, S, N); lane r reads samples[lane_of[r]]."""
     lanes = np.arange(len(samples)) if lane_of is None else lane_of
@@ -276,5 +276,6 @@ def _minibatches(
             first = step * batch_size % len(stored)
             yield stored[first : first + batch_size]
     else:
-        for chosen in batches:  # (B, R)
+        for step in range(steps):
+            chosen = batches.drawn[batches.of_lane, step].T  # (B, R)
             yield np.ascontiguousarray(np.transpose(samples[lanes, chosen], (0, 2, 1)))  # (B, R, N) -> (B, N, R)

@@ -43,6 +43,16 @@ class SparseAutoencoders:
     """Of `jumprelu`, (L, R); 0 for the other variants, which do not train it."""
 
 
+@dataclass(frozen=True, eq=False)
+class Minibatches:
+    """Which samples each step sees; lanes of the same seed share what was drawn."""
+
+    drawn: NDArray[np.int32]
+    """(D, T, B): indexes of samples, of D seeds, T steps and minibatches of B."""
+    of_lane: NDArray[np.int64]
+    """(R,): which of the D each lane takes."""
+
+
 class Engine(Interface):
     """One procedure of training; `engine_reference.py` is its definition."""
 
@@ -51,7 +61,7 @@ class Engine(Interface):
     lanes: int
     """Replicates that are trained at ease together."""
 
-    def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int) -> float:
+    def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
         """What training so many takes on one core, roughly: for planning."""
         ...
 
@@ -60,7 +70,7 @@ class Engine(Interface):
         ...
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: NDArray[np.int32] | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
     ) -> Autoencoders: ...
 
     def train_saes(
@@ -68,7 +78,7 @@ class Engine(Interface):
         start: SparseAutoencoders,
         activations: _Array,
         ae_of_sae: NDArray[np.int64],
-        batches: NDArray[np.int32] | None,
+        batches: Minibatches | None,
         l1: _Array,
         protocol: Protocol,
     ) -> SparseAutoencoders: ...

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from study import data
 from study.ae_metrics import ae_metrics
-from study.engines import Autoencoders, Engine, SparseAutoencoders, engine_named
+from study.engines import Autoencoders, Engine, Minibatches, SparseAutoencoders, engine_named
 from study.failures import Cause, FailureKind, judge
 from study.packs import Pack, autoencoder_keys
 from study.row_store import BOOKKEEPING, ROW_SCHEMA
@@ -153,13 +153,13 @@ def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float
     return chunk.engine.train_saes(start, activations, chunk.ae_of_sae, batches, replicates.l1, protocol)
 
 
-def _batches(seeds: NDArray[np.int64], purpose: int, steps: int, batch_size: int, chunk: _Chunk) -> NDArray[np.int32] | None:
-    """Minibatches of each lane, (steps, B, R); None for stored order."""
+def _batches(seeds: NDArray[np.int64], purpose: int, steps: int, batch_size: int, chunk: _Chunk) -> Minibatches | None:
+    """Minibatches of each lane; None for stored order."""
     protocol = chunk.pack.protocol
     distinct, which = np.unique(seeds, return_inverse=True)
     drawn = [data.minibatches(int(seed), purpose, steps, batch_size, protocol) for seed in distinct]
     present = [batches for batches in drawn if batches is not None]
-    return np.stack(present, axis=-1)[..., which] if present else None
+    return Minibatches(np.stack(present), which) if present else None
 
 
 def _measure(chunk: _Chunk, autoencoders: Autoencoders, saes: SparseAutoencoders | None, x: _Float) -> dict[str, _Float]:

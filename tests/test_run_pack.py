@@ -413,6 +413,7 @@ def test_every_protocol_field_changes_the_protocols_id() -> None:
         "sae_warmup_steps": 1, "sae_schedule": "cosine", "adam_beta1": 0.8, "adam_beta2": 0.99, "adam_epsilon": 1e-7,
         "dead_below": 0.02, "represented_above": 0.6, "constant_below": 1e-11, "collapsed_from": 0.9, "starved_below": 0.4,
         "dense_above": 2.0, "unfaithful_below": 0.8, "unrecovered_below": 0.4,
+        "sae_variant": "jumprelu", "sae_threshold_init": 0.06, "sae_threshold_bandwidth": 0.2,
     }  # fmt: skip
     base = PROTOCOLS["dissertation"]
     pcg = dataclasses.replace(base, generator="pcg64")
@@ -423,8 +424,9 @@ def test_every_protocol_field_changes_the_protocols_id() -> None:
         dataclasses.replace(pcg, sample_order="with_replacement"),
         dataclasses.replace(base, ae_epochs=None, ae_steps=10_000),
         dataclasses.replace(base, sae_epochs=None, sae_steps=40_000),
+        *(dataclasses.replace(base, sae_variant="topk", sae_k=k) for k in (1, 2)),
     ]
-    covered = {*changes, "eval_samples", "sample_order", "ae_steps", "sae_steps", "sae_variant"}  # one variant so far
+    covered = {*changes, "eval_samples", "sample_order", "ae_steps", "sae_steps", "sae_k"}
     assert covered == {f.name for f in dataclasses.fields(Protocol)}
     assert len({protocol.protocol_id for protocol in protocols}) == len(protocols)
     assert dataclasses.replace(base, samples=2000, ae_learning_rate=0.01).protocol_id == base.protocol_id

@@ -1,0 +1,564 @@
+"""The compiled engine: numba kernels with replicates in the SIMD lanes, to the bit what `engine_reference` trains.
+
+Each sum has the reference's order, nothing is contracted and nothing reassociated. A group of lanes (16 replicates in
+float32, 8 in float64) is trained from its first step to its last with its parameters in the core's cache. Arrays are (rows,
+lanes); a model's rows are its parameters in the reference's order. Kernels take their sizes at run time: one compilation a
+dtype, kept on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.cells import Architecture
+from search_spaces.protocol import Protocol
+from study.compilation import inlined, kernel
+from study.engine_reference import adam_tables, ae_learning_rates, sae_learning_rates
+from study.engines import Autoencoders, Minibatches, SparseAutoencoders
+from study.simd import absolute, everywhere, lanes_of, load, rows, square_root, store, where_at_most, where_less
+
+_Array = NDArray[Any]
+
+TILE = 4
+"""Samples of a minibatch that pass through the kernel together: a weight is loaded once for all of them."""
+CALL_SECONDS = 0.2
+"""A kernel returns to Python about so often: Ctrl-C waits for it."""
+RELU, TOPK, JUMPRELU = 0, 1, 2
+_VARIANTS = {"relu": RELU, "topk": TOPK, "jumprelu": JUMPRELU}
+# Places in the array of constants that every kernel is given.
+BETA1, BETA2, TINY, PER_BATCH, ACTIVE, HALF_BANDWIDTH, PER_BANDWIDTH, ZERO, ONE, TWO, MINUS_ONE = range(11)
+
+
+class CompiledEngine:
+    """The default on CPUs: bit-equal to the reference, at the speed of the processor's divider."""
+
+    name = "compiled"
+    family = "exact"
+    lanes = 256
+    """Replicates whose samples are laid out together; a multiple of a group."""
+
+    def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
+        """Measured on one core of a 2-core server (AMD EPYC 9004): square root and division of Adam, and the sums."""
+        n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
+        ae = n_features * (n_hidden + 1)
+        sae = n_latents * (2 * n_hidden + 1) + n_hidden
+        return autoencoders * protocol.ae_training_steps * _step_seconds(ae, protocol.ae_batch_size, dtype) + (
+            saes * protocol.sae_training_steps * _step_seconds(sae, protocol.sae_batch_size, dtype)
+        )
+
+    def hidden(self, W: _Array, samples: _Array) -> _Array:
+        """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N) of the same dtype."""
+        n_hidden, n_features = W.shape[:2]
+        h = np.empty((*samples.shape[:2], n_hidden), W.dtype)
+        x, out = rows(samples.shape[1] * n_features, W.dtype), rows(samples.shape[1] * n_hidden, W.dtype)
+        for lanes in _groups(len(samples), W.dtype):
+            _lay_out(samples, lanes, x)
+            _hidden(_rows_of(W.reshape(-1, W.shape[2]), lanes), x, out, n_features, n_hidden)
+            _take_back(out, lanes, h)
+        return h
+
+    def train_autoencoders(
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+    ) -> Autoencoders:
+        """As `ReferenceEngine.train_autoencoders`, to the bit."""
+        n_hidden, n_features, count = start.W.shape
+        parameters = np.concatenate([start.W.reshape(-1, count), start.b])
+        training = _Training.of(parameters, ae_learning_rates(protocol), protocol.ae_batch_size, protocol)
+        twice_weights, sizes = (2 * weights).astype(parameters.dtype), (n_features, n_hidden)
+        online = batches is None and protocol.ae_batch_size == 1
+        x = rows(samples.shape[1] * n_features if online else 0, parameters.dtype)
+        scratch = rows(TILE * 2 * (n_features + n_hidden) + len(parameters), parameters.dtype)
+        for lanes in _groups(count, parameters.dtype):
+            state = training.state(lanes)
+            if online:
+                _lay_out(samples, lanes, x)
+                training.run(_train_ae_online, state, scratch, x, twice_weights, *sizes)
+            else:
+                drawn, of_lane = _indexes(batches, lanes)
+                arguments = samples, lanes, drawn, of_lane, twice_weights, protocol.ae_batch_size, *sizes
+                training.run(_train_ae_minibatch, state, scratch, *arguments)
+            training.take_back(state, lanes)
+        return Autoencoders(parameters[: n_hidden * n_features].reshape(start.W.shape), parameters[n_hidden * n_features :])
+
+    def train_saes(
+        self,
+        start: SparseAutoencoders,
+        activations: _Array,
+        ae_of_sae: NDArray[np.int64],
+        batches: Minibatches | None,
+        l1: _Array,
+        protocol: Protocol,
+    ) -> SparseAutoencoders:
+        """As `ReferenceEngine.train_saes`, to the bit."""
+        n_latents, n_hidden, count = start.W_enc.shape
+        blocks = start.W_enc.reshape(-1, count), start.b_enc, start.W_dec.reshape(-1, count), start.b_dec, start.threshold
+        parameters = np.concatenate(blocks)
+        dtype = parameters.dtype
+        with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
+            l1 = l1.astype(dtype)
+        training = _Training.of(parameters, sae_learning_rates(protocol), protocol.sae_batch_size, protocol)
+        free = protocol.sae_decoder_norm == "free" and not protocol.sae_subtract_decoder_bias
+        online = batches is None and protocol.sae_batch_size == 1 and free
+        variant, sizes = _VARIANTS[protocol.sae_variant], (n_hidden, n_latents)
+        h = rows(activations.shape[1] * n_hidden if online else 0, dtype)
+        scratch = rows(TILE * 3 * (n_hidden + n_latents) + len(parameters), dtype)
+        for lanes in _groups(count, dtype):
+            state = training.state(lanes)
+            penalty = _rows_of(l1[None], lanes)
+            if online:
+                _lay_out(activations, ae_of_sae[lanes], h)
+                training.run(_train_sae_online, state, scratch, h, penalty, variant, *sizes)
+            else:
+                drawn, of_lane = _indexes(batches, lanes)
+                settings = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
+                arguments = activations, ae_of_sae[lanes], drawn, of_lane, penalty, protocol.sae_batch_size
+                training.run(_train_sae_minibatch, state, scratch, *arguments, variant, *settings, *sizes)
+            training.take_back(state, lanes)
+        bounds = np.cumsum([len(block) for block in blocks])[:-1]
+        W_enc, b_enc, W_dec, b_dec, threshold = np.split(parameters, bounds)
+        return SparseAutoencoders(W_enc.reshape(start.W_enc.shape), b_enc, W_dec.reshape(start.W_dec.shape), b_dec, threshold)
+
+
+def _step_seconds(parameters: int, batch_size: int, dtype: str) -> float:
+    adam, products = (0.36e-9, 0.1e-9) if dtype == "float32" else (1.0e-9, 0.2e-9)
+    return parameters * (adam + products * (batch_size - 1)) + 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class _Training:
+    """What every group of lanes shares: the parameters (P, R), replaced in place, and Adam's tables."""
+
+    parameters: _Array
+    steps: _Array
+    """A_t of Adam, (T,)."""
+    epsilons: _Array
+    constants: _Array
+    steps_a_call: int
+
+    @classmethod
+    def of(cls, parameters: _Array, learning_rates: NDArray[np.float64], batch_size: int, protocol: Protocol) -> _Training:
+        dtype = parameters.dtype
+        steps, epsilons = adam_tables(learning_rates, protocol)
+        tiny = 1e-30 if dtype == np.float32 else 1e-290
+        active, bandwidth = protocol.sae_k or 0, protocol.sae_threshold_bandwidth
+        adam = protocol.adam_beta1, protocol.adam_beta2, tiny
+        constants = [*adam, 1 / batch_size, active, bandwidth / 2, 1 / bandwidth, 0, 1, 2, -1]
+        seconds = _step_seconds(len(parameters), batch_size, str(dtype)) * lanes_of(dtype)
+        steps_a_call = max(1, int(CALL_SECONDS / seconds))
+        return cls(parameters, steps.astype(dtype), epsilons.astype(dtype), np.array(constants, dtype), steps_a_call)
+
+    def state(self, lanes: NDArray[np.int64]) -> tuple[_Array, _Array, _Array]:
+        """Parameters and Adam's two moments of a group, (P, lanes) each."""
+        count, dtype = len(self.parameters), self.parameters.dtype
+        return _rows_of(self.parameters, lanes), rows(count, dtype), rows(count, dtype)
+
+    def run(self, train: Callable[..., None], state: tuple[_Array, ...], scratch: _Array, *arguments: Any) -> None:
+        """All steps of a group, some at a time."""
+        total = len(self.steps)
+        for first in range(0, total, self.steps_a_call):
+            last = min(first + self.steps_a_call, total)
+            train(*state, scratch, self.steps, self.epsilons, self.constants, first, last, *arguments)
+
+    def take_back(self, state: tuple[_Array, ...], lanes: NDArray[np.int64]) -> None:
+        """Store the group's parameters; a lane that only filled the group is a copy of the last and stores the same."""
+        self.parameters[:, lanes] = state[0]
+
+
+def _groups(count: int, dtype: Any) -> Iterator[NDArray[np.int64]]:
+    """Positions of the replicates of each group, (lanes,); the last group is filled up with its last replicate."""
+    lanes = lanes_of(dtype)
+    for start in range(0, count, lanes):
+        yield np.minimum(np.arange(start, start + lanes), count - 1)
+
+
+def _rows_of(parameters: _Array, lanes: NDArray[np.int64]) -> _Array:
+    """The columns of (P, R) that a group trains, aligned: (P, lanes)."""
+    out = rows(len(parameters), parameters.dtype)
+    out[:] = parameters[:, lanes]
+    return out
+
+
+def _indexes(batches: Minibatches | None, lanes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Drawn minibatches (D, T, B) and which of them each lane takes; of no steps where samples come in stored order."""
+    if batches is None:
+        return np.empty((1, 0, 1), np.int32), np.zeros(len(lanes), np.int64)
+    return batches.drawn, batches.of_lane[lanes]
+
+
+@kernel
+def _lay_out(samples, sources, out):  # type: ignore[no-untyped-def]
+    """(A, S, N) of the lanes' sources → (S·N, lanes)."""
+    for lane in range(out.shape[1]):
+        source = samples[sources[lane]]
+        row = 0
+        for s in range(source.shape[0]):
+            for i in range(source.shape[1]):
+                out[row, lane] = source[s, i]
+                row += 1
+
+
+@kernel
+def _take_back(values, lanes, out):  # type: ignore[no-untyped-def]
+    """(S·H, lanes) → (A, S, H)."""
+    for lane in range(len(lanes)):
+        target = out[lanes[lane]]
+        row = 0
+        for s in range(target.shape[0]):
+            for k in range(target.shape[1]):
+                target[s, k] = values[row, lane]
+                row += 1
+
+
+@kernel
+def _hidden(P, X, out, n_features, n_hidden):  # type: ignore[no-untyped-def]
+    """h = W x for rows of samples X (S·N, lanes) → (S·H, lanes); P holds W (H·N, lanes)."""
+    for s in range(X.shape[0] // n_features):
+        for k in range(n_hidden):
+            store(out, s * n_hidden + k, _product(P, k * n_features, X, s * n_features, n_features))
+
+
+@inlined
+def _product(P, p, X, x, count):  # type: ignore[no-untyped-def]
+    """Σ_i P[p + i] X[x + i], from its first term on."""
+    total = load(P, p) * load(X, x)
+    for i in range(1, count):
+        total = total + load(P, p + i) * load(X, x + i)
+    return total
+
+
+@inlined
+def _adam(P, M, V, row, gradient, beta1, beta2, tiny, zero, a, e):  # type: ignore[no-untyped-def]
+    """One parameter's update; the first and second moment are flushed as in the reference."""
+    m = beta1 * load(M, row) + gradient
+    m = where_less(absolute(m), tiny, zero, m)
+    v = beta2 * load(V, row) + gradient * gradient
+    v = where_less(absolute(v), tiny, zero, v)
+    store(M, row, m)
+    store(V, row, v)
+    store(P, row, load(P, row) - m * a / (square_root(v) + e))
+
+
+@inlined
+def _relu(value, zero):  # type: ignore[no-untyped-def]
+    return where_at_most(value, zero, zero, value)
+
+
+@kernel
+def _train_ae_online(P, M, V, scratch, A, E, C, first, last, X, twice_weights, n_features, n_hidden):  # type: ignore[no-untyped-def]
+    """Steps first … last of the autoencoder on one sample each, in stored order; X (S·N, lanes)."""
+    beta1, beta2, tiny, zero = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY]), everywhere(C[ZERO])
+    samples = X.shape[0] // n_features
+    bias, error = n_hidden * n_features, n_hidden  # rows: b in P; dL/ds behind h in the scratch
+    x = (first % samples) * n_features
+    for t in range(first, last):
+        a, e = everywhere(A[t]), everywhere(E[t])
+        for k in range(n_hidden):
+            store(scratch, k, _product(P, k * n_features, X, x, n_features))
+        for i in range(n_features):
+            s = load(P, bias + i)
+            for k in range(n_hidden):
+                s = s + load(P, k * n_features + i) * load(scratch, k)
+            ds = everywhere(twice_weights[i]) * (_relu(s, zero) - load(X, x + i))
+            store(scratch, error + i, where_less(zero, s, ds, zero))
+        for k in range(n_hidden):
+            h, q = load(scratch, k), _product(P, k * n_features, scratch, error, n_features)
+            for i in range(n_features):
+                gradient = h * load(scratch, error + i) + q * load(X, x + i)
+                _adam(P, M, V, k * n_features + i, gradient, beta1, beta2, tiny, zero, a, e)
+        for i in range(n_features):
+            _adam(P, M, V, bias + i, load(scratch, error + i), beta1, beta2, tiny, zero, a, e)
+        x = x + n_features if x + n_features < X.shape[0] else 0
+
+
+@inlined
+def _activate(scratch, P, s, f, thresholds, n_latents, variant, C):  # type: ignore[no-untyped-def]
+    """Of f = max(s, 0) keep what `topk` or `jumprelu` keeps; pre-activations and f are n_latents rows from s and f on."""
+    zero, one = everywhere(C[ZERO]), everywhere(C[ONE])
+    for j in range(n_latents):
+        value, code = load(scratch, s + j), load(scratch, f + j)
+        if variant == JUMPRELU:
+            kept = where_less(load(P, thresholds + j), value, code, zero)
+        else:
+            before = zero
+            for i in range(j):
+                before = before + where_at_most(value, load(scratch, s + i), one, zero)
+            for i in range(j + 1, n_latents):
+                before = before + where_less(value, load(scratch, s + i), one, zero)
+            kept = where_less(before, everywhere(C[ACTIVE]), code, zero)
+        store(scratch, f + j, kept)
+
+
+@inlined
+def _threshold_pull(penalty, threshold, s, q, C):  # type: ignore[no-untyped-def]
+    """The straight-through gradient of a threshold of `jumprelu`."""
+    pull = everywhere(C[MINUS_ONE]) * ((penalty + threshold * q) * everywhere(C[PER_BANDWIDTH]))
+    return where_less(absolute(s - threshold), everywhere(C[HALF_BANDWIDTH]), pull, everywhere(C[ZERO]))
+
+
+@kernel
+def _train_sae_online(P, M, V, scratch, A, E, C, first, last, Z, l1, variant, n_hidden, n_latents):  # type: ignore[no-untyped-def]
+    """Steps first … last of the SAE on one sample each, in stored order; activations Z (S·H, lanes), l1 (1, lanes)."""
+    beta1, beta2, tiny = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY])
+    zero, two, penalty = everywhere(C[ZERO]), everywhere(C[TWO]), load(l1, 0)
+    samples = Z.shape[0] // n_hidden
+    b_enc = n_latents * n_hidden
+    W_dec = b_enc + n_latents
+    b_dec = W_dec + n_latents * n_hidden
+    thresholds = b_dec + n_hidden
+    f, r = n_latents, 2 * n_latents  # rows behind the pre-activations in the scratch
+    z = (first % samples) * n_hidden
+    for t in range(first, last):
+        a, e = everywhere(A[t]), everywhere(E[t])
+        for j in range(n_latents):
+            s = load(P, b_enc + j)
+            for i in range(n_hidden):
+                s = s + load(P, j * n_hidden + i) * load(Z, z + i)
+            store(scratch, j, s)
+            store(scratch, f + j, _relu(s, zero))
+        if variant != RELU:
+            _activate(scratch, P, 0, f, thresholds, n_latents, variant, C)
+        for i in range(n_hidden):
+            s = load(P, b_dec + i)
+            for j in range(n_latents):
+                s = s + load(P, W_dec + j * n_hidden + i) * load(scratch, f + j)
+            store(scratch, r + i, two * (s - load(Z, z + i)))
+        for j in range(n_latents):
+            column, code = W_dec + j * n_hidden, load(scratch, f + j)
+            if variant == JUMPRELU:
+                q = _product(P, column, scratch, r, n_hidden)
+                pull = _threshold_pull(penalty, load(P, thresholds + j), load(scratch, j), q, C)
+                _adam(P, M, V, thresholds + j, pull, beta1, beta2, tiny, zero, a, e)
+                store(P, thresholds + j, _relu(load(P, thresholds + j), zero))
+            else:
+                q = penalty
+                for i in range(n_hidden):
+                    q = q + load(P, column + i) * load(scratch, r + i)
+            q = where_less(zero, code, q, zero)
+            for i in range(n_hidden):
+                _adam(P, M, V, j * n_hidden + i, q * load(Z, z + i), beta1, beta2, tiny, zero, a, e)
+                _adam(P, M, V, column + i, code * load(scratch, r + i), beta1, beta2, tiny, zero, a, e)
+            _adam(P, M, V, b_enc + j, q, beta1, beta2, tiny, zero, a, e)
+        for i in range(n_hidden):
+            _adam(P, M, V, b_dec + i, load(scratch, r + i), beta1, beta2, tiny, zero, a, e)
+        z = z + n_hidden if z + n_hidden < Z.shape[0] else 0
+
+
+@inlined
+def _gather(samples, lanes, drawn, of_lane, t, n, batch_size, out, row, width):  # type: ignore[no-untyped-def]
+    """Sample n … n + TILE of minibatch t, each lane its own, into TILE·width rows; zeros behind the minibatch's end."""
+    stored = drawn.shape[1] == 0
+    for tile in range(TILE):
+        for lane in range(out.shape[1]):
+            if n + tile >= batch_size:
+                for i in range(width):
+                    out[row + tile * width + i, lane] = 0
+                continue
+            if stored:
+                at = (t * batch_size + n + tile) % samples.shape[1]
+            else:
+                at = drawn[of_lane[lane], t, n + tile]
+            for i in range(width):
+                out[row + tile * width + i, lane] = samples[lanes[lane], at, i]
+
+
+@inlined
+def _tile_products(P, p, step, X, x, width, count, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    """s + Σ_i P[p + i·step] X[x + i] for the four samples of a tile, whose rows are `width` apart."""
+    for i in range(count):
+        weight = load(P, p + i * step)
+        s0 = s0 + weight * load(X, x + i)
+        s1 = s1 + weight * load(X, x + width + i)
+        s2 = s2 + weight * load(X, x + 2 * width + i)
+        s3 = s3 + weight * load(X, x + 3 * width + i)
+    return s0, s1, s2, s3
+
+
+@inlined
+def _store_tile(out, row, width, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    store(out, row, s0)
+    store(out, row + width, s1)
+    store(out, row + 2 * width, s2)
+    store(out, row + 3 * width, s3)
+
+
+@kernel
+def _train_ae_minibatch(  # type: ignore[no-untyped-def]
+    P, M, V, scratch, A, E, C, first, last, samples, lanes, drawn, of_lane, twice_weights, batch_size, n_features, n_hidden
+):
+    """Steps first … last of the autoencoder on minibatches; samples (A, S, N), drawn (D, T, B)."""
+    beta1, beta2, tiny, zero = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY]), everywhere(C[ZERO])
+    bias, parameters = n_hidden * n_features, P.shape[0]
+    h = TILE * n_features  # rows of the scratch: x of the tile, h, dL/ds, dL/dh, then the gradient
+    ds = h + TILE * n_hidden
+    dh = ds + TILE * n_features
+    G = dh + TILE * n_hidden
+    for t in range(first, last):
+        for row in range(parameters):
+            store(scratch, G + row, zero)
+        for n in range(0, batch_size, TILE):
+            _gather(samples, lanes, drawn, of_lane, t, n, batch_size, scratch, 0, n_features)
+            for k in range(n_hidden):
+                weight = load(P, k * n_features)
+                s0, s1 = weight * load(scratch, 0), weight * load(scratch, n_features)
+                s2, s3 = weight * load(scratch, 2 * n_features), weight * load(scratch, 3 * n_features)
+                s0, s1, s2, s3 = _tile_products(P, k * n_features + 1, 1, scratch, 1, n_features, n_features - 1, s0, s1, s2, s3)
+                _store_tile(scratch, h + k, n_hidden, s0, s1, s2, s3)
+            for i in range(n_features):
+                b = load(P, bias + i)
+                s0, s1, s2, s3 = _tile_products(P, i, n_features, scratch, h, n_hidden, n_hidden, b, b, b, b)
+                _store_tile(scratch, ds + i, n_features, s0, s1, s2, s3)
+            for tile in range(TILE):
+                for i in range(n_features):
+                    row = ds + tile * n_features + i
+                    s = load(scratch, row)
+                    slope = everywhere(twice_weights[i]) * (_relu(s, zero) - load(scratch, tile * n_features + i))
+                    slope = where_less(zero, s, slope, zero)
+                    store(scratch, row, slope if n + tile < batch_size else zero)
+            for k in range(n_hidden):
+                weight = load(P, k * n_features)
+                s0, s1 = weight * load(scratch, ds), weight * load(scratch, ds + n_features)
+                s2, s3 = weight * load(scratch, ds + 2 * n_features), weight * load(scratch, ds + 3 * n_features)
+                s0, s1, s2, s3 = _tile_products(
+                    P, k * n_features + 1, 1, scratch, ds + 1, n_features, n_features - 1, s0, s1, s2, s3
+                )
+                _store_tile(scratch, dh + k, n_hidden, s0, s1, s2, s3)
+            for k in range(n_hidden):
+                for i in range(n_features):
+                    gradient = load(scratch, G + k * n_features + i)
+                    for tile in range(TILE):
+                        of_h = load(scratch, h + tile * n_hidden + k) * load(scratch, ds + tile * n_features + i)
+                        of_x = load(scratch, dh + tile * n_hidden + k) * load(scratch, tile * n_features + i)
+                        gradient = gradient + (of_h + of_x)
+                    store(scratch, G + k * n_features + i, gradient)
+            for i in range(n_features):
+                gradient = load(scratch, G + bias + i)
+                for tile in range(TILE):
+                    gradient = gradient + load(scratch, ds + tile * n_features + i)
+                store(scratch, G + bias + i, gradient)
+        a, e, mean = everywhere(A[t]), everywhere(E[t]), everywhere(C[PER_BATCH])
+        for row in range(parameters):
+            _adam(P, M, V, row, load(scratch, G + row) * mean, beta1, beta2, tiny, zero, a, e)
+
+
+@kernel
+def _train_sae_minibatch(  # type: ignore[no-untyped-def]
+    P, M, V, scratch, A, E, C, first, last, activations, lanes, drawn, of_lane, l1, batch_size, variant, centred, unit_norm, n_hidden, n_latents
+):
+    """Steps first … last of the SAE on minibatches; activations (A, S, H), drawn (D, T, B), l1 (1, lanes)."""
+    beta1, beta2, tiny = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY])
+    zero, two, penalty = everywhere(C[ZERO]), everywhere(C[TWO]), load(l1, 0)
+    parameters = P.shape[0]
+    b_enc = n_latents * n_hidden
+    W_dec = b_enc + n_latents
+    b_dec = W_dec + n_latents * n_hidden
+    thresholds = b_dec + n_hidden
+    u = TILE * n_hidden  # rows of the scratch: h of the tile, u, dL/dĥ, s, f, dL/ds, then the gradient
+    r = u + TILE * n_hidden
+    s = r + TILE * n_hidden
+    f = s + TILE * n_latents
+    q = f + TILE * n_latents
+    G = q + TILE * n_latents
+    for t in range(first, last):
+        for row in range(parameters):
+            store(scratch, G + row, zero)
+        for n in range(0, batch_size, TILE):
+            _gather(activations, lanes, drawn, of_lane, t, n, batch_size, scratch, 0, n_hidden)
+            for tile in range(TILE):
+                for i in range(n_hidden):
+                    value = load(scratch, tile * n_hidden + i)
+                    if centred:
+                        value = value - load(P, b_dec + i)
+                    store(scratch, u + tile * n_hidden + i, value)
+            for j in range(n_latents):
+                b = load(P, b_enc + j)
+                s0, s1, s2, s3 = _tile_products(P, j * n_hidden, 1, scratch, u, n_hidden, n_hidden, b, b, b, b)
+                _store_tile(scratch, s + j, n_latents, s0, s1, s2, s3)
+                _store_tile(scratch, f + j, n_latents, _relu(s0, zero), _relu(s1, zero), _relu(s2, zero), _relu(s3, zero))
+            for tile in range(TILE):
+                if variant != RELU:
+                    _activate(scratch, P, s + tile * n_latents, f + tile * n_latents, thresholds, n_latents, variant, C)
+                if n + tile >= batch_size:
+                    for j in range(n_latents):
+                        store(scratch, f + tile * n_latents + j, zero)
+            for i in range(n_hidden):
+                b = load(P, b_dec + i)
+                s0, s1, s2, s3 = _tile_products(P, W_dec + i, n_hidden, scratch, f, n_latents, n_latents, b, b, b, b)
+                _store_tile(scratch, r + i, n_hidden, s0, s1, s2, s3)
+            for tile in range(TILE):
+                for i in range(n_hidden):
+                    row = tile * n_hidden + i
+                    slope = two * (load(scratch, r + row) - load(scratch, row))
+                    store(scratch, r + row, slope if n + tile < batch_size else zero)
+            for j in range(n_latents):
+                column = W_dec + j * n_hidden
+                if variant == JUMPRELU:
+                    weight = load(P, column)
+                    s0, s1 = weight * load(scratch, r), weight * load(scratch, r + n_hidden)
+                    s2, s3 = weight * load(scratch, r + 2 * n_hidden), weight * load(scratch, r + 3 * n_hidden)
+                    s0, s1, s2, s3 = _tile_products(P, column + 1, 1, scratch, r + 1, n_hidden, n_hidden - 1, s0, s1, s2, s3)
+                else:
+                    s0, s1, s2, s3 = _tile_products(
+                        P, column, 1, scratch, r, n_hidden, n_hidden, penalty, penalty, penalty, penalty
+                    )
+                _store_tile(scratch, q + j, n_latents, s0, s1, s2, s3)
+            for tile in range(TILE):
+                for j in range(n_latents):
+                    row = tile * n_latents + j
+                    slope = load(scratch, q + row)
+                    if variant == JUMPRELU and n + tile < batch_size:
+                        pull = _threshold_pull(penalty, load(P, thresholds + j), load(scratch, s + row), slope, C)
+                        store(scratch, G + thresholds + j, load(scratch, G + thresholds + j) + pull)
+                    store(scratch, q + row, where_less(zero, load(scratch, f + row), slope, zero))
+            for j in range(n_latents):
+                for i in range(n_hidden):
+                    encoder, decoder = load(scratch, G + j * n_hidden + i), load(scratch, G + W_dec + j * n_hidden + i)
+                    for tile in range(TILE):
+                        latent, unit = tile * n_latents + j, tile * n_hidden + i
+                        encoder = encoder + load(scratch, q + latent) * load(scratch, u + unit)
+                        decoder = decoder + load(scratch, f + latent) * load(scratch, r + unit)
+                    store(scratch, G + j * n_hidden + i, encoder)
+                    store(scratch, G + W_dec + j * n_hidden + i, decoder)
+                gradient = load(scratch, G + b_enc + j)
+                for tile in range(TILE):
+                    gradient = gradient + load(scratch, q + tile * n_latents + j)
+                store(scratch, G + b_enc + j, gradient)
+            for i in range(n_hidden):
+                if centred:
+                    weight = load(P, i)
+                    s0, s1 = weight * load(scratch, q), weight * load(scratch, q + n_latents)
+                    s2, s3 = weight * load(scratch, q + 2 * n_latents), weight * load(scratch, q + 3 * n_latents)
+                    s0, s1, s2, s3 = _tile_products(
+                        P, n_hidden + i, n_hidden, scratch, q + 1, n_latents, n_latents - 1, s0, s1, s2, s3
+                    )
+                else:
+                    s0, s1, s2, s3 = zero, zero, zero, zero
+                gradient = load(scratch, G + b_dec + i) + (load(scratch, r + i) - s0)
+                gradient = gradient + (load(scratch, r + n_hidden + i) - s1)
+                gradient = gradient + (load(scratch, r + 2 * n_hidden + i) - s2)
+                store(scratch, G + b_dec + i, gradient + (load(scratch, r + 3 * n_hidden + i) - s3))
+        a, e, mean = everywhere(A[t]), everywhere(E[t]), everywhere(C[PER_BATCH])
+        for row in range(parameters):
+            store(scratch, G + row, load(scratch, G + row) * mean)
+        if unit_norm:
+            for j in range(n_latents):
+                column = W_dec + j * n_hidden
+                radial = _product(scratch, G + column, P, column, n_hidden)
+                for i in range(n_hidden):
+                    gradient = load(scratch, G + column + i) - radial * load(P, column + i)
+                    store(scratch, G + column + i, gradient)
+        for row in range(parameters if variant == JUMPRELU else thresholds):
+            _adam(P, M, V, row, load(scratch, G + row), beta1, beta2, tiny, zero, a, e)
+        if unit_norm:
+            for j in range(n_latents):
+                column = W_dec + j * n_hidden
+                norm = square_root(_product(P, column, P, column, n_hidden))
+                for i in range(n_hidden):
+                    store(P, column + i, load(P, column + i) / norm)
+        if variant == JUMPRELU:
+            for j in range(n_latents):
+                store(P, thresholds + j, _relu(load(P, thresholds + j), zero))

@@ -1,0 +1,164 @@
+"""A SIMD value type for numba: 16 × float32 or 8 × float64, one replicate a lane.
+
+The engine's kernels are written with it as with scalars. LLVM makes of each operation what the processor has (AVX-512, AVX2,
+…). Nothing is contracted and nothing is reassociated, so every lane has the bits that NumPy's scalar operations give.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.cgutils import get_or_insert_function
+from numba.core.extending import intrinsic, models, overload, register_model
+from numpy.typing import DTypeLike, NDArray
+
+VECTOR_BYTES = 64
+
+
+def lanes_of(dtype: DTypeLike) -> int:
+    """How many replicates a vector holds: 16 in float32, 8 in float64."""
+    return VECTOR_BYTES // np.dtype(dtype).itemsize
+
+
+def rows(count: int, dtype: DTypeLike) -> NDArray[Any]:
+    """Zeros (count, lanes) that begin at a multiple of a vector's size: one row, one vector, one cache line."""
+    size = np.dtype(dtype).itemsize
+    whole = np.zeros(count * lanes_of(dtype) + lanes_of(dtype), dtype)
+    skipped = (-whole.ctypes.data % VECTOR_BYTES) // size
+    return whole[skipped : skipped + count * lanes_of(dtype)].reshape(count, lanes_of(dtype))
+
+
+class Vector(types.Type):
+    """numba's type of one row of lanes."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        self.lanes = VECTOR_BYTES * 8 // dtype.bitwidth
+        super().__init__(name=f"Vector({dtype}, {self.lanes})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, _llvm(vector))
+
+
+def _llvm(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(ir.FloatType() if vector.dtype == types.float32 else ir.DoubleType(), vector.lanes)
+
+
+def _address(context: Any, builder: Any, signature: Any, array: Any, row: Any) -> Any:
+    """Where a row of a C-contiguous (rows, lanes) array begins, as a pointer to a vector."""
+    array_type, vector = signature.args[0], Vector(signature.args[0].dtype)
+    data = context.make_array(array_type)(context, builder, array).data
+    index = builder.mul(row, ir.Constant(row.type, vector.lanes))
+    return builder.bitcast(builder.gep(data, [index]), _llvm(vector).as_pointer())
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load(typing: Any, array: Any, row: Any) -> Any:
+    """The row of a (rows, lanes) array."""
+    vector = Vector(array.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _address(context, builder, signature, *args)
+        return builder.load(pointer, align=array.dtype.bitwidth // 8, typ=_llvm(vector))
+
+    return vector(array, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store(typing: Any, array: Any, row: Any, value: Any) -> Any:
+    """Write a vector to the row of a (rows, lanes) array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _address(context, builder, signature, *args[:2])
+        builder.store(args[2], pointer, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def everywhere(typing: Any, scalar: Any) -> Any:
+    """The vector that holds the scalar in every lane."""
+    vector = Vector(scalar)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = _llvm(vector)
+        first = builder.insert_element(ir.Constant(kind, ir.Undefined), args[0], ir.IntType(32)(0))
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), None)
+        return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), mask)
+
+    return vector(scalar), generate
+
+
+def _of_llvm(name: str) -> Any:
+    """An LLVM intrinsic of one vector."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(typing: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            suffix = f"v{value.lanes}f{value.dtype.bitwidth}"
+            kind = ir.FunctionType(_llvm(value), [_llvm(value)])
+            return builder.call(get_or_insert_function(builder.module, kind, f"{name}.{suffix}"), args)
+
+        return value(value), generate
+
+    return function
+
+
+square_root = _of_llvm("llvm.sqrt")
+absolute = _of_llvm("llvm.fabs")
+
+
+def _choice(comparison: str) -> Any:
+    """(a, b, then, otherwise) → `then` in the lanes where the ordered comparison holds, which it does not with NaN."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(typing: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.select(builder.fcmp_ordered(comparison, args[0], args[1]), args[2], args[3])
+
+        return then(a, b, then, otherwise), generate
+
+    return function
+
+
+where_less = _choice("<")
+where_at_most = _choice("<=")
+
+
+def _arithmetic(operation: str) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return getattr(builder, operation)(*args)
+
+        return a(a, b), generate
+
+    return function
+
+
+def _overloaded(operator_function: Any, operation: str) -> None:
+    function = _arithmetic(operation)
+
+    @overload(operator_function)  # type: ignore[untyped-decorator]
+    def implement(a: Any, b: Any) -> Any:
+        def apply(a: Any, b: Any) -> Any:
+            return function(a, b)
+
+        return apply if isinstance(a, Vector) and a == b else None
+
+
+for _operator, _operation in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _overloaded(_operator, _operation)
