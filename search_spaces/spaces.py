@@ -151,7 +151,7 @@ class StudySpec(_Model):
     name: str
     """Letters, digits, '-', '_', '.'; the study's folder under the storage."""
     protocol: Protocol
-    engine: Literal["auto", "reference"] = "auto"
+    engine: Literal["auto", "reference", "compiled", "torch"] = "auto"
     dtype: Literal["float64", "float32"] = "float64"
     pack_size: Literal["auto"] | int = "auto"
     """Replicates trained together in one trial."""

@@ -8,6 +8,7 @@ as the source did (so the three are not independent); `pcg64` gives each purpose
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,18 @@ from search_spaces.protocol import Protocol
 DATA, EVAL_DATA, AE_WEIGHTS, AE_MINIBATCHES, SAE_WEIGHTS, SAE_MINIBATCHES = 0, 1, 3, 4, 5, 6
 
 _Float = NDArray[np.float64]
+
+
+_of_thread = threading.local()
+
+
+def _restarted(seed: int) -> RandomState:
+    """NumPy's RandomState(seed), to be used before the next call: one is kept and restarted, since making one costs as much as
+    20,000 draws of it."""
+    if not hasattr(_of_thread, "legacy"):
+        _of_thread.legacy = RandomState()
+    _of_thread.legacy.seed(seed)
+    return _of_thread.legacy
 
 
 def stream(seed: int, purpose: int) -> Generator:
@@ -38,21 +51,20 @@ class Draws:
     """V, (samples, n_features) in [0, 1): its value where it is."""
     generator: str
 
-    def features(self, sparsity: float) -> _Float:
-        """x (samples, n_features): feature i is 0 with probability S, else uniform on (0, 1).
+    def features(self, sparsity: float, out: _Float | None = None) -> _Float:
+        """x (samples, n_features), in `out` if it is given: feature i is 0 with probability S, else uniform on (0, 1).
 
         Under `legacy` bit-identical to `RandomState.binomial(1, 1 - S)` times `uniform(0, 1)`: NumPy's inversion
         compares one draw with exp(log(1 - p)), from the side where p <= 1/2.
         """
-        if self.generator == "pcg64":
-            return self.value * (self.presence >= sparsity)
         p = 1 - sparsity
-        if p <= 0.5:
+        if self.generator == "pcg64":
+            active = self.presence >= sparsity
+        elif p <= 0.5:
             active = self.presence > math.exp(math.log(1 - p))
         else:
-            q = 1 - p
-            active = ~(self.presence > math.exp(math.log(1 - q)))
-        return self.value * active
+            active = self.presence <= math.exp(math.log(1 - (1 - p)))
+        return np.multiply(self.value, active, out=out)
 
 
 def draw_data(n_features: int, seed: int, protocol: Protocol) -> Draws:
@@ -67,9 +79,23 @@ def draw_eval_data(n_features: int, seed: int, protocol: Protocol) -> Draws | No
     return _draw(protocol.eval_samples, n_features, seed, protocol, EVAL_DATA)
 
 
+def draw_features(
+    n_features: int, seeds: NDArray[np.int64], sparsities: _Float, protocol: Protocol, fresh: bool = False
+) -> _Float:
+    """x (A, S, N) of A data seeds and sparsities: the training samples, or the fresh ones on which metrics are computed."""
+    draw, samples = (draw_eval_data, protocol.eval_samples) if fresh else (draw_data, protocol.samples)
+    x = np.empty((len(seeds), samples or 0, n_features))
+    for seed in np.unique(seeds):
+        draws = draw(n_features, int(seed), protocol)
+        assert draws is not None, "fresh samples are asked for where the protocol has them"
+        for a in np.flatnonzero(seeds == seed):
+            draws.features(float(sparsities[a]), out=x[a])
+    return x
+
+
 def _draw(samples: int, n_features: int, seed: int, protocol: Protocol, purpose: int) -> Draws:
     shape = (samples, n_features)
-    source = RandomState(seed) if protocol.generator == "legacy" else stream(seed, purpose)
+    source = _restarted(seed) if protocol.generator == "legacy" else stream(seed, purpose)
     presence = source.random(shape)
     return Draws(presence, source.random(shape), protocol.generator)
 
@@ -83,7 +109,7 @@ def ae_initial_weights(architecture: Architecture, seed: int, protocol: Protocol
     """W (n_hidden, n_features) ~ normal(0, ae_init_std). The bias b starts at 0 and is not drawn."""
     n_features, n_hidden = architecture.n_features, architecture.n_hidden
     std = np.sqrt(2 / (n_features + n_hidden)) if protocol.ae_init_std == "xavier" else protocol.ae_init_std
-    source = RandomState(seed) if protocol.generator == "legacy" else stream(seed, AE_WEIGHTS)
+    source = _restarted(seed) if protocol.generator == "legacy" else stream(seed, AE_WEIGHTS)
     return source.normal(0.0, std, (n_hidden, n_features))
 
 
@@ -95,7 +121,7 @@ def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protoco
     enc, dec = (architecture.n_latents, architecture.n_hidden), (architecture.n_hidden, architecture.n_latents)
     std = protocol.sae_init_std
     if protocol.generator == "legacy":
-        legacy = RandomState(seed)
+        legacy = _restarted(seed)
         W_enc = legacy.normal(0.0, std, enc)
         W_dec = legacy.normal(0.0, std, dec)
     else:

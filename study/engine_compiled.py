@@ -8,7 +8,7 @@ dtype, kept on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
 from study.compilation import inlined, kernel
-from study.engine_reference import adam_tables, ae_learning_rates, sae_learning_rates
+from study.engine_reference import ae_schedule, sae_schedule
 from study.engines import Autoencoders, Minibatches, SparseAutoencoders
-from study.simd import absolute, everywhere, lanes_of, load, rows, square_root, store, where_at_most, where_less
+from study.lanes import JUMPRELU, RELU, VARIANTS, groups, hidden, keep, lay_out, product, relu, rows_of, take_back
+from study.simd import absolute, everywhere, lanes_of, load, rows, square_root, store, where_less
 
 _Array = NDArray[Any]
 
@@ -28,8 +29,6 @@ TILE = 4
 """Samples of a minibatch that pass through the kernel together: a weight is loaded once for all of them."""
 CALL_SECONDS = 0.2
 """A kernel returns to Python about so often: Ctrl-C waits for it."""
-RELU, TOPK, JUMPRELU = 0, 1, 2
-_VARIANTS = {"relu": RELU, "topk": TOPK, "jumprelu": JUMPRELU}
 # Places in the array of constants that every kernel is given.
 BETA1, BETA2, TINY, PER_BATCH, ACTIVE, HALF_BANDWIDTH, PER_BANDWIDTH, ZERO, ONE, TWO, MINUS_ONE = range(11)
 
@@ -52,14 +51,14 @@ class CompiledEngine:
         )
 
     def hidden(self, W: _Array, samples: _Array) -> _Array:
-        """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N) of the same dtype."""
+        """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N), cast to W's dtype."""
         n_hidden, n_features = W.shape[:2]
         h = np.empty((*samples.shape[:2], n_hidden), W.dtype)
         x, out = rows(samples.shape[1] * n_features, W.dtype), rows(samples.shape[1] * n_hidden, W.dtype)
-        for lanes in _groups(len(samples), W.dtype):
-            _lay_out(samples, lanes, x)
-            _hidden(_rows_of(W.reshape(-1, W.shape[2]), lanes), x, out, n_features, n_hidden)
-            _take_back(out, lanes, h)
+        for lanes in groups(len(samples), W.dtype):
+            lay_out(samples, lanes, x)
+            hidden(rows_of(W.reshape(-1, W.shape[2]), lanes), x, out, n_features, n_hidden)
+            take_back(out, lanes, h)
         return h
 
     def train_autoencoders(
@@ -68,15 +67,17 @@ class CompiledEngine:
         """As `ReferenceEngine.train_autoencoders`, to the bit."""
         n_hidden, n_features, count = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, count), start.b])
-        training = _Training.of(parameters, ae_learning_rates(protocol), protocol.ae_batch_size, protocol)
+        training = _Training.of(parameters, ae_schedule(protocol), protocol.ae_batch_size, protocol)
         twice_weights, sizes = (2 * weights).astype(parameters.dtype), (n_features, n_hidden)
         online = batches is None and protocol.ae_batch_size == 1
+        if not online:
+            samples = samples.astype(parameters.dtype)
         x = rows(samples.shape[1] * n_features if online else 0, parameters.dtype)
         scratch = rows(TILE * 2 * (n_features + n_hidden) + len(parameters), parameters.dtype)
-        for lanes in _groups(count, parameters.dtype):
+        for lanes in groups(count, parameters.dtype):
             state = training.state(lanes)
             if online:
-                _lay_out(samples, lanes, x)
+                lay_out(samples, lanes, x)
                 training.run(_train_ae_online, state, scratch, x, twice_weights, *sizes)
             else:
                 drawn, of_lane = _indexes(batches, lanes)
@@ -101,17 +102,17 @@ class CompiledEngine:
         dtype = parameters.dtype
         with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
             l1 = l1.astype(dtype)
-        training = _Training.of(parameters, sae_learning_rates(protocol), protocol.sae_batch_size, protocol)
+        training = _Training.of(parameters, sae_schedule(protocol), protocol.sae_batch_size, protocol)
         free = protocol.sae_decoder_norm == "free" and not protocol.sae_subtract_decoder_bias
         online = batches is None and protocol.sae_batch_size == 1 and free
-        variant, sizes = _VARIANTS[protocol.sae_variant], (n_hidden, n_latents)
+        variant, sizes = VARIANTS[protocol.sae_variant], (n_hidden, n_latents)
         h = rows(activations.shape[1] * n_hidden if online else 0, dtype)
         scratch = rows(TILE * 3 * (n_hidden + n_latents) + len(parameters), dtype)
-        for lanes in _groups(count, dtype):
+        for lanes in groups(count, dtype):
             state = training.state(lanes)
-            penalty = _rows_of(l1[None], lanes)
+            penalty = rows_of(l1[None], lanes)
             if online:
-                _lay_out(activations, ae_of_sae[lanes], h)
+                lay_out(activations, ae_of_sae[lanes], h)
                 training.run(_train_sae_online, state, scratch, h, penalty, variant, *sizes)
             else:
                 drawn, of_lane = _indexes(batches, lanes)
@@ -141,9 +142,9 @@ class _Training:
     steps_a_call: int
 
     @classmethod
-    def of(cls, parameters: _Array, learning_rates: NDArray[np.float64], batch_size: int, protocol: Protocol) -> _Training:
+    def of(cls, parameters: _Array, tables: tuple[_Array, _Array], batch_size: int, protocol: Protocol) -> _Training:
         dtype = parameters.dtype
-        steps, epsilons = adam_tables(learning_rates, protocol)
+        steps, epsilons = tables
         tiny = 1e-30 if dtype == np.float32 else 1e-290
         active, bandwidth = protocol.sae_k or 0, protocol.sae_threshold_bandwidth
         adam = protocol.adam_beta1, protocol.adam_beta2, tiny
@@ -155,7 +156,7 @@ class _Training:
     def state(self, lanes: NDArray[np.int64]) -> tuple[_Array, _Array, _Array]:
         """Parameters and Adam's two moments of a group, (P, lanes) each."""
         count, dtype = len(self.parameters), self.parameters.dtype
-        return _rows_of(self.parameters, lanes), rows(count, dtype), rows(count, dtype)
+        return rows_of(self.parameters, lanes), rows(count, dtype), rows(count, dtype)
 
     def run(self, train: Callable[..., None], state: tuple[_Array, ...], scratch: _Array, *arguments: Any) -> None:
         """All steps of a group, some at a time."""
@@ -169,20 +170,6 @@ class _Training:
         self.parameters[:, lanes] = state[0]
 
 
-def _groups(count: int, dtype: Any) -> Iterator[NDArray[np.int64]]:
-    """Positions of the replicates of each group, (lanes,); the last group is filled up with its last replicate."""
-    lanes = lanes_of(dtype)
-    for start in range(0, count, lanes):
-        yield np.minimum(np.arange(start, start + lanes), count - 1)
-
-
-def _rows_of(parameters: _Array, lanes: NDArray[np.int64]) -> _Array:
-    """The columns of (P, R) that a group trains, aligned: (P, lanes)."""
-    out = rows(len(parameters), parameters.dtype)
-    out[:] = parameters[:, lanes]
-    return out
-
-
 def _indexes(batches: Minibatches | None, lanes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Drawn minibatches (D, T, B) and which of them each lane takes; of no steps where samples come in stored order."""
     if batches is None:
@@ -190,49 +177,8 @@ def _indexes(batches: Minibatches | None, lanes: NDArray[np.int64]) -> tuple[NDA
     return batches.drawn, batches.of_lane[lanes]
 
 
-@kernel
-def _lay_out(samples, sources, out):  # type: ignore[no-untyped-def]
-    """(A, S, N) of the lanes' sources → (S·N, lanes)."""
-    for lane in range(out.shape[1]):
-        source = samples[sources[lane]]
-        row = 0
-        for s in range(source.shape[0]):
-            for i in range(source.shape[1]):
-                out[row, lane] = source[s, i]
-                row += 1
-
-
-@kernel
-def _take_back(values, lanes, out):  # type: ignore[no-untyped-def]
-    """(S·H, lanes) → (A, S, H)."""
-    for lane in range(len(lanes)):
-        target = out[lanes[lane]]
-        row = 0
-        for s in range(target.shape[0]):
-            for k in range(target.shape[1]):
-                target[s, k] = values[row, lane]
-                row += 1
-
-
-@kernel
-def _hidden(P, X, out, n_features, n_hidden):  # type: ignore[no-untyped-def]
-    """h = W x for rows of samples X (S·N, lanes) → (S·H, lanes); P holds W (H·N, lanes)."""
-    for s in range(X.shape[0] // n_features):
-        for k in range(n_hidden):
-            store(out, s * n_hidden + k, _product(P, k * n_features, X, s * n_features, n_features))
-
-
 @inlined
-def _product(P, p, X, x, count):  # type: ignore[no-untyped-def]
-    """Σ_i P[p + i] X[x + i], from its first term on."""
-    total = load(P, p) * load(X, x)
-    for i in range(1, count):
-        total = total + load(P, p + i) * load(X, x + i)
-    return total
-
-
-@inlined
-def _adam(P, M, V, row, gradient, beta1, beta2, tiny, zero, a, e):  # type: ignore[no-untyped-def]
+def _adam(P, M, V, row, gradient, beta1, beta2, tiny, zero, a, e):
     """One parameter's update; the first and second moment are flushed as in the reference."""
     m = beta1 * load(M, row) + gradient
     m = where_less(absolute(m), tiny, zero, m)
@@ -243,13 +189,8 @@ def _adam(P, M, V, row, gradient, beta1, beta2, tiny, zero, a, e):  # type: igno
     store(P, row, load(P, row) - m * a / (square_root(v) + e))
 
 
-@inlined
-def _relu(value, zero):  # type: ignore[no-untyped-def]
-    return where_at_most(value, zero, zero, value)
-
-
 @kernel
-def _train_ae_online(P, M, V, scratch, A, E, C, first, last, X, twice_weights, n_features, n_hidden):  # type: ignore[no-untyped-def]
+def _train_ae_online(P, M, V, scratch, A, E, C, first, last, X, twice_weights, n_features, n_hidden):
     """Steps first … last of the autoencoder on one sample each, in stored order; X (S·N, lanes)."""
     beta1, beta2, tiny, zero = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY]), everywhere(C[ZERO])
     samples = X.shape[0] // n_features
@@ -258,15 +199,15 @@ def _train_ae_online(P, M, V, scratch, A, E, C, first, last, X, twice_weights, n
     for t in range(first, last):
         a, e = everywhere(A[t]), everywhere(E[t])
         for k in range(n_hidden):
-            store(scratch, k, _product(P, k * n_features, X, x, n_features))
+            store(scratch, k, product(P, k * n_features, X, x, n_features))
         for i in range(n_features):
             s = load(P, bias + i)
             for k in range(n_hidden):
                 s = s + load(P, k * n_features + i) * load(scratch, k)
-            ds = everywhere(twice_weights[i]) * (_relu(s, zero) - load(X, x + i))
+            ds = everywhere(twice_weights[i]) * (relu(s, zero) - load(X, x + i))
             store(scratch, error + i, where_less(zero, s, ds, zero))
         for k in range(n_hidden):
-            h, q = load(scratch, k), _product(P, k * n_features, scratch, error, n_features)
+            h, q = load(scratch, k), product(P, k * n_features, scratch, error, n_features)
             for i in range(n_features):
                 gradient = h * load(scratch, error + i) + q * load(X, x + i)
                 _adam(P, M, V, k * n_features + i, gradient, beta1, beta2, tiny, zero, a, e)
@@ -276,35 +217,18 @@ def _train_ae_online(P, M, V, scratch, A, E, C, first, last, X, twice_weights, n
 
 
 @inlined
-def _activate(scratch, P, s, f, thresholds, n_latents, variant, C):  # type: ignore[no-untyped-def]
-    """Of f = max(s, 0) keep what `topk` or `jumprelu` keeps; pre-activations and f are n_latents rows from s and f on."""
-    zero, one = everywhere(C[ZERO]), everywhere(C[ONE])
-    for j in range(n_latents):
-        value, code = load(scratch, s + j), load(scratch, f + j)
-        if variant == JUMPRELU:
-            kept = where_less(load(P, thresholds + j), value, code, zero)
-        else:
-            before = zero
-            for i in range(j):
-                before = before + where_at_most(value, load(scratch, s + i), one, zero)
-            for i in range(j + 1, n_latents):
-                before = before + where_less(value, load(scratch, s + i), one, zero)
-            kept = where_less(before, everywhere(C[ACTIVE]), code, zero)
-        store(scratch, f + j, kept)
-
-
-@inlined
-def _threshold_pull(penalty, threshold, s, q, C):  # type: ignore[no-untyped-def]
+def _pull(penalty, threshold, s, q, C):
     """The straight-through gradient of a threshold of `jumprelu`."""
     pull = everywhere(C[MINUS_ONE]) * ((penalty + threshold * q) * everywhere(C[PER_BANDWIDTH]))
     return where_less(absolute(s - threshold), everywhere(C[HALF_BANDWIDTH]), pull, everywhere(C[ZERO]))
 
 
 @kernel
-def _train_sae_online(P, M, V, scratch, A, E, C, first, last, Z, l1, variant, n_hidden, n_latents):  # type: ignore[no-untyped-def]
+def _train_sae_online(P, M, V, scratch, A, E, C, first, last, Z, l1, variant, n_hidden, n_latents):
     """Steps first … last of the SAE on one sample each, in stored order; activations Z (S·H, lanes), l1 (1, lanes)."""
     beta1, beta2, tiny = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY])
-    zero, two, penalty = everywhere(C[ZERO]), everywhere(C[TWO]), load(l1, 0)
+    zero, one, two, active = everywhere(C[ZERO]), everywhere(C[ONE]), everywhere(C[TWO]), everywhere(C[ACTIVE])
+    penalty = load(l1, 0)
     samples = Z.shape[0] // n_hidden
     b_enc = n_latents * n_hidden
     W_dec = b_enc + n_latents
@@ -319,9 +243,9 @@ def _train_sae_online(P, M, V, scratch, A, E, C, first, last, Z, l1, variant, n_
             for i in range(n_hidden):
                 s = s + load(P, j * n_hidden + i) * load(Z, z + i)
             store(scratch, j, s)
-            store(scratch, f + j, _relu(s, zero))
+            store(scratch, f + j, relu(s, zero))
         if variant != RELU:
-            _activate(scratch, P, 0, f, thresholds, n_latents, variant, C)
+            keep(scratch, P, 0, f, thresholds, n_latents, variant, active, zero, one)
         for i in range(n_hidden):
             s = load(P, b_dec + i)
             for j in range(n_latents):
@@ -330,10 +254,10 @@ def _train_sae_online(P, M, V, scratch, A, E, C, first, last, Z, l1, variant, n_
         for j in range(n_latents):
             column, code = W_dec + j * n_hidden, load(scratch, f + j)
             if variant == JUMPRELU:
-                q = _product(P, column, scratch, r, n_hidden)
-                pull = _threshold_pull(penalty, load(P, thresholds + j), load(scratch, j), q, C)
+                q = product(P, column, scratch, r, n_hidden)
+                pull = _pull(penalty, load(P, thresholds + j), load(scratch, j), q, C)
                 _adam(P, M, V, thresholds + j, pull, beta1, beta2, tiny, zero, a, e)
-                store(P, thresholds + j, _relu(load(P, thresholds + j), zero))
+                store(P, thresholds + j, relu(load(P, thresholds + j), zero))
             else:
                 q = penalty
                 for i in range(n_hidden):
@@ -349,7 +273,7 @@ def _train_sae_online(P, M, V, scratch, A, E, C, first, last, Z, l1, variant, n_
 
 
 @inlined
-def _gather(samples, lanes, drawn, of_lane, t, n, batch_size, out, row, width):  # type: ignore[no-untyped-def]
+def _gather(samples, lanes, drawn, of_lane, t, n, batch_size, out, row, width):
     """Sample n … n + TILE of minibatch t, each lane its own, into TILE·width rows; zeros behind the minibatch's end."""
     stored = drawn.shape[1] == 0
     for tile in range(TILE):
@@ -358,16 +282,13 @@ def _gather(samples, lanes, drawn, of_lane, t, n, batch_size, out, row, width): 
                 for i in range(width):
                     out[row + tile * width + i, lane] = 0
                 continue
-            if stored:
-                at = (t * batch_size + n + tile) % samples.shape[1]
-            else:
-                at = drawn[of_lane[lane], t, n + tile]
+            at = (t * batch_size + n + tile) % samples.shape[1] if stored else drawn[of_lane[lane], t, n + tile]
             for i in range(width):
                 out[row + tile * width + i, lane] = samples[lanes[lane], at, i]
 
 
 @inlined
-def _tile_products(P, p, step, X, x, width, count, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+def _tile_products(P, p, step, X, x, width, count, s0, s1, s2, s3):
     """s + Σ_i P[p + i·step] X[x + i] for the four samples of a tile, whose rows are `width` apart."""
     for i in range(count):
         weight = load(P, p + i * step)
@@ -379,7 +300,16 @@ def _tile_products(P, p, step, X, x, width, count, s0, s1, s2, s3):  # type: ign
 
 
 @inlined
-def _store_tile(out, row, width, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+def _tile_sums(P, p, step, X, x, width, count):
+    """The same from the first term on."""
+    weight = load(P, p)
+    s0, s1 = weight * load(X, x), weight * load(X, x + width)
+    s2, s3 = weight * load(X, x + 2 * width), weight * load(X, x + 3 * width)
+    return _tile_products(P, p + step, step, X, x + 1, width, count - 1, s0, s1, s2, s3)
+
+
+@inlined
+def _store_tile(out, row, width, s0, s1, s2, s3):
     store(out, row, s0)
     store(out, row + width, s1)
     store(out, row + 2 * width, s2)
@@ -387,7 +317,7 @@ def _store_tile(out, row, width, s0, s1, s2, s3):  # type: ignore[no-untyped-def
 
 
 @kernel
-def _train_ae_minibatch(  # type: ignore[no-untyped-def]
+def _train_ae_minibatch(
     P, M, V, scratch, A, E, C, first, last, samples, lanes, drawn, of_lane, twice_weights, batch_size, n_features, n_hidden
 ):
     """Steps first … last of the autoencoder on minibatches; samples (A, S, N), drawn (D, T, B)."""
@@ -403,10 +333,7 @@ def _train_ae_minibatch(  # type: ignore[no-untyped-def]
         for n in range(0, batch_size, TILE):
             _gather(samples, lanes, drawn, of_lane, t, n, batch_size, scratch, 0, n_features)
             for k in range(n_hidden):
-                weight = load(P, k * n_features)
-                s0, s1 = weight * load(scratch, 0), weight * load(scratch, n_features)
-                s2, s3 = weight * load(scratch, 2 * n_features), weight * load(scratch, 3 * n_features)
-                s0, s1, s2, s3 = _tile_products(P, k * n_features + 1, 1, scratch, 1, n_features, n_features - 1, s0, s1, s2, s3)
+                s0, s1, s2, s3 = _tile_sums(P, k * n_features, 1, scratch, 0, n_features, n_features)
                 _store_tile(scratch, h + k, n_hidden, s0, s1, s2, s3)
             for i in range(n_features):
                 b = load(P, bias + i)
@@ -416,16 +343,11 @@ def _train_ae_minibatch(  # type: ignore[no-untyped-def]
                 for i in range(n_features):
                     row = ds + tile * n_features + i
                     s = load(scratch, row)
-                    slope = everywhere(twice_weights[i]) * (_relu(s, zero) - load(scratch, tile * n_features + i))
+                    slope = everywhere(twice_weights[i]) * (relu(s, zero) - load(scratch, tile * n_features + i))
                     slope = where_less(zero, s, slope, zero)
                     store(scratch, row, slope if n + tile < batch_size else zero)
             for k in range(n_hidden):
-                weight = load(P, k * n_features)
-                s0, s1 = weight * load(scratch, ds), weight * load(scratch, ds + n_features)
-                s2, s3 = weight * load(scratch, ds + 2 * n_features), weight * load(scratch, ds + 3 * n_features)
-                s0, s1, s2, s3 = _tile_products(
-                    P, k * n_features + 1, 1, scratch, ds + 1, n_features, n_features - 1, s0, s1, s2, s3
-                )
+                s0, s1, s2, s3 = _tile_sums(P, k * n_features, 1, scratch, ds, n_features, n_features)
                 _store_tile(scratch, dh + k, n_hidden, s0, s1, s2, s3)
             for k in range(n_hidden):
                 for i in range(n_features):
@@ -446,12 +368,32 @@ def _train_ae_minibatch(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _train_sae_minibatch(  # type: ignore[no-untyped-def]
-    P, M, V, scratch, A, E, C, first, last, activations, lanes, drawn, of_lane, l1, batch_size, variant, centred, unit_norm, n_hidden, n_latents
+def _train_sae_minibatch(
+    P,
+    M,
+    V,
+    scratch,
+    A,
+    E,
+    C,
+    first,
+    last,
+    activations,
+    lanes,
+    drawn,
+    of_lane,
+    l1,
+    batch_size,
+    variant,
+    centred,
+    unit_norm,
+    n_hidden,
+    n_latents,
 ):
     """Steps first … last of the SAE on minibatches; activations (A, S, H), drawn (D, T, B), l1 (1, lanes)."""
     beta1, beta2, tiny = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY])
-    zero, two, penalty = everywhere(C[ZERO]), everywhere(C[TWO]), load(l1, 0)
+    zero, one, two, active = everywhere(C[ZERO]), everywhere(C[ONE]), everywhere(C[TWO]), everywhere(C[ACTIVE])
+    penalty = load(l1, 0)
     parameters = P.shape[0]
     b_enc = n_latents * n_hidden
     W_dec = b_enc + n_latents
@@ -478,10 +420,11 @@ def _train_sae_minibatch(  # type: ignore[no-untyped-def]
                 b = load(P, b_enc + j)
                 s0, s1, s2, s3 = _tile_products(P, j * n_hidden, 1, scratch, u, n_hidden, n_hidden, b, b, b, b)
                 _store_tile(scratch, s + j, n_latents, s0, s1, s2, s3)
-                _store_tile(scratch, f + j, n_latents, _relu(s0, zero), _relu(s1, zero), _relu(s2, zero), _relu(s3, zero))
+                _store_tile(scratch, f + j, n_latents, relu(s0, zero), relu(s1, zero), relu(s2, zero), relu(s3, zero))
             for tile in range(TILE):
                 if variant != RELU:
-                    _activate(scratch, P, s + tile * n_latents, f + tile * n_latents, thresholds, n_latents, variant, C)
+                    row = tile * n_latents
+                    keep(scratch, P, s + row, f + row, thresholds, n_latents, variant, active, zero, one)
                 if n + tile >= batch_size:
                     for j in range(n_latents):
                         store(scratch, f + tile * n_latents + j, zero)
@@ -497,10 +440,7 @@ def _train_sae_minibatch(  # type: ignore[no-untyped-def]
             for j in range(n_latents):
                 column = W_dec + j * n_hidden
                 if variant == JUMPRELU:
-                    weight = load(P, column)
-                    s0, s1 = weight * load(scratch, r), weight * load(scratch, r + n_hidden)
-                    s2, s3 = weight * load(scratch, r + 2 * n_hidden), weight * load(scratch, r + 3 * n_hidden)
-                    s0, s1, s2, s3 = _tile_products(P, column + 1, 1, scratch, r + 1, n_hidden, n_hidden - 1, s0, s1, s2, s3)
+                    s0, s1, s2, s3 = _tile_sums(P, column, 1, scratch, r, n_hidden, n_hidden)
                 else:
                     s0, s1, s2, s3 = _tile_products(
                         P, column, 1, scratch, r, n_hidden, n_hidden, penalty, penalty, penalty, penalty
@@ -511,7 +451,7 @@ def _train_sae_minibatch(  # type: ignore[no-untyped-def]
                     row = tile * n_latents + j
                     slope = load(scratch, q + row)
                     if variant == JUMPRELU and n + tile < batch_size:
-                        pull = _threshold_pull(penalty, load(P, thresholds + j), load(scratch, s + row), slope, C)
+                        pull = _pull(penalty, load(P, thresholds + j), load(scratch, s + row), slope, C)
                         store(scratch, G + thresholds + j, load(scratch, G + thresholds + j) + pull)
                     store(scratch, q + row, where_less(zero, load(scratch, f + row), slope, zero))
             for j in range(n_latents):
@@ -529,12 +469,7 @@ def _train_sae_minibatch(  # type: ignore[no-untyped-def]
                 store(scratch, G + b_enc + j, gradient)
             for i in range(n_hidden):
                 if centred:
-                    weight = load(P, i)
-                    s0, s1 = weight * load(scratch, q), weight * load(scratch, q + n_latents)
-                    s2, s3 = weight * load(scratch, q + 2 * n_latents), weight * load(scratch, q + 3 * n_latents)
-                    s0, s1, s2, s3 = _tile_products(
-                        P, n_hidden + i, n_hidden, scratch, q + 1, n_latents, n_latents - 1, s0, s1, s2, s3
-                    )
+                    s0, s1, s2, s3 = _tile_sums(P, i, n_hidden, scratch, q, n_latents, n_latents)
                 else:
                     s0, s1, s2, s3 = zero, zero, zero, zero
                 gradient = load(scratch, G + b_dec + i) + (load(scratch, r + i) - s0)
@@ -547,7 +482,7 @@ def _train_sae_minibatch(  # type: ignore[no-untyped-def]
         if unit_norm:
             for j in range(n_latents):
                 column = W_dec + j * n_hidden
-                radial = _product(scratch, G + column, P, column, n_hidden)
+                radial = product(scratch, G + column, P, column, n_hidden)
                 for i in range(n_hidden):
                     gradient = load(scratch, G + column + i) - radial * load(P, column + i)
                     store(scratch, G + column + i, gradient)
@@ -556,9 +491,9 @@ def _train_sae_minibatch(  # type: ignore[no-untyped-def]
         if unit_norm:
             for j in range(n_latents):
                 column = W_dec + j * n_hidden
-                norm = square_root(_product(P, column, P, column, n_hidden))
+                norm = square_root(product(P, column, P, column, n_hidden))
                 for i in range(n_hidden):
                     store(P, column + i, load(P, column + i) / norm)
         if variant == JUMPRELU:
             for j in range(n_latents):
-                store(P, thresholds + j, _relu(load(P, thresholds + j), zero))
+                store(P, thresholds + j, relu(load(P, thresholds + j), zero))

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from search_spaces.protocol import Protocol
 from study.engines import Autoencoders, Minibatches, SparseAutoencoders
 
 _Array = NDArray[Any]
+_Float = NDArray[np.float64]
 
 
 class ReferenceEngine:
@@ -55,7 +57,8 @@ class ReferenceEngine:
         return ae + sae
 
     def hidden(self, W: _Array, samples: _Array) -> _Array:
-        """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N) of the same dtype."""
+        """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N), cast to W's dtype."""
+        samples = samples.astype(W.dtype)
         h = np.empty((*samples.shape[:2], W.shape[0]), dtype=W.dtype)
         with np.errstate(all="ignore"):
             for lane, x in enumerate(samples):
@@ -68,16 +71,17 @@ class ReferenceEngine:
     ) -> Autoencoders:
         """Minimise the mean over a minibatch of Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b).
 
-        start: W (H, N, R) and b (N, R) in the training dtype; samples (R, S, N); batches: None for stored order;
+        start: W (H, N, R) and b (N, R) in the training dtype; samples (R, S, N), cast to it; batches: None for stored order;
         weights: the importances I, (N,).
         """
         n_hidden, n_features, lanes = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, lanes), start.b])
+        samples = samples.astype(parameters.dtype)
         gradient = np.empty_like(parameters)
         W, b = _blocks(parameters, (n_hidden, n_features), (n_features,))
         grad_W, grad_b = _blocks(gradient, (n_hidden, n_features), (n_features,))
         twice_weights = (2 * weights).astype(parameters.dtype)[:, None]
-        adam = _Adam(parameters, ae_learning_rates(protocol), protocol)
+        adam = _Adam(parameters, ae_schedule(protocol), protocol)
 
         with np.errstate(all="ignore"):
             for x in _minibatches(samples, batches, protocol.ae_batch_size, protocol.ae_training_steps):  # (B, N, R)
@@ -120,7 +124,7 @@ class ReferenceEngine:
         two, half_bandwidth = parameters.dtype.type(2), parameters.dtype.type(protocol.sae_threshold_bandwidth / 2)
         per_bandwidth = parameters.dtype.type(1 / protocol.sae_threshold_bandwidth)
         jumps = protocol.sae_variant == "jumprelu"
-        adam = _Adam(parameters, sae_learning_rates(protocol), protocol)
+        adam = _Adam(parameters, sae_schedule(protocol), protocol)
         centred, unit_norm = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
 
         with np.errstate(all="ignore"):
@@ -164,20 +168,22 @@ def _code(s: _Array, threshold: _Array, protocol: Protocol) -> _Array:
     return f
 
 
-def ae_learning_rates(protocol: Protocol) -> NDArray[np.float64]:
-    """The learning rate of each of the autoencoder's steps, (steps,)."""
-    return _learning_rates(protocol.ae_learning_rate, protocol.ae_training_steps, protocol.ae_warmup_steps, protocol.ae_schedule)
+@cache
+def ae_schedule(protocol: Protocol) -> tuple[_Float, _Float]:
+    """Adam's tables for the autoencoder's steps: see `adam_tables`."""
+    steps, warmup = protocol.ae_training_steps, protocol.ae_warmup_steps
+    return adam_tables(learning_rates(protocol.ae_learning_rate, steps, warmup, protocol.ae_schedule), protocol)
 
 
-def sae_learning_rates(protocol: Protocol) -> NDArray[np.float64]:
-    """The learning rate of each of the SAE's steps, (steps,)."""
-    return _learning_rates(
-        protocol.sae_learning_rate, protocol.sae_training_steps, protocol.sae_warmup_steps, protocol.sae_schedule
-    )
+@cache
+def sae_schedule(protocol: Protocol) -> tuple[_Float, _Float]:
+    """Adam's tables for the SAE's steps: see `adam_tables`."""
+    steps, warmup = protocol.sae_training_steps, protocol.sae_warmup_steps
+    return adam_tables(learning_rates(protocol.sae_learning_rate, steps, warmup, protocol.sae_schedule), protocol)
 
 
-def _learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -> NDArray[np.float64]:
-    """lr · min(1, t/warmup) · ½(1 + cos(π t/T)) for t = 1 … T; a constant schedule has no cosine."""
+def learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -> _Float:
+    """lr · min(1, t/warmup) · ½(1 + cos(π t/T)) for t = 1 … T, (T,); a constant schedule has no cosine."""
     t = np.arange(1, steps + 1)
     rates = np.full(steps, peak)
     if warmup_steps:
@@ -187,7 +193,7 @@ def _learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -
     return rates
 
 
-def adam_tables(learning_rates: NDArray[np.float64], protocol: Protocol) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def adam_tables(learning_rates: _Float, protocol: Protocol) -> tuple[_Float, _Float]:
     """A_t and E_t of the module's docstring, (steps,) each, in float64."""
     beta1, beta2 = protocol.adam_beta1, protocol.adam_beta2
     steps = len(learning_rates)
@@ -200,15 +206,14 @@ def adam_tables(learning_rates: NDArray[np.float64], protocol: Protocol) -> tupl
 class _Adam:
     """Adam on a block of parameters (P, R), in place."""
 
-    def __init__(self, parameters: _Array, learning_rates: NDArray[np.float64], protocol: Protocol) -> None:
+    def __init__(self, parameters: _Array, tables: tuple[_Float, _Float], protocol: Protocol) -> None:
         dtype = parameters.dtype
         self.parameters = parameters
         self.M = np.zeros_like(parameters)
         self.V = np.zeros_like(parameters)
         self.beta1, self.beta2 = dtype.type(protocol.adam_beta1), dtype.type(protocol.adam_beta2)
         self.tiny = dtype.type(1e-30 if dtype == np.float32 else 1e-290)
-        steps, epsilons = adam_tables(learning_rates, protocol)
-        self.tables = zip(steps.astype(dtype), epsilons.astype(dtype))
+        self.tables = zip(*(table.astype(dtype) for table in tables))
         self.scratch = np.empty_like(parameters)
 
     def step(self, gradient: _Array) -> None:

@@ -66,7 +66,7 @@ class Engine(Interface):
         ...
 
     def hidden(self, W: _Array, samples: _Array) -> _Array:
-        """h = W x in the training dtype, (A, S, H), from W (H, N, A) and samples (A, S, N)."""
+        """h = W x in the dtype of W (H, N, A), (A, S, H); the samples (A, S, N) are cast to it."""
         ...
 
     def train_autoencoders(
@@ -85,9 +85,12 @@ class Engine(Interface):
 
 
 def engine_named(name: str) -> Engine:
-    """The engine of that name; `auto` chooses the fastest that is there."""
+    """The engine of that name; `auto` is `compiled`."""
+    from study.engine_compiled import CompiledEngine
     from study.engine_reference import ReferenceEngine
 
-    if name in ("auto", "reference"):
+    if name in ("auto", "compiled"):
+        return CompiledEngine()
+    if name == "reference":
         return ReferenceEngine()
-    raise MisuseError(f"engine={name!r} is unknown. Engines: auto, reference.")
+    raise MisuseError(f"engine={name!r} is unknown. Engines: auto, reference, compiled.")

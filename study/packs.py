@@ -137,7 +137,8 @@ def _cut(pack: Pack, size: int) -> Iterator[Pack]:
 def estimated_seconds(pack: Pack) -> float:
     """One core's seconds for the pack, by the engine's own estimate."""
     engine: Engine = engine_named(pack.engine)
-    return engine.seconds(pack.replicates.architecture, pack.protocol, len(autoencoder_keys(pack.replicates)[0]), len(pack), pack.dtype)
+    autoencoders = len(autoencoder_keys(pack.replicates)[0])
+    return engine.seconds(pack.replicates.architecture, pack.protocol, autoencoders, len(pack), pack.dtype)
 
 
 def autoencoder_keys(replicates: Replicates) -> tuple[np.ndarray, np.ndarray]:

@@ -26,8 +26,6 @@ _Float = NDArray[np.float64]
 
 CHUNK_BYTES = 256 * 2**20
 """Samples and minibatches that are held in memory at once."""
-BLOCK_NUMBERS = 2**22
-"""Activations of the evaluation samples that the metrics hold at once."""
 
 
 def run_pack(pack: Pack, *, study: str = "", trial_id: str = "") -> pa.Table:
@@ -110,26 +108,27 @@ def _run_chunk(chunk: _Chunk) -> dict[str, _Float]:
     """Every measured column of the chunk's replicates, (R,) each."""
     autoencoders, samples = _train_chunk_autoencoders(chunk)
     saes = _train_chunk_saes(chunk, autoencoders, samples) if chunk.pack.protocol.has_sae else None
-    fresh = [
-        data.draw_eval_data(chunk.pack.replicates.architecture.n_features, int(seed), chunk.pack.protocol)
-        for seed in chunk.autoencoders.replicates.data_seed
-    ]
-    sparsity = chunk.autoencoders.replicates.sparsity
-    x = samples if fresh[0] is None else np.stack([draws.features(float(s)) for draws, s in zip(fresh, sparsity) if draws])
+    x = samples if chunk.pack.protocol.eval_samples is None else _features(chunk, fresh=True)
     return _measure(chunk, autoencoders, saes, x)
+
+
+def _features(chunk: _Chunk, fresh: bool = False) -> _Float:
+    """The samples of each autoencoder, (A, S, N)."""
+    replicates = chunk.autoencoders.replicates
+    n_features = replicates.architecture.n_features
+    return data.draw_features(n_features, replicates.data_seed, replicates.sparsity, chunk.pack.protocol, fresh)
 
 
 def _train_chunk_autoencoders(chunk: _Chunk) -> tuple[Autoencoders, _Float]:
     """The A trained autoencoders and their training samples (A, S, N), these in float64."""
     replicates, protocol, dtype = chunk.autoencoders.replicates, chunk.pack.protocol, np.dtype(chunk.pack.dtype)
     architecture = replicates.architecture
-    draws = {int(seed): data.draw_data(architecture.n_features, int(seed), protocol) for seed in np.unique(replicates.data_seed)}
-    samples = np.stack([draws[int(seed)].features(float(s)) for seed, s in zip(replicates.data_seed, replicates.sparsity)])
+    samples = _features(chunk)
     W = np.stack([data.ae_initial_weights(architecture, int(seed), protocol) for seed in replicates.ae_seed], axis=-1)
     start = Autoencoders(W.astype(dtype), np.zeros((architecture.n_features, len(replicates)), dtype))
     batches = _batches(replicates.ae_seed, data.AE_MINIBATCHES, protocol.ae_training_steps, protocol.ae_batch_size, chunk)
     importances = data.importances(architecture.n_features, protocol)
-    return chunk.engine.train_autoencoders(start, samples.astype(dtype), batches, importances, protocol), samples
+    return chunk.engine.train_autoencoders(start, samples, batches, importances, protocol), samples
 
 
 def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float) -> SparseAutoencoders:
@@ -139,7 +138,7 @@ def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float
     W_enc, W_dec = zip(*(data.sae_initial_weights(architecture, int(seed), protocol) for seed in replicates.sae_seed))
     b_dec = np.zeros((architecture.n_hidden, len(replicates)), dtype)
     if protocol.sae_decoder_bias_init == "mean":
-        mean_x = samples.mean(axis=1, keepdims=True).astype(dtype)  # (A, 1, N); the mean of h is W times it
+        mean_x = samples.mean(axis=1, keepdims=True)  # (A, 1, N); the mean of h is W times it
         b_dec = chunk.engine.hidden(autoencoders.W, mean_x)[chunk.ae_of_sae, 0].T.copy()
     start = SparseAutoencoders(
         W_enc=np.stack(W_enc, axis=-1).astype(dtype),
@@ -149,7 +148,7 @@ def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float
         threshold=np.full((architecture.n_latents, len(replicates)), data.sae_initial_threshold(protocol), dtype),
     )
     batches = _batches(replicates.sae_seed, data.SAE_MINIBATCHES, protocol.sae_training_steps, protocol.sae_batch_size, chunk)
-    activations = chunk.engine.hidden(autoencoders.W, samples.astype(dtype))
+    activations = chunk.engine.hidden(autoencoders.W, samples)
     return chunk.engine.train_saes(start, activations, chunk.ae_of_sae, batches, replicates.l1, protocol)
 
 
@@ -163,44 +162,15 @@ def _batches(seeds: NDArray[np.int64], purpose: int, steps: int, batch_size: int
 
 
 def _measure(chunk: _Chunk, autoencoders: Autoencoders, saes: SparseAutoencoders | None, x: _Float) -> dict[str, _Float]:
-    """Metrics in float64 from the trained weights, a block of replicates at a time; x (A, S, N)."""
+    """Metrics in float64 from the trained weights; evaluation samples x (A, S, N)."""
     protocol, replicates = chunk.pack.protocol, chunk.pack.replicates
-    architecture = replicates.architecture
-    importances = data.importances(architecture.n_features, protocol)
-    W, b = _replicates_first(autoencoders.W), _replicates_first(autoencoders.b)
-    weights = [_replicates_first(w) for w in (saes.W_enc, saes.b_enc, saes.W_dec, saes.b_dec)] if saes else []
-    block = max(1, BLOCK_NUMBERS // (x.shape[1] * max(architecture.n_features, architecture.n_latents)))
-    measured: list[dict[str, _Float]] = []
-    with np.errstate(over="ignore", invalid="ignore"):
-        h = np.concatenate([x[a : a + 1] @ np.swapaxes(W[a : a + 1], 1, 2) for a in range(len(x))])  # (A, S, H)
-        ae_columns = [
-            ae_metrics(
-                W[a : a + block],
-                b[a : a + block],
-                x[a : a + block],
-                h[a : a + block],
-                importances,
-                chunk.autoencoders.replicates.sparsity[a : a + block],
-                protocol,
-            )
-            for a in range(0, len(x), block)
-        ]
-        for r in range(0, len(replicates), block):
-            of = chunk.ae_of_sae[r : r + block]
-            if weights:
-                W_enc, b_enc, W_dec, b_dec = (w[r : r + block] for w in weights)
-                l1 = replicates.l1[r : r + block]
-                measured.append(sae_metrics(W_enc, b_enc, W_dec, b_dec, x[of], h[of], W[of], l1, protocol))
-            else:
-                measured.append({name: np.full(len(of), np.nan) for name in SAE_COLUMNS})
-    return {
-        **{name: np.concatenate([c[name] for c in ae_columns])[chunk.ae_of_sae] for name in ae_columns[0]},
-        **{name: np.concatenate([c[name] for c in measured]) for name in SAE_COLUMNS},
-    }
-
-
-def _replicates_first(weights: _Array) -> _Float:
-    return np.ascontiguousarray(np.moveaxis(weights, -1, 0), dtype=np.float64)
+    importances = data.importances(replicates.architecture.n_features, protocol)
+    of_ae = ae_metrics(autoencoders, x, importances, chunk.autoencoders.replicates.sparsity, protocol)
+    if saes is None:
+        of_sae = {name: np.full(len(replicates), np.nan) for name in SAE_COLUMNS}
+    else:
+        of_sae = sae_metrics(saes, autoencoders.W, x, chunk.ae_of_sae, replicates.l1, protocol)
+    return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae
 
 
 def rows_table(pack: Pack, measured: dict[str, _Float], seconds: float, study: str, trial_id: str) -> pa.Table:

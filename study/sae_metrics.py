@@ -1,7 +1,8 @@
-"""Metrics of the sparse autoencoder, many replicates at once: R comes first here, one matrix product a replicate."""
+"""Metrics of the sparse autoencoder, many at once, from its weights and its moments over the evaluation samples."""
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 
 import numpy as np
@@ -11,6 +12,8 @@ from scipy.optimize import linear_sum_assignment
 from search_spaces.protocol import Protocol
 from study.ae_metrics import represented_features
 from study.data import direction_draws
+from study.engines import SparseAutoencoders
+from study.moments import SaeMoments, sae_moments
 from study.similarity import similarities
 
 _Float = NDArray[np.float64]
@@ -34,63 +37,64 @@ SAE_COLUMNS = (
 """What a replicate without an SAE has NaN in."""
 
 
-def encode(W_enc: _Float, b_enc: _Float, b_dec: _Float, h: _Float, protocol: Protocol) -> _Float:
-    """The code f = ReLU(W_enc u + b_enc), (R, S, L); u = h, or h − b_dec where the protocol subtracts it."""
-    u = h - b_dec[:, None, :] if protocol.sae_subtract_decoder_bias else h
-    return np.maximum(u @ np.swapaxes(W_enc, 1, 2) + b_enc[:, None, :], 0)
-
-
 def sae_metrics(
-    W_enc: _Float, b_enc: _Float, W_dec: _Float, b_dec: _Float, x: _Float, h: _Float, W: _Float, l1: _Float, protocol: Protocol
+    saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArray[np.int64], l1: _Float, protocol: Protocol
 ) -> dict[str, _Float]:
     """The SAE and similarity columns of the row schema, (R,) each.
 
-    W_enc (R, L, H), b_enc (R, L), W_dec by columns (R, L, H), b_dec (R, H); evaluation samples x (R, S, N), their
-    h (R, S, H), the AE's W (R, H, N), l1 (R,). Where a weight, of the SAE or the AE, is not finite all are NaN.
+    The autoencoders' W (H, N, A) and evaluation samples x (A, S, N), ae_of_sae (R,) the one that each SAE reads, l1 (R,).
+    Where a weight, of the SAE or the AE, is not finite all are NaN.
     """
-    parameters = (W_enc, b_enc, W_dec, b_dec, W)
-    finite = np.logical_and.reduce([np.isfinite(p).all(axis=tuple(range(1, p.ndim))) for p in parameters])
-    W_enc, b_enc, W_dec, b_dec, W = (np.where(finite.reshape(-1, *[1] * (p.ndim - 1)), p, 0) for p in parameters)
-    h = np.where(finite[:, None, None], h, 0)
-    samples, n_latents = h.shape[1], W_enc.shape[1]
-
-    f = encode(W_enc, b_enc, b_dec, h, protocol)  # (R, S, L)
-    reconstruction = f @ W_dec + b_dec[:, None, :]  # (R, S, H)
+    fields = [getattr(saes, field.name) for field in dataclasses.fields(saes)]
+    finite_ae = np.isfinite(W).all(axis=(0, 1))
+    parts = [np.isfinite(weights).all(axis=tuple(range(weights.ndim - 1))) for weights in fields]
+    finite = np.logical_and.reduce([finite_ae[ae_of_sae], *parts])
+    saes, W = SparseAutoencoders(*(np.where(finite, weights, 0) for weights in fields)), np.where(finite_ae, W, 0)
+    samples, n_latents, n_hidden = x.shape[1], *saes.W_enc.shape[:2]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        squared_error = np.sum((h - reconstruction) ** 2, axis=(1, 2))
-        variance = np.sum((h - h.mean(axis=1, keepdims=True)) ** 2, axis=(1, 2))
-        explained_variance = 1 - squared_error / variance
-        loss = squared_error / samples + l1 * (f.sum(axis=(1, 2)) / samples)
-
-    fires = (f > 0).astype(np.float64)
-    present = (x > 0).astype(np.float64)
-    latent_counts, feature_counts = fires.sum(axis=1), present.sum(axis=1)  # (R, L), (R, N): exact
-    together = np.swapaxes(fires, 1, 2) @ present  # (R, L, N): exact
-    alive = latent_counts / samples >= protocol.dead_below  # (R, L)
-    recovery = [
-        _recovery(*of_one)
-        for of_one in zip(
-            _cosines(W_dec, W), alive, represented_features(W, protocol), together, latent_counts, feature_counts, strict=True
-        )
-    ]
-    mcc, chance, mmcs, f1 = np.array(
-        [(mcc, mcc_chance(W.shape[1], n_alive, n_represented), mmcs, f1) for mcc, mmcs, f1, n_alive, n_represented in recovery]
-    ).T
+        moments = sae_moments(saes, W, x, ae_of_sae, protocol)
+        explained_variance = 1 - moments.squared_error / np.trace(moments.hidden_recon.XX, axis1=1, axis2=2)
+        counted = moments.latents.sum(axis=1) if protocol.sae_variant == "jumprelu" else moments.code
+        loss = moments.squared_error / samples + l1 * (counted / samples)
+        alive = moments.latents / samples >= protocol.dead_below  # (R, L)
+        recovery = _recoveries(saes, W, ae_of_sae, moments, alive, protocol)
+        similar = similarities(moments.hidden_recon, protocol.constant_below)
     columns = {
         "sae_loss": loss,
-        "sae_mse": squared_error / (samples * h.shape[2]),
+        "sae_mse": moments.squared_error / (samples * n_hidden),
         "explained_variance": explained_variance,
-        "l0": latent_counts.sum(axis=1) / samples,
-        "active_fraction": latent_counts.sum(axis=1) / (samples * n_latents),
+        "l0": moments.latents.sum(axis=1) / samples,
+        "active_fraction": moments.latents.sum(axis=1) / (samples * n_latents),
         "dead_latents": (~alive).sum(axis=1).astype(np.float64),
-        "max_firing_rate": latent_counts.max(axis=1) / samples,
-        **similarities(h, reconstruction, protocol.constant_below),
-        "mcc_decoder_features": mcc,
-        "mcc_chance": chance,
-        "mmcs_decoder_features": mmcs,
-        "f1_latents_features": f1,
+        "max_firing_rate": moments.latents.max(axis=1) / samples,
+        **similar,
+        **recovery,
     }
     return {name: np.where(finite, columns[name], np.nan) for name in SAE_COLUMNS}
+
+
+def _recoveries(
+    saes: SparseAutoencoders,
+    W: _Float,
+    ae_of_sae: NDArray[np.int64],
+    moments: SaeMoments,
+    alive: NDArray[np.bool_],
+    protocol: Protocol,
+) -> dict[str, _Float]:
+    """The columns that compare decoder and latents with the features."""
+    matrices, decoders = np.moveaxis(W, -1, 0).astype(np.float64), np.moveaxis(saes.W_dec, -1, 0).astype(np.float64)
+    represented = represented_features(matrices, protocol)[ae_of_sae]  # (R, N)
+    cosines = _cosines(decoders, matrices[ae_of_sae])
+    each = zip(cosines, alive, represented, moments.together, moments.latents, moments.features, strict=True)
+    found = np.array([_recovery(*of_one) for of_one in each])
+    alive_counts, represented_counts = alive.sum(axis=1).tolist(), represented.sum(axis=1).tolist()
+    chance = [mcc_chance(saes.W_dec.shape[1], *counts) for counts in zip(alive_counts, represented_counts, strict=True)]
+    return {
+        "mcc_decoder_features": found[:, 0],
+        "mcc_chance": np.array(chance),
+        "mmcs_decoder_features": found[:, 1],
+        "f1_latents_features": found[:, 2],
+    }
 
 
 def _cosines(W_dec: _Float, W: _Float) -> _Float:
@@ -111,25 +115,23 @@ def _recovery(
     together: _Float,
     latent_counts: _Float,
     feature_counts: _Float,
-) -> tuple[float, float, float, int, int]:
-    """MCC, MMCS, F1 of one replicate, and how many latents are alive and features represented.
+) -> tuple[float, float, float]:
+    """MCC, MMCS, F1 of one replicate.
 
     Only alive latents and represented features enter, with the sign of their cosine: in antipodal pairs the absolute
     value would reward a dictionary of duplicates. 0 where nothing is alive, NaN where nothing is represented.
     """
-    n_alive, n_represented = int(alive.sum()), int(represented.sum())
-    if n_represented == 0:
-        return np.nan, np.nan, np.nan, n_alive, n_represented
-    if n_alive == 0:
-        return 0.0, 0.0, 0.0, n_alive, n_represented
     latents, features = np.flatnonzero(alive), np.flatnonzero(represented)
-    candidates = cosines[np.ix_(latents, features)]
+    if not len(features):
+        return np.nan, np.nan, np.nan
+    if not len(latents):
+        return 0.0, 0.0, 0.0
+    candidates = cosines[latents[:, None], features]
     rows, columns = linear_sum_assignment(candidates, maximize=True)
-    mcc = candidates[rows, columns].sum() / n_represented
-    mmcs = candidates.max(axis=0).mean()
     j, i = latents[rows], features[columns]
-    f1 = (2 * together[j, i] / np.maximum(latent_counts[j] + feature_counts[i], 1)).sum() / n_represented
-    return mcc, mmcs, f1, n_alive, n_represented
+    f1 = 2 * together[j, i] / np.maximum(latent_counts[j] + feature_counts[i], 1)
+    count = len(features)
+    return candidates[rows, columns].sum() / count, candidates.max(axis=0).sum() / count, f1.sum() / count
 
 
 @cache
@@ -144,7 +146,8 @@ def mcc_chance(n_hidden: int, n_alive: int, n_represented: int) -> float:
         return 0.0
     decoders, features = direction_draws(n_hidden, n_alive, n_represented, draws=1000)
     cosines = decoders @ np.swapaxes(features, 1, 2)  # (draws, alive, represented)
-    return float(np.mean([c[linear_sum_assignment(c, maximize=True)].sum() for c in cosines]) / n_represented)
+    rows, columns = np.moveaxis(np.array([linear_sum_assignment(c, maximize=True) for c in cosines]), 1, 0)
+    return float(np.take_along_axis(cosines[np.arange(1000)[:, None], rows], columns[..., None], 2).sum() / (1000 * n_represented))
 
 
 def corrected_mcc(mcc: _Float, chance: _Float) -> _Float:

@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import pdist
 
+from study.moments import PairMoments
+
 _Float = NDArray[np.float64]
 
 
-def similarities(h: _Float, reconstruction: _Float, constant_below: float) -> dict[str, _Float]:
-    """`procrustes_hidden_recon`, `cka_hidden_recon`, `rsa_hidden_recon`, (R,) each, from h and ĥ (R, S, H).
+def similarities(pair: PairMoments, constant_below: float) -> dict[str, _Float]:
+    """`procrustes_hidden_recon`, `cka_hidden_recon`, `rsa_hidden_recon`, (R,) each, from the moments of h (X) and ĥ (Y).
 
     NaN where the variance of ĥ is under `constant_below` times that of h.
     Procrustes 1 − √(2 − 2 Σσ(XᵀY)/(‖X‖‖Y‖)), in [1 − √2, 1], with Σσ the nuclear norm: what is left after the best
@@ -23,37 +25,33 @@ def similarities(h: _Float, reconstruction: _Float, constant_below: float) -> di
     CKA ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), in [0, 1] (Kornblith et al. 2019, linear kernel).
     RSA: Pearson correlation, over all pairs of samples, of squared Euclidean distances, in [−1, 1].
     """
-    X = h - h.mean(axis=1, keepdims=True)  # (R, S, H)
-    Y = reconstruction - reconstruction.mean(axis=1, keepdims=True)
-    X_t, Y_t = np.swapaxes(X, 1, 2), np.swapaxes(Y, 1, 2)
-    XX, YY, XY = X_t @ X, Y_t @ Y, X_t @ Y  # (R, H, H)
-    x_norms, y_norms = np.sum(X * X, axis=2), np.sum(Y * Y, axis=2)  # (R, S)
-    x_total, y_total = x_norms.sum(axis=1), y_norms.sum(axis=1)  # ‖X‖², ‖Y‖²
+    x_total, y_total = np.trace(pair.XX, axis1=1, axis2=2), np.trace(pair.YY, axis1=1, axis2=2)  # ‖X‖², ‖Y‖²
     varies = (x_total > 0) & (y_total >= constant_below * x_total) & np.isfinite(y_total)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        nuclear = np.linalg.svd(np.where(varies[:, None, None], XY, 0), compute_uv=False).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        nuclear = np.linalg.svd(np.where(varies[:, None, None], pair.XY, 0), compute_uv=False).sum(axis=1)
         columns = {
             "procrustes_hidden_recon": 1 - np.sqrt(np.maximum(2 - 2 * nuclear / np.sqrt(x_total * y_total), 0)),
-            "cka_hidden_recon": _squared(XY) / np.sqrt(_squared(XX) * _squared(YY)),
-            "rsa_hidden_recon": _distance_correlation(x_norms, y_norms, XX, YY, XY),
+            "cka_hidden_recon": _squared(pair.XY) / np.sqrt(_squared(pair.XX) * _squared(pair.YY)),
+            "rsa_hidden_recon": _distance_correlation(pair, x_total, y_total),
         }
     return {name: np.where(varies, values, np.nan) for name, values in columns.items()}
 
 
-def _distance_correlation(x_norms: _Float, y_norms: _Float, XX: _Float, YY: _Float, XY: _Float) -> _Float:
-    """Pearson correlation of squared distances d = u_a + u_b − 2 x_a·x_b over pairs a < b, from moments.
+def _distance_correlation(pair: PairMoments, x_total: _Float, y_total: _Float) -> _Float:
+    """Pearson correlation of squared distances d = u_a + u_b − 2 x_a·x_b over pairs a < b, with u = ‖x‖².
 
     For centred samples Σ_{a<b} d d' = S Σ u u' + Σu Σu' + 2 ‖XᵀX'‖², and Σ_{a<b} d = S Σu.
     """
-    samples = x_norms.shape[1]
+    samples = pair.samples
     pairs = samples * (samples - 1) / 2
 
-    def covariance(u: _Float, v: _Float, cross: _Float) -> _Float:
-        total_u, total_v = u.sum(axis=1), v.sum(axis=1)
-        products = samples * (u * v).sum(axis=1) + total_u * total_v + 2 * _squared(cross)
-        return products / pairs - (samples * total_u / pairs) * (samples * total_v / pairs)
+    def covariance(norms: _Float, total: _Float, other_total: _Float, cross: _Float) -> _Float:
+        products = samples * norms + total * other_total + 2 * _squared(cross)
+        return products / pairs - (samples * total / pairs) * (samples * other_total / pairs)
 
-    return covariance(x_norms, y_norms, XY) / np.sqrt(covariance(x_norms, x_norms, XX) * covariance(y_norms, y_norms, YY))
+    of_both = covariance(pair.norms_xy, x_total, y_total, pair.XY)
+    of_x, of_y = covariance(pair.norms_x, x_total, x_total, pair.XX), covariance(pair.norms_y, y_total, y_total, pair.YY)
+    return of_both / np.sqrt(of_x * of_y)
 
 
 def _squared(matrices: _Float) -> _Float:
