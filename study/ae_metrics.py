@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +27,11 @@ def feature_dimensionality(W: _Float) -> _Float:
     return np.divide(squared_norms**2, shared, out=np.zeros_like(shared), where=shared > 0)
 
 
+def replicates_first(weights: NDArray[Any]) -> _Float:
+    """(…, R) → (R, …) in float64, contiguous: sums over a replicate's numbers then have one order, whatever the pack's size."""
+    return np.ascontiguousarray(np.moveaxis(weights, -1, 0), dtype=np.float64)
+
+
 def represented_features(W: _Float, protocol: Protocol) -> NDArray[np.bool_]:
     """F = {i : ‖W_i‖² > represented_above}, (R, N) from W (R, H, N)."""
     return np.sum(W**2, axis=-2) > protocol.represented_above
@@ -43,7 +50,7 @@ def ae_metrics(
     sane = Autoencoders(np.where(finite, autoencoders.W, 0), np.where(finite, autoencoders.b, 0))
     with np.errstate(over="ignore", invalid="ignore"):
         moments = autoencoder_moments(sane, x, importances)
-    W = np.moveaxis(sane.W, -1, 0).astype(np.float64)  # (A, H, N)
+    W = replicates_first(sane.W)  # (A, H, N)
     gram = np.swapaxes(W, 1, 2) @ W  # WᵀW (A, N, N)
     diagonal = np.diagonal(gram, axis1=1, axis2=2)
     off_diagonal = np.abs(gram).sum(axis=(1, 2)) - np.abs(diagonal).sum(axis=1)

@@ -45,7 +45,7 @@ def cache_folder() -> Path:
 
 def inlined(function: Callable[..., Any]) -> Any:
     """A part of kernels: compiled into those that call it."""
-    return numba.njit(**_OPTIONS)(function)
+    return numba.njit(forceinline=True, **_OPTIONS)(function)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., None]:

@@ -79,9 +79,7 @@ def draw_eval_data(n_features: int, seed: int, protocol: Protocol) -> Draws | No
     return _draw(protocol.eval_samples, n_features, seed, protocol, EVAL_DATA)
 
 
-def draw_features(
-    n_features: int, seeds: NDArray[np.int64], sparsities: _Float, protocol: Protocol, fresh: bool = False
-) -> _Float:
+def draw_features(n_features: int, seeds: NDArray[np.int64], sparsities: _Float, protocol: Protocol, fresh: bool = False) -> _Float:
     """x (A, S, N) of A data seeds and sparsities: the training samples, or the fresh ones on which metrics are computed."""
     draw, samples = (draw_eval_data, protocol.eval_samples) if fresh else (draw_data, protocol.samples)
     x = np.empty((len(seeds), samples or 0, n_features))

@@ -21,7 +21,7 @@ from study.compilation import inlined, kernel
 from study.engine_reference import ae_schedule, sae_schedule
 from study.engines import Autoencoders, Minibatches, SparseAutoencoders
 from study.lanes import JUMPRELU, RELU, VARIANTS, groups, hidden, keep, lay_out, product, relu, rows_of, take_back
-from study.simd import absolute, everywhere, lanes_of, load, rows, square_root, store, where_less
+from study.simd import absolute, everywhere, gather, lanes_of, load, prefetch, rows, square_root, store, where_less
 
 _Array = NDArray[Any]
 
@@ -42,13 +42,12 @@ class CompiledEngine:
     """Replicates whose samples are laid out together; a multiple of a group."""
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
-        """Measured on one core of a 2-core server (AMD EPYC 9004): square root and division of Adam, and the sums."""
+        """Measured on one core of a 2-core server (AMD EPYC, AVX-512): `tests/benchmarks/engines.py`."""
         n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
-        ae = n_features * (n_hidden + 1)
-        sae = n_latents * (2 * n_hidden + 1) + n_hidden
-        return autoencoders * protocol.ae_training_steps * _step_seconds(ae, protocol.ae_batch_size, dtype) + (
-            saes * protocol.sae_training_steps * _step_seconds(sae, protocol.sae_batch_size, dtype)
-        )
+        ae, sae = n_features * (n_hidden + 1), n_latents * (2 * n_hidden + 1) + n_hidden
+        ae_step = _step_seconds(ae, protocol.ae_batch_size, 0.20e-9 * ae + 1e-9 * n_features, dtype)
+        sae_step = _step_seconds(sae, protocol.sae_batch_size, 0.11e-9 * sae + 1e-9 * n_hidden, dtype)
+        return autoencoders * protocol.ae_training_steps * ae_step + saes * protocol.sae_training_steps * sae_step
 
     def hidden(self, W: _Array, samples: _Array) -> _Array:
         """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N), cast to W's dtype."""
@@ -80,9 +79,8 @@ class CompiledEngine:
                 lay_out(samples, lanes, x)
                 training.run(_train_ae_online, state, scratch, x, twice_weights, *sizes)
             else:
-                drawn, of_lane = _indexes(batches, lanes)
-                arguments = samples, lanes, drawn, of_lane, twice_weights, protocol.ae_batch_size, *sizes
-                training.run(_train_ae_minibatch, state, scratch, *arguments)
+                sources = _sources(batches, lanes, lanes)
+                training.run(_train_ae_minibatch, state, scratch, samples, *sources, twice_weights, protocol.ae_batch_size, *sizes)
             training.take_back(state, lanes)
         return Autoencoders(parameters[: n_hidden * n_features].reshape(start.W.shape), parameters[n_hidden * n_features :])
 
@@ -115,9 +113,8 @@ class CompiledEngine:
                 lay_out(activations, ae_of_sae[lanes], h)
                 training.run(_train_sae_online, state, scratch, h, penalty, variant, *sizes)
             else:
-                drawn, of_lane = _indexes(batches, lanes)
                 settings = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
-                arguments = activations, ae_of_sae[lanes], drawn, of_lane, penalty, protocol.sae_batch_size
+                arguments = activations, *_sources(batches, lanes, ae_of_sae[lanes]), penalty, protocol.sae_batch_size
                 training.run(_train_sae_minibatch, state, scratch, *arguments, variant, *settings, *sizes)
             training.take_back(state, lanes)
         bounds = np.cumsum([len(block) for block in blocks])[:-1]
@@ -125,9 +122,10 @@ class CompiledEngine:
         return SparseAutoencoders(W_enc.reshape(start.W_enc.shape), b_enc, W_dec.reshape(start.W_dec.shape), b_dec, threshold)
 
 
-def _step_seconds(parameters: int, batch_size: int, dtype: str) -> float:
-    adam, products = (0.36e-9, 0.1e-9) if dtype == "float32" else (1.0e-9, 0.2e-9)
-    return parameters * (adam + products * (batch_size - 1)) + 1e-9
+def _step_seconds(parameters: int, batch_size: int, sample_seconds: float, dtype: str) -> float:
+    """A step's square roots and divisions, and for each sample of a minibatch its products and its gathering (float32)."""
+    adam, slower = (1e-9 + 0.37e-9 * parameters, 1) if dtype == "float32" else (2e-9 + 1.05e-9 * parameters, 1.8)
+    return adam + slower * sample_seconds * batch_size * (batch_size > 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +147,7 @@ class _Training:
         active, bandwidth = protocol.sae_k or 0, protocol.sae_threshold_bandwidth
         adam = protocol.adam_beta1, protocol.adam_beta2, tiny
         constants = [*adam, 1 / batch_size, active, bandwidth / 2, 1 / bandwidth, 0, 1, 2, -1]
-        seconds = _step_seconds(len(parameters), batch_size, str(dtype)) * lanes_of(dtype)
+        seconds = _step_seconds(len(parameters), batch_size, 0.3e-9 * len(parameters), str(dtype)) * lanes_of(dtype)
         steps_a_call = max(1, int(CALL_SECONDS / seconds))
         return cls(parameters, steps.astype(dtype), epsilons.astype(dtype), np.array(constants, dtype), steps_a_call)
 
@@ -170,11 +168,18 @@ class _Training:
         self.parameters[:, lanes] = state[0]
 
 
-def _indexes(batches: Minibatches | None, lanes: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Drawn minibatches (D, T, B) and which of them each lane takes; of no steps where samples come in stored order."""
+def _sources(
+    batches: Minibatches | None, lanes: NDArray[np.int64], samples_of: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], bool]:
+    """Whose samples each lane reads, what was drawn (D, T, B), which of the D each lane takes, and whether all read the same.
+
+    Nothing is drawn, (1, 0, 1), where samples come in stored order.
+    """
     if batches is None:
-        return np.empty((1, 0, 1), np.int32), np.zeros(len(lanes), np.int64)
-    return batches.drawn, batches.of_lane[lanes]
+        return samples_of, np.empty((1, 0, 1), np.int32), np.zeros_like(lanes), bool((samples_of == samples_of[0]).all())
+    of_lane = batches.of_lane[lanes]
+    alike = (samples_of == samples_of[0]).all() and (of_lane == of_lane[0]).all()
+    return samples_of, batches.drawn, of_lane, bool(alike)
 
 
 @inlined
@@ -273,18 +278,29 @@ def _train_sae_online(P, M, V, scratch, A, E, C, first, last, Z, l1, variant, n_
 
 
 @inlined
-def _gather(samples, lanes, drawn, of_lane, t, n, batch_size, out, row, width):
-    """Sample n … n + TILE of minibatch t, each lane its own, into TILE·width rows; zeros behind the minibatch's end."""
-    stored = drawn.shape[1] == 0
+def _gather(samples, lanes, drawn, of_lane, alike, chosen, t, n, batch_size, out, width):
+    """Samples n … n + TILE of minibatch t, each lane its own, into the first TILE·width rows; zeros behind the minibatch's end.
+
+    alike: whether all lanes read the same. Online indexes are drawn at random: those of the next step are prefetched.
+    """
+    stored, later = drawn.shape[1] == 0, min(t + 1, drawn.shape[1] - 1)
     for tile in range(TILE):
-        for lane in range(out.shape[1]):
-            if n + tile >= batch_size:
-                for i in range(width):
-                    out[row + tile * width + i, lane] = 0
-                continue
-            at = (t * batch_size + n + tile) % samples.shape[1] if stored else drawn[of_lane[lane], t, n + tile]
+        row = tile * width
+        if n + tile >= batch_size:
             for i in range(width):
-                out[row + tile * width + i, lane] = samples[lanes[lane], at, i]
+                store(out, row + i, everywhere(out.dtype.type(0)))
+        elif alike:
+            at = (t * batch_size + n + tile) % samples.shape[1] if stored else drawn[of_lane[0], t, n + tile]
+            for i in range(width):
+                store(out, row + i, everywhere(samples[lanes[0], at, i]))
+        else:
+            for lane in range(out.shape[1]):
+                at = (t * batch_size + n + tile) % samples.shape[1] if stored else drawn[of_lane[lane], t, n + tile]
+                chosen[lane] = at
+                if not stored:
+                    prefetch(samples, lanes[lane], drawn[of_lane[lane], later, n + tile])
+            for i in range(width):
+                store(out, row + i, gather(samples, lanes, chosen, i))
 
 
 @inlined
@@ -309,6 +325,12 @@ def _tile_sums(P, p, step, X, x, width, count):
 
 
 @inlined
+def _load_tile(X, x, width):
+    """The rows of the four samples of a tile."""
+    return load(X, x), load(X, x + width), load(X, x + 2 * width), load(X, x + 3 * width)
+
+
+@inlined
 def _store_tile(out, row, width, s0, s1, s2, s3):
     store(out, row, s0)
     store(out, row + width, s1)
@@ -318,7 +340,7 @@ def _store_tile(out, row, width, s0, s1, s2, s3):
 
 @kernel
 def _train_ae_minibatch(
-    P, M, V, scratch, A, E, C, first, last, samples, lanes, drawn, of_lane, twice_weights, batch_size, n_features, n_hidden
+    P, M, V, scratch, A, E, C, first, last, samples, lanes, drawn, of_lane, alike, twice_weights, batch_size, n_features, n_hidden
 ):
     """Steps first … last of the autoencoder on minibatches; samples (A, S, N), drawn (D, T, B)."""
     beta1, beta2, tiny, zero = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY]), everywhere(C[ZERO])
@@ -327,11 +349,12 @@ def _train_ae_minibatch(
     ds = h + TILE * n_hidden
     dh = ds + TILE * n_features
     G = dh + TILE * n_hidden
+    chosen = np.empty(scratch.shape[1], np.int64)
     for t in range(first, last):
         for row in range(parameters):
             store(scratch, G + row, zero)
         for n in range(0, batch_size, TILE):
-            _gather(samples, lanes, drawn, of_lane, t, n, batch_size, scratch, 0, n_features)
+            _gather(samples, lanes, drawn, of_lane, alike, chosen, t, n, batch_size, scratch, n_features)
             for k in range(n_hidden):
                 s0, s1, s2, s3 = _tile_sums(P, k * n_features, 1, scratch, 0, n_features, n_features)
                 _store_tile(scratch, h + k, n_hidden, s0, s1, s2, s3)
@@ -350,18 +373,16 @@ def _train_ae_minibatch(
                 s0, s1, s2, s3 = _tile_sums(P, k * n_features, 1, scratch, ds, n_features, n_features)
                 _store_tile(scratch, dh + k, n_hidden, s0, s1, s2, s3)
             for k in range(n_hidden):
+                h0, h1, h2, h3 = _load_tile(scratch, h + k, n_hidden)
+                q0, q1, q2, q3 = _load_tile(scratch, dh + k, n_hidden)
                 for i in range(n_features):
-                    gradient = load(scratch, G + k * n_features + i)
-                    for tile in range(TILE):
-                        of_h = load(scratch, h + tile * n_hidden + k) * load(scratch, ds + tile * n_features + i)
-                        of_x = load(scratch, dh + tile * n_hidden + k) * load(scratch, tile * n_features + i)
-                        gradient = gradient + (of_h + of_x)
-                    store(scratch, G + k * n_features + i, gradient)
+                    e0, e1, e2, e3 = _load_tile(scratch, ds + i, n_features)
+                    x0, x1, x2, x3 = _load_tile(scratch, i, n_features)
+                    gradient = (load(scratch, G + k * n_features + i) + (h0 * e0 + q0 * x0)) + (h1 * e1 + q1 * x1)
+                    store(scratch, G + k * n_features + i, (gradient + (h2 * e2 + q2 * x2)) + (h3 * e3 + q3 * x3))
             for i in range(n_features):
-                gradient = load(scratch, G + bias + i)
-                for tile in range(TILE):
-                    gradient = gradient + load(scratch, ds + tile * n_features + i)
-                store(scratch, G + bias + i, gradient)
+                e0, e1, e2, e3 = _load_tile(scratch, ds + i, n_features)
+                store(scratch, G + bias + i, (((load(scratch, G + bias + i) + e0) + e1) + e2) + e3)
         a, e, mean = everywhere(A[t]), everywhere(E[t]), everywhere(C[PER_BATCH])
         for row in range(parameters):
             _adam(P, M, V, row, load(scratch, G + row) * mean, beta1, beta2, tiny, zero, a, e)
@@ -382,6 +403,7 @@ def _train_sae_minibatch(
     lanes,
     drawn,
     of_lane,
+    alike,
     l1,
     batch_size,
     variant,
@@ -405,11 +427,12 @@ def _train_sae_minibatch(
     f = s + TILE * n_latents
     q = f + TILE * n_latents
     G = q + TILE * n_latents
+    chosen = np.empty(scratch.shape[1], np.int64)
     for t in range(first, last):
         for row in range(parameters):
             store(scratch, G + row, zero)
         for n in range(0, batch_size, TILE):
-            _gather(activations, lanes, drawn, of_lane, t, n, batch_size, scratch, 0, n_hidden)
+            _gather(activations, lanes, drawn, of_lane, alike, chosen, t, n, batch_size, scratch, n_hidden)
             for tile in range(TILE):
                 for i in range(n_hidden):
                     value = load(scratch, tile * n_hidden + i)
@@ -455,27 +478,23 @@ def _train_sae_minibatch(
                         store(scratch, G + thresholds + j, load(scratch, G + thresholds + j) + pull)
                     store(scratch, q + row, where_less(zero, load(scratch, f + row), slope, zero))
             for j in range(n_latents):
+                q0, q1, q2, q3 = _load_tile(scratch, q + j, n_latents)
+                f0, f1, f2, f3 = _load_tile(scratch, f + j, n_latents)
                 for i in range(n_hidden):
-                    encoder, decoder = load(scratch, G + j * n_hidden + i), load(scratch, G + W_dec + j * n_hidden + i)
-                    for tile in range(TILE):
-                        latent, unit = tile * n_latents + j, tile * n_hidden + i
-                        encoder = encoder + load(scratch, q + latent) * load(scratch, u + unit)
-                        decoder = decoder + load(scratch, f + latent) * load(scratch, r + unit)
-                    store(scratch, G + j * n_hidden + i, encoder)
-                    store(scratch, G + W_dec + j * n_hidden + i, decoder)
-                gradient = load(scratch, G + b_enc + j)
-                for tile in range(TILE):
-                    gradient = gradient + load(scratch, q + tile * n_latents + j)
-                store(scratch, G + b_enc + j, gradient)
+                    encoder, decoder = G + j * n_hidden + i, G + W_dec + j * n_hidden + i
+                    u0, u1, u2, u3 = _load_tile(scratch, u + i, n_hidden)
+                    r0, r1, r2, r3 = _load_tile(scratch, r + i, n_hidden)
+                    store(scratch, encoder, (((load(scratch, encoder) + q0 * u0) + q1 * u1) + q2 * u2) + q3 * u3)
+                    store(scratch, decoder, (((load(scratch, decoder) + f0 * r0) + f1 * r1) + f2 * r2) + f3 * r3)
+                store(scratch, G + b_enc + j, (((load(scratch, G + b_enc + j) + q0) + q1) + q2) + q3)
             for i in range(n_hidden):
                 if centred:
                     s0, s1, s2, s3 = _tile_sums(P, i, n_hidden, scratch, q, n_latents, n_latents)
                 else:
                     s0, s1, s2, s3 = zero, zero, zero, zero
-                gradient = load(scratch, G + b_dec + i) + (load(scratch, r + i) - s0)
-                gradient = gradient + (load(scratch, r + n_hidden + i) - s1)
-                gradient = gradient + (load(scratch, r + 2 * n_hidden + i) - s2)
-                store(scratch, G + b_dec + i, gradient + (load(scratch, r + 3 * n_hidden + i) - s3))
+                r0, r1, r2, r3 = _load_tile(scratch, r + i, n_hidden)
+                gradient = (((load(scratch, G + b_dec + i) + (r0 - s0)) + (r1 - s1)) + (r2 - s2)) + (r3 - s3)
+                store(scratch, G + b_dec + i, gradient)
         a, e, mean = everywhere(A[t]), everywhere(E[t]), everywhere(C[PER_BATCH])
         for row in range(parameters):
             store(scratch, G + row, load(scratch, G + row) * mean)

@@ -77,13 +77,13 @@ def autoencoder_moments(autoencoders: Autoencoders, x: _Float, importances: _Flo
     n_hidden, n_features, count = autoencoders.W.shape
     parameters = np.concatenate([autoencoders.W.reshape(-1, count), autoencoders.b]).astype(np.float64)
     samples = x.shape[1]
-    X, out, total = rows(samples * n_features, np.float64), rows(3 + n_features, np.float64), np.empty((3 + n_features, count))
+    X, out, total = rows(samples * n_features, np.float64), rows(3 + n_features, np.float64), np.empty((count, 3 + n_features))
     for lanes in groups(count, np.float64):
         lay_out(x, lanes, X)
         out[:] = 0
         _sum_autoencoders(rows_of(parameters, lanes), X, rows(n_hidden, np.float64), out, importances, n_features, n_hidden)
-        total[:, lanes] = out
-    return AutoencoderMoments(samples, total[0], total[1], total[2], total[3:].T)
+        total[lanes] = out.T
+    return AutoencoderMoments(samples, *total[:, :3].T, total[:, 3:])
 
 
 def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArray[np.int64], protocol: Protocol) -> SaeMoments:
@@ -96,7 +96,7 @@ def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArr
     tiles = -(-samples // TILE) * TILE
     X, H, Y = (rows(tiles * width, np.float64) for width in (n_features, n_hidden, n_hidden))
     scratch, out = rows(3 * n_hidden + (1 + TILE) * n_latents, np.float64), rows(sum(sizes), np.float64)
-    total = np.empty((sum(sizes), count))
+    total = np.empty((count, sum(sizes)))
     variant, centred = VARIANTS[protocol.sae_variant], protocol.sae_subtract_decoder_bias
     for lanes in groups(count, np.float64):
         lay_out(x, ae_of_sae[lanes], X)
@@ -105,8 +105,8 @@ def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArr
         weights = rows_of(parameters, lanes), rows_of(matrices, ae_of_sae[lanes])
         widths = samples, n_features, n_hidden, n_latents
         _sum_saes(*weights, X, H, Y, scratch, out, variant, float(protocol.sae_k or 0), centred, *widths)
-        total[:, lanes] = out
-    one, latents, features, together, XX, YY, XY, norms = np.split(total.T, np.cumsum(sizes)[:-1], axis=1)
+        total[lanes] = out.T
+    one, latents, features, together, XX, YY, XY, norms = np.split(total, np.cumsum(sizes)[:-1], axis=1)
     square = (count, n_hidden, n_hidden)
     pair = PairMoments(samples, XX.reshape(square), YY.reshape(square), XY.reshape(square), *norms.T)
     return SaeMoments(one[:, 0], one[:, 1], latents, features, together.reshape(count, n_latents, n_features), pair)

@@ -135,10 +135,17 @@ def _cut(pack: Pack, size: int) -> Iterator[Pack]:
 
 
 def estimated_seconds(pack: Pack) -> float:
-    """One core's seconds for the pack, by the engine's own estimate."""
+    """One core's seconds for the pack: the engine's own estimate, and what data and metrics were measured to cost."""
     engine: Engine = engine_named(pack.engine)
-    autoencoders = len(autoencoder_keys(pack.replicates)[0])
-    return engine.seconds(pack.replicates.architecture, pack.protocol, autoencoders, len(pack), pack.dtype)
+    architecture, protocol = pack.replicates.architecture, pack.protocol
+    autoencoders, saes = len(autoencoder_keys(pack.replicates)[0]), len(pack)
+    fresh = protocol.eval_samples or 0
+    drawn = architecture.n_features * (protocol.samples + fresh)
+    if protocol.sample_order == "with_replacement":
+        drawn += protocol.ae_training_steps * protocol.ae_batch_size + protocol.sae_training_steps * protocol.sae_batch_size
+    measured = (fresh or protocol.samples) * architecture.n_latents * architecture.n_features
+    overhead = autoencoders * 1e-8 * drawn + saes * (4e-10 * measured + 5e-5)
+    return engine.seconds(architecture, protocol, autoencoders, saes, pack.dtype) + overhead
 
 
 def autoencoder_keys(replicates: Replicates) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from search_spaces.protocol import Protocol
-from study.ae_metrics import represented_features
+from study.ae_metrics import replicates_first, represented_features
 from study.data import direction_draws
 from study.engines import SparseAutoencoders
 from study.moments import SaeMoments, sae_moments
@@ -46,7 +46,7 @@ def sae_metrics(
     Where a weight, of the SAE or the AE, is not finite all are NaN.
     """
     fields = [getattr(saes, field.name) for field in dataclasses.fields(saes)]
-    finite_ae = np.isfinite(W).all(axis=(0, 1))
+    finite_ae: NDArray[np.bool_] = np.asarray(np.isfinite(W).all(axis=(0, 1)))
     parts = [np.isfinite(weights).all(axis=tuple(range(weights.ndim - 1))) for weights in fields]
     finite = np.logical_and.reduce([finite_ae[ae_of_sae], *parts])
     saes, W = SparseAutoencoders(*(np.where(finite, weights, 0) for weights in fields)), np.where(finite_ae, W, 0)
@@ -82,7 +82,7 @@ def _recoveries(
     protocol: Protocol,
 ) -> dict[str, _Float]:
     """The columns that compare decoder and latents with the features."""
-    matrices, decoders = np.moveaxis(W, -1, 0).astype(np.float64), np.moveaxis(saes.W_dec, -1, 0).astype(np.float64)
+    matrices, decoders = replicates_first(W), replicates_first(saes.W_dec)
     represented = represented_features(matrices, protocol)[ae_of_sae]  # (R, N)
     cosines = _cosines(decoders, matrices[ae_of_sae])
     each = zip(cosines, alive, represented, moments.together, moments.latents, moments.features, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba.core import types
-from numba.core.cgutils import get_or_insert_function
+from numba.core.cgutils import get_or_insert_function, unpack_tuple
 from numba.core.extending import intrinsic, models, overload, register_model
 from numpy.typing import DTypeLike, NDArray
 
@@ -51,6 +51,11 @@ def _llvm(vector: Vector) -> ir.VectorType:
     return ir.VectorType(ir.FloatType() if vector.dtype == types.float32 else ir.DoubleType(), vector.lanes)
 
 
+def _intrinsic(function: Any) -> Any:
+    """numba's `intrinsic`, whose result a type checker takes for one that is called with its typing context."""
+    return intrinsic(function)
+
+
 def _address(context: Any, builder: Any, signature: Any, array: Any, row: Any) -> Any:
     """Where a row of a C-contiguous (rows, lanes) array begins, as a pointer to a vector."""
     array_type, vector = signature.args[0], Vector(signature.args[0].dtype)
@@ -59,7 +64,7 @@ def _address(context: Any, builder: Any, signature: Any, array: Any, row: Any) -
     return builder.bitcast(builder.gep(data, [index]), _llvm(vector).as_pointer())
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def load(typing: Any, array: Any, row: Any) -> Any:
     """The row of a (rows, lanes) array."""
     vector = Vector(array.dtype)
@@ -71,7 +76,7 @@ def load(typing: Any, array: Any, row: Any) -> Any:
     return vector(array, types.intp), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def store(typing: Any, array: Any, row: Any, value: Any) -> Any:
     """Write a vector to the row of a (rows, lanes) array."""
 
@@ -83,7 +88,7 @@ def store(typing: Any, array: Any, row: Any, value: Any) -> Any:
     return types.void(array, types.intp, value), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@_intrinsic
 def everywhere(typing: Any, scalar: Any) -> Any:
     """The vector that holds the scalar in every lane."""
     vector = Vector(scalar)
@@ -97,10 +102,62 @@ def everywhere(typing: Any, scalar: Any) -> Any:
     return vector(scalar), generate
 
 
+@_intrinsic
+def gather(typing: Any, samples: Any, models: Any, chosen: Any, feature: Any) -> Any:
+    """The vector of samples[models[lane], chosen[lane], feature], of (A, S, N), from two arrays of int64 (lanes,)."""
+    vector = Vector(samples.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        strides, whole = unpack_tuple(builder, array.strides, 3), ir.VectorType(ir.IntType(64), vector.lanes)
+
+        def everywhere(number: Any) -> Any:
+            first = builder.insert_element(ir.Constant(whole, ir.Undefined), number, ir.IntType(32)(0))
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), None)
+            return builder.shuffle_vector(first, ir.Constant(whole, ir.Undefined), mask)
+
+        def of_lanes(numbers: Any, kind: Any) -> Any:
+            data = context.make_array(kind)(context, builder, numbers).data
+            return builder.load(builder.bitcast(data, whole.as_pointer()), align=8, typ=whole)
+
+        start = builder.add(builder.ptrtoint(array.data, ir.IntType(64)), builder.mul(args[3], strides[2]))
+        offsets = builder.mul(of_lanes(args[1], signature.args[1]), everywhere(strides[0]))
+        offsets = builder.add(offsets, builder.mul(of_lanes(args[2], signature.args[2]), everywhere(strides[1])))
+        pointers = builder.inttoptr(builder.add(offsets, everywhere(start)), ir.VectorType(array.data.type, vector.lanes))
+        mask = ir.VectorType(ir.IntType(1), vector.lanes)
+        kind = ir.FunctionType(_llvm(vector), [pointers.type, ir.IntType(32), mask, _llvm(vector)])
+        name = f"llvm.masked.gather.v{vector.lanes}f{samples.dtype.bitwidth}.v{vector.lanes}p0"
+        function = get_or_insert_function(builder.module, kind, name)
+        size = ir.IntType(32)(samples.dtype.bitwidth // 8)
+        all_lanes = ir.Constant(mask, [ir.IntType(1)(1)] * vector.lanes)
+        return builder.call(function, [pointers, size, all_lanes, ir.Constant(_llvm(vector), ir.Undefined)])
+
+    return vector(samples, models, chosen, types.intp), generate
+
+
+@_intrinsic
+def prefetch(typing: Any, samples: Any, model: Any, sample: Any) -> Any:
+    """Ask for the first and the last number of samples[model, sample], of a contiguous (A, S, N), to be brought near."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        strides = unpack_tuple(builder, array.strides, 3)
+        offset = builder.add(builder.mul(args[1], strides[0]), builder.mul(args[2], strides[1]))
+        start, whole = builder.bitcast(array.data, ir.IntType(8).as_pointer()), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [start.type, whole, whole, whole])
+        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        last = builder.sub(builder.add(offset, strides[1]), offset.type(1))
+        for place in (offset, last):
+            builder.call(function, [builder.gep(start, [place]), whole(0), whole(2), whole(1)])
+        return context.get_dummy_value()
+
+    return types.void(samples, types.intp, types.intp), generate
+
+
 def _of_llvm(name: str) -> Any:
     """An LLVM intrinsic of one vector."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @_intrinsic
     def function(typing: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             suffix = f"v{value.lanes}f{value.dtype.bitwidth}"
@@ -119,7 +176,7 @@ absolute = _of_llvm("llvm.fabs")
 def _choice(comparison: str) -> Any:
     """(a, b, then, otherwise) → `then` in the lanes where the ordered comparison holds, which it does not with NaN."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @_intrinsic
     def function(typing: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return builder.select(builder.fcmp_ordered(comparison, args[0], args[1]), args[2], args[3])
@@ -134,7 +191,7 @@ where_at_most = _choice("<=")
 
 
 def _arithmetic(operation: str) -> Any:
-    @intrinsic  # type: ignore[untyped-decorator]
+    @_intrinsic
     def function(typing: Any, a: Any, b: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             return getattr(builder, operation)(*args)
@@ -147,7 +204,7 @@ def _arithmetic(operation: str) -> Any:
 def _overloaded(operator_function: Any, operation: str) -> None:
     function = _arithmetic(operation)
 
-    @overload(operator_function)  # type: ignore[untyped-decorator]
+    @overload(operator_function)
     def implement(a: Any, b: Any) -> Any:
         def apply(a: Any, b: Any) -> Any:
             return function(a, b)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from search_spaces import PROTOCOLS, Architecture, MisuseError, Protocol
 from study import data
 from study.engine_reference import ReferenceEngine
-from study.engines import Autoencoders, SparseAutoencoders, engine_named
+from study.engines import Autoencoders, Engine, Minibatches, SparseAutoencoders, engine_named
 from tests import textbook
 
 Array = NDArray[Any]
@@ -34,14 +34,18 @@ def samples_of(protocol: Protocol, seeds: list[int], sparsity: float = 0.5) -> A
     return np.stack([data.draw_data(ARCHITECTURE.n_features, seed, protocol).features(sparsity) for seed in seeds])
 
 
-def batches_of(protocol: Protocol, purpose: int, seeds: list[int], steps: int, size: int) -> Array | None:
+def batches_of(protocol: Protocol, purpose: int, seeds: list[int], steps: int, size: int) -> Minibatches | None:
     drawn = [data.minibatches(seed, purpose, steps, size, protocol) for seed in seeds]
     present = [batches for batches in drawn if batches is not None]
-    return np.stack(present, axis=-1) if present else None
+    return Minibatches(np.stack(present), np.arange(len(seeds))) if present else None
 
 
-def lane(batches: Array | None, r: int) -> Array | None:
-    return None if batches is None else batches[..., r]
+def lane(batches: Minibatches | None, r: int) -> Array | None:
+    return None if batches is None else batches.drawn[batches.of_lane[r]]
+
+
+def of_lanes(batches: Minibatches | None, lanes: list[int]) -> Minibatches | None:
+    return None if batches is None else dataclasses.replace(batches, of_lane=batches.of_lane[lanes])
 
 
 @dataclasses.dataclass
@@ -50,7 +54,7 @@ class AeTask:
 
     start: Autoencoders
     samples: Array
-    batches: Array | None
+    batches: Minibatches | None
     importances: Array
     protocol: Protocol
 
@@ -62,13 +66,12 @@ class AeTask:
         importances = 0.7 ** np.arange(ARCHITECTURE.n_features)
         return cls(Autoencoders(W, b), samples_of(protocol, seeds).astype(dtype), batches, importances, protocol)
 
-    def train(self) -> Autoencoders:
-        return ENGINE.train_autoencoders(self.start, self.samples, self.batches, self.importances, self.protocol)
+    def train(self, engine: Engine = ENGINE) -> Autoencoders:
+        return engine.train_autoencoders(self.start, self.samples, self.batches, self.importances, self.protocol)
 
     def take(self, lanes: list[int]) -> AeTask:
         start = Autoencoders(self.start.W[..., lanes].copy(), self.start.b[..., lanes].copy())
-        batches = None if self.batches is None else self.batches[..., lanes]
-        return dataclasses.replace(self, start=start, samples=self.samples[lanes], batches=batches)
+        return dataclasses.replace(self, start=start, samples=self.samples[lanes], batches=of_lanes(self.batches, lanes))
 
 
 @dataclasses.dataclass
@@ -78,7 +81,7 @@ class SaeTask:
     start: SparseAutoencoders
     activations: Array
     ae_of_sae: Array
-    batches: Array | None
+    batches: Minibatches | None
     l1: Array
     protocol: Protocol
 
@@ -100,13 +103,13 @@ class SaeTask:
         batches = batches_of(protocol, data.SAE_MINIBATCHES, seeds, protocol.sae_training_steps, protocol.sae_batch_size)
         return cls(start, h, np.arange(len(seeds)), batches, np.full(len(seeds), l1), protocol)
 
-    def train(self) -> SparseAutoencoders:
-        return ENGINE.train_saes(self.start, self.activations, self.ae_of_sae, self.batches, self.l1, self.protocol)
+    def train(self, engine: Engine = ENGINE) -> SparseAutoencoders:
+        return engine.train_saes(self.start, self.activations, self.ae_of_sae, self.batches, self.l1, self.protocol)
 
     def take(self, lanes: list[int]) -> SaeTask:
         start = SparseAutoencoders(*(getattr(self.start, f.name)[..., lanes].copy() for f in dataclasses.fields(self.start)))
-        batches = None if self.batches is None else self.batches[..., lanes]
-        return dataclasses.replace(self, start=start, ae_of_sae=self.ae_of_sae[lanes], batches=batches, l1=self.l1[lanes])
+        batches, ae_of_sae = of_lanes(self.batches, lanes), self.ae_of_sae[lanes]
+        return dataclasses.replace(self, start=start, ae_of_sae=ae_of_sae, batches=batches, l1=self.l1[lanes])
 
 
 def weights(models: Autoencoders | SparseAutoencoders) -> Array:
@@ -149,25 +152,37 @@ def test_ae_step_descends_the_gradient_of_its_loss(protocol: Protocol) -> None:
         np.testing.assert_allclose(read[:, r], textbook.finite_differences(loss, before[:, r]), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("variant", [{}, {"sae_variant": "topk", "sae_k": 2}, {"sae_variant": "jumprelu"}], ids=str)
 @BOTH
 @pytest.mark.parametrize("l1", [0.0, 0.02, 3.0])
-def test_sae_step_descends_the_gradient_of_its_loss(protocol: Protocol, l1: float) -> None:
-    """The first step's gradient equals finite differences of ‖h − ĥ‖² + l1 Σ f, with b_dec subtracted and without."""
+def test_sae_step_descends_the_gradient_of_its_loss(protocol: Protocol, l1: float, variant: dict[str, Any]) -> None:
+    """The first step's gradient equals finite differences of ‖h − ĥ‖² + l1 Σ f, with b_dec subtracted and without.
+
+    For the thresholds of `jumprelu`, in which the loss jumps, it is the straight-through one of its paper.
+    """
+    protocol = dataclasses.replace(protocol, **variant)
     task = SaeTask.of(reading(protocol), [1, 2, 3, 4], l1)
     random = np.random.default_rng(1)
     shapes = [getattr(task.start, f.name).shape for f in dataclasses.fields(task.start)]
-    task.start = SparseAutoencoders(*(random.normal(size=shape) for shape in shapes))
+    task.start = SparseAutoencoders(
+        *(np.abs(random.normal(size=shape)) if i == 4 else random.normal(size=shape) for i, shape in enumerate(shapes))
+    )
     before = weights(task.start).copy()
     read = gradient_read(before, weights(task.train()))
     for r in range(4):
         (h,) = textbook.batches_of(task.activations[r], lane(task.batches, r), protocol.sae_batch_size, 1)
 
         def loss(theta: Array, h: Array = h) -> Any:
-            W_enc, b_enc, by_columns, b_dec, _ = np.split(theta, np.cumsum([18, 6, 18, 3]))
+            W_enc, b_enc, by_columns, b_dec, threshold = np.split(theta, np.cumsum([18, 6, 18, 3]))
             parts = W_enc.reshape(6, 3), b_enc, by_columns.reshape(6, 3).T, b_dec
-            return textbook.sae_loss(*parts, h, l1, task.protocol)
+            return textbook.sae_loss(*parts, h, l1, task.protocol, threshold)
 
-        np.testing.assert_allclose(read[:, r], textbook.finite_differences(loss, before[:, r]), rtol=1e-6, atol=1e-7)
+        expected = textbook.finite_differences(loss, before[:, r])
+        if protocol.sae_variant == "jumprelu":
+            W_enc, b_enc, by_columns, b_dec, threshold = np.split(before[:, r], np.cumsum([18, 6, 18, 3]))
+            parts = W_enc.reshape(6, 3), b_enc, by_columns.reshape(6, 3).T, b_dec
+            expected[45:] = textbook.threshold_gradient(*parts, h, l1, task.protocol, threshold)
+        np.testing.assert_allclose(read[:, r], expected, rtol=1e-6, atol=1e-7)
 
 
 # Many steps
@@ -349,23 +364,25 @@ def test_tiny_second_moments_are_set_to_zero() -> None:
 
 
 def test_engines_are_found_by_name() -> None:
-    """`reference` and `auto` give an engine of the exact family; another name is the user's to mend."""
-    assert engine_named("reference").name == "reference"
+    """Each name gives its engine, `auto` the compiled one of the same family; another name is the user's to mend."""
+    assert [engine_named(name).name for name in ("reference", "compiled", "auto")] == ["reference", "compiled", "compiled"]
     assert engine_named("auto").family == engine_named("reference").family == "exact"
     with pytest.raises(MisuseError, match="nonesuch"):
         engine_named("nonesuch")
 
 
-def test_more_work_is_never_expected_to_take_less_time() -> None:
+@pytest.mark.parametrize("name", ["reference", "compiled"])
+def test_more_work_is_never_expected_to_take_less_time(name: str) -> None:
     """The estimate rises with replicates, steps and width; it is positive."""
+    engine = engine_named(name)
     online, longer = ONLINE, dataclasses.replace(ONLINE, sae_epochs=40)
     small, large = Architecture(5, 3), Architecture(20, 10)
     estimates = [
-        ENGINE.seconds(small, online, 1, 1),
-        ENGINE.seconds(small, online, 10, 10),
-        ENGINE.seconds(small, online, 1000, 1000),
-        ENGINE.seconds(large, online, 1000, 1000),
-        ENGINE.seconds(large, longer, 1000, 1000),
+        engine.seconds(small, online, 1, 1, "float64"),
+        engine.seconds(small, online, 10, 10, "float64"),
+        engine.seconds(small, online, 1000, 1000, "float64"),
+        engine.seconds(large, online, 1000, 1000, "float64"),
+        engine.seconds(large, longer, 1000, 1000, "float64"),
     ]
     assert estimates[0] > 0
     assert estimates == sorted(estimates)

@@ -14,7 +14,9 @@ from scipy.spatial.distance import pdist
 
 from search_spaces import PROTOCOLS, Protocol
 from study.ae_metrics import ae_metrics, represented_features
-from study.sae_metrics import SAE_COLUMNS, corrected_mcc, encode, mcc_chance, sae_metrics
+from study.engines import Autoencoders, SparseAutoencoders
+from study.moments import PairMoments
+from study.sae_metrics import SAE_COLUMNS, corrected_mcc, mcc_chance, sae_metrics
 from study.similarity import rsa_plain_distances, similarities
 
 Array = NDArray[np.float64]
@@ -36,6 +38,7 @@ class Model:
     W_dec: Array
     b_dec: Array
     x: Array
+    threshold: Array | None = None
     l1: float = 0.03
     sparsity: float = 0.6
 
@@ -59,23 +62,29 @@ def random_model(seed: int, n_features: int = 6, n_hidden: int = 3, n_latents: i
     )
 
 
-def stacked(*parts: Array) -> Array:
-    return np.stack(parts)
+def last(parts: list[Array]) -> Array:
+    """One array a model as engines hold them: replicates on the last axis."""
+    return np.stack(parts, axis=-1)
+
+
+def pair(h: Array, other: Array) -> PairMoments:
+    """Moments of two sets of samples (R, S, H), by NumPy."""
+    X, Y = (m - m.mean(axis=1, keepdims=True) for m in (h, other))
+    u, v = np.sum(X**2, axis=2), np.sum(Y**2, axis=2)
+    products = [np.einsum("rsi,rsk->rik", a, b) for a, b in ((X, X), (Y, Y), (X, Y))]
+    return PairMoments(h.shape[1], *products, *(np.sum(a * b, axis=1) for a, b in ((u, u), (v, v), (u, v))))
 
 
 def sae_rows(models: list[Model], protocol: Protocol) -> list[Row]:
     """The SAE columns of several models by one call of the code under test."""
-    columns = sae_metrics(
-        stacked(*[m.W_enc for m in models]),
-        stacked(*[m.b_enc for m in models]),
-        stacked(*[m.W_dec.T for m in models]),
-        stacked(*[m.b_dec for m in models]),
-        stacked(*[m.x for m in models]),
-        stacked(*[m.h for m in models]),
-        stacked(*[m.W for m in models]),
-        np.array([m.l1 for m in models]),
-        protocol,
+    saes = SparseAutoencoders(
+        *(last([getattr(m, name) for m in models]) for name in ("W_enc", "b_enc")),
+        last([m.W_dec.T for m in models]),
+        last([m.b_dec for m in models]),
+        last([np.zeros(len(m.b_enc)) if m.threshold is None else m.threshold for m in models]),
     )
+    x, l1 = np.stack([m.x for m in models]), np.array([m.l1 for m in models])
+    columns = sae_metrics(saes, last([m.W for m in models]), x, np.arange(len(models)), l1, protocol)
     assert set(columns) == set(SAE_COLUMNS)
     return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(models))]
 
@@ -83,15 +92,9 @@ def sae_rows(models: list[Model], protocol: Protocol) -> list[Row]:
 def ae_rows(models: list[Model], protocol: Protocol) -> list[Row]:
     """The data and AE columns of several models by one call of the code under test."""
     importances = 0.7 ** np.arange(models[0].W.shape[1])
-    columns = ae_metrics(
-        stacked(*[m.W for m in models]),
-        stacked(*[m.b for m in models]),
-        stacked(*[m.x for m in models]),
-        stacked(*[m.h for m in models]),
-        importances,
-        np.array([m.sparsity for m in models]),
-        protocol,
-    )
+    autoencoders = Autoencoders(last([m.W for m in models]), last([m.b for m in models]))
+    x, sparsity = np.stack([m.x for m in models]), np.array([m.sparsity for m in models])
+    columns = ae_metrics(autoencoders, x, importances, sparsity, protocol)
     return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(models))]
 
 
@@ -146,7 +149,13 @@ def codes(model: Model, protocol: Protocol) -> tuple[Array, Array]:
     f, reconstruction = [], []
     for h in model.h:
         seen = h - model.b_dec if protocol.sae_subtract_decoder_bias else h
-        f.append([max(float(row @ seen) + bias, 0.0) for row, bias in zip(model.W_enc, model.b_enc)])
+        s = [float(row @ seen) + bias for row, bias in zip(model.W_enc, model.b_enc)]
+        if protocol.sae_variant == "topk":
+            kept = sorted(range(len(s)), key=lambda j: -s[j])[: protocol.sae_k]
+            s = [value if j in kept else 0.0 for j, value in enumerate(s)]
+        if model.threshold is not None:
+            s = [value if value > threshold else 0.0 for value, threshold in zip(s, model.threshold)]
+        f.append([max(value, 0.0) for value in s])
         reconstruction.append(sum((value * column for value, column in zip(f[-1], model.W_dec.T)), model.b_dec))
     return np.array(f), np.array(reconstruction)
 
@@ -197,8 +206,9 @@ def naive_sae_row(model: Model, protocol: Protocol) -> Row:
         fires, present = f[:, alive[row]] > 0, x[:, represented[column]] > 0
         tp, fp, fn = (int(np.sum(c)) for c in (fires & present, fires & ~present, ~fires & present))
         f1 += 2 * tp / (2 * tp + fp + fn)
+    penalised = f > 0 if protocol.sae_variant == "jumprelu" else f
     return {
-        "sae_loss": (sum(errors) + model.l1 * sum(float(value) for value in f.ravel())) / samples,
+        "sae_loss": (sum(errors) + model.l1 * sum(float(value) for value in penalised.ravel())) / samples,
         "sae_mse": sum(errors) / h.size,
         "explained_variance": 1 - sum(errors) / sum(float(np.sum((a - centre) ** 2)) for a in h),
         "l0": sum(rates),
@@ -216,6 +226,8 @@ def naive_sae_row(model: Model, protocol: Protocol) -> Row:
 
 
 SHAPES = [(6, 3, 7), (5, 2, 5), (7, 3, 3), (4, 1, 6)]
+TOPK = dataclasses.replace(LEGACY, sae_variant="topk", sae_k=2)
+JUMPRELU = dataclasses.replace(SOUND, sae_variant="jumprelu")
 
 
 @BOTH
@@ -227,7 +239,7 @@ def test_ae_columns_are_their_definitions(protocol: Protocol, shape: tuple[int, 
         assert_rows_equal(row, naive_ae_row(model, protocol), rtol=1e-10)
 
 
-@BOTH
+@pytest.mark.parametrize("protocol", [LEGACY, SOUND, TOPK, JUMPRELU], ids=["dissertation", "sound", "topk", "jumprelu"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_sae_columns_are_their_definitions(protocol: Protocol, shape: tuple[int, int, int]) -> None:
     """Every SAE column of four random models equals the loops, N×N Gram matrices and brute-force matchings.
@@ -235,6 +247,8 @@ def test_sae_columns_are_their_definitions(protocol: Protocol, shape: tuple[int,
     In one hidden dimension all cosines are ±1, many matchings have the largest sum, and F1 is not defined by them.
     """
     models = [random_model(seed, *shape) for seed in range(10, 14)]
+    if protocol.sae_variant == "jumprelu":
+        models = [dataclasses.replace(m, threshold=np.linspace(0, 0.3, shape[2])) for m in models]
     tied = ("f1_latents_features",) if shape[1] == 1 else ()
     for row, model in zip(sae_rows(models, protocol), models, strict=True):
         assert_rows_equal(row, naive_sae_row(model, protocol), rtol=1e-9, skip=tied)
@@ -307,21 +321,20 @@ def test_constant_reconstruction_is_told_by_its_variance() -> None:
     """Similarities are NaN where ĥ varies by less than 1e-12 of h's variance, and numbers above; h constant gives NaN too."""
     h = np.random.default_rng(0).normal(size=(1, 500, 3))
     for size, defined in ((0.0, False), (0.99e-6, False), (1.01e-6, True), (1.0, True)):
-        found = similarities(h, 5 + size * h, 1e-12)
+        found = similarities(pair(h, 5 + size * h), 1e-12)
         assert {bool(np.isfinite(values[0])) for values in found.values()} == {defined}, size
-    assert all(np.isnan(values[0]) for values in similarities(np.ones_like(h), h, 1e-12).values())
+    assert all(np.isnan(values[0]) for values in similarities(pair(np.ones_like(h), h), 1e-12).values())
 
 
 @pytest.mark.parametrize("mean", [(5, 0, 0, 0, 0), (0, 0, 0, 0, 0), (-3, 40, 0, 1, 2)])
 def test_predicting_the_mean_explains_no_variance(mean: tuple[float, ...]) -> None:
     """A dead SAE with b_dec = the mean of h scores 0, also where h lies far from the origin (one scalar mean gives 0.80)."""
-    random = np.random.default_rng(1)
-    h = random.normal(size=(1, 2000, 5)) + np.array(mean)
-    zero, minus = np.zeros((1, 8, 5)), np.full((1, 8), -1.0)
-    b_dec = h.mean(axis=1)
-    row = sae_metrics(zero, minus, zero, b_dec, np.ones((1, 2000, 6)), h, np.ones((1, 5, 6)), np.array([0.01]), LEGACY)
-    assert row["explained_variance"][0] == pytest.approx(0, abs=1e-12)
-    assert row["sae_loss"][0] == pytest.approx(np.var(h[0], axis=0).sum(), rel=1e-12)
+    x = np.random.default_rng(1).normal(size=(2000, 6)) + np.array([*mean, 0])
+    W, dead = np.eye(5, 6), np.full(8, -1e9)
+    model = Model(W, np.zeros(6), np.zeros((8, 5)), dead, np.zeros((5, 8)), x[:, :5].mean(axis=0), x)
+    (row,) = sae_rows([model], LEGACY)
+    assert row["explained_variance"] == pytest.approx(0, abs=1e-12)
+    assert row["sae_loss"] == pytest.approx(np.var(x[:, :5], axis=0).sum(), rel=1e-12)
 
 
 def test_alive_is_the_protocols_share_of_samples() -> None:
@@ -334,14 +347,6 @@ def test_alive_is_the_protocols_share_of_samples() -> None:
         (row,) = sae_rows([model], dataclasses.replace(LEGACY, dead_below=dead_below))
         assert row["dead_latents"] == dead
         assert row["max_firing_rate"] == 0.015
-
-
-def test_subtracted_decoder_bias_moves_what_the_encoder_sees() -> None:
-    """encode is ReLU(W_enc h + b_enc), or ReLU(W_enc (h − b_dec) + b_enc) where the protocol says so."""
-    model = random_model(5)
-    for protocol in (LEGACY, SOUND):
-        f = encode(model.W_enc[None], model.b_enc[None], model.b_dec[None], model.h[None], protocol)
-        np.testing.assert_allclose(f[0], codes(model, protocol)[0], rtol=1e-12, atol=1e-14)
 
 
 def test_a_singular_autoencoder_has_an_infinite_condition_number() -> None:
@@ -493,8 +498,8 @@ def test_similarities_do_not_see_rotation_shift_and_scale(seed: int) -> None:
     random = np.random.default_rng(seed)
     h, other = random.normal(size=(2, 1, 60, 4))
     Q, shift = rotation(seed, 4), random.normal(size=4)
-    plain, moved = similarities(h, other, 1e-12), similarities(h, 3.5 * other @ Q + shift, 1e-12)
-    own = similarities(h, 0.2 * h @ Q + shift, 1e-12)
+    plain, moved = similarities(pair(h, other), 1e-12), similarities(pair(h, 3.5 * other @ Q + shift), 1e-12)
+    own = similarities(pair(h, 0.2 * h @ Q + shift), 1e-12)
     for name in SIMILARITIES:
         assert moved[name][0] == pytest.approx(plain[name][0], rel=1e-10)
         assert own[name][0] == pytest.approx(1, abs=1e-6)
@@ -504,7 +509,7 @@ def test_similarities_do_not_see_rotation_shift_and_scale(seed: int) -> None:
 def test_similarities_are_symmetric(seed: int) -> None:
     """Exchanging h and ĥ changes none of the three, and none leaves its range."""
     h, other = np.random.default_rng(seed).normal(size=(2, 1, 60, 4))
-    there, back = similarities(h, other, 1e-12), similarities(other, h, 1e-12)
+    there, back = similarities(pair(h, other), 1e-12), similarities(pair(other, h), 1e-12)
     for name, low in zip(SIMILARITIES, (1 - np.sqrt(2), 0, -1), strict=True):
         assert there[name][0] == pytest.approx(back[name][0], rel=1e-10)
         assert low <= there[name][0] <= 1

@@ -28,15 +28,43 @@ def ae_loss(W: Array, b: Array, x: Array, importances: Array) -> Any:
     return np.sum((x - relu(x @ W.T @ W + b)) ** 2 @ importances) / len(x)
 
 
-def sae_code(W_enc: Array, b_enc: Array, b_dec: Array, h: Array, protocol: Protocol) -> Array:
-    """f = ReLU(W_enc u + b_enc), (B, L); W_enc (L, H), h (B, H)."""
-    return relu((h - b_dec if protocol.sae_subtract_decoder_bias else h) @ W_enc.T + b_enc)
+def sae_code(W_enc: Array, b_enc: Array, b_dec: Array, h: Array, protocol: Protocol, threshold: Array | None = None) -> Array:
+    """f = ReLU(W_enc u + b_enc), (B, L), cut as the variant cuts it; W_enc (L, H), h (B, H), threshold (L,)."""
+    s = (h - b_dec if protocol.sae_subtract_decoder_bias else h) @ W_enc.T + b_enc
+    if protocol.sae_variant == "topk":
+        kept = np.argsort(np.argsort(-s.real, axis=1, kind="stable"), axis=1) < protocol.sae_k
+        return relu(s) * kept
+    return relu(s) if protocol.sae_variant == "relu" else s * (s.real > threshold)
 
 
-def sae_loss(W_enc: Array, b_enc: Array, W_dec: Array, b_dec: Array, h: Array, l1: float, protocol: Protocol) -> Any:
-    """Mean over samples of ‖h − ĥ‖² + l1 Σ f; W_dec (H, L)."""
-    f = sae_code(W_enc, b_enc, b_dec, h, protocol)
-    return (np.sum((h - f @ W_dec.T - b_dec) ** 2) + l1 * np.sum(f)) / len(h)
+def sae_loss(
+    W_enc: Array,
+    b_enc: Array,
+    W_dec: Array,
+    b_dec: Array,
+    h: Array,
+    l1: float,
+    protocol: Protocol,
+    threshold: Array | None = None,
+) -> Any:
+    """Mean over samples of ‖h − ĥ‖² + l1 Σ f, or l1 times the number of active latents; W_dec (H, L)."""
+    f = sae_code(W_enc, b_enc, b_dec, h, protocol, threshold)
+    penalised = f.real > 0 if protocol.sae_variant == "jumprelu" else f
+    return (np.sum((h - f @ W_dec.T - b_dec) ** 2) + l1 * np.sum(penalised)) / len(h)
+
+
+def threshold_gradient(
+    W_enc: Array, b_enc: Array, W_dec: Array, b_dec: Array, h: Array, l1: float, protocol: Protocol, threshold: Array
+) -> Array:
+    """Rajamanoharan et al. 2024, equations 11 and 12, sample by sample: −(l1 + θ_j dL/df_j)/ε within ε/2 of θ_j."""
+    width, total = protocol.sae_threshold_bandwidth, np.zeros(len(threshold))
+    for sample in h:
+        f = sae_code(W_enc, b_enc, b_dec, sample[None], protocol, threshold)[0]
+        s = W_enc @ (sample - b_dec if protocol.sae_subtract_decoder_bias else sample) + b_enc
+        for j in range(len(threshold)):
+            if abs(s[j] - threshold[j]) < width / 2:
+                total[j] -= (l1 + threshold[j] * (2 * (W_dec @ f + b_dec - sample) @ W_dec[:, j])) / width
+    return total / len(h)
 
 
 def gradient(loss: Loss, theta: Array) -> Array:
