@@ -83,7 +83,8 @@ def autoencoder_moments(autoencoders: Autoencoders, x: _Float, importances: _Flo
         out[:] = 0
         _sum_autoencoders(rows_of(parameters, lanes), X, rows(n_hidden, np.float64), out, importances, n_features, n_hidden)
         total[lanes] = out.T
-    return AutoencoderMoments(samples, *total[:, :3].T, total[:, 3:])
+    loss, zeros, squares = total[:, :3].T
+    return AutoencoderMoments(samples, loss, zeros, squares, total[:, 3:])
 
 
 def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArray[np.int64], protocol: Protocol) -> SaeMoments:

@@ -320,7 +320,7 @@ def test_rows_have_the_schema_of_the_store(protocol: Protocol) -> None:
     assert rows.schema == ROW_SCHEMA
     assert all(column.null_count == 0 for column in rows.columns)
     first = rows.to_pylist()[0]
-    assert (first["study"], first["trial_id"], first["engine"], first["dtype"]) == ("my-study", "trial-7", "reference", "float32")
+    assert (first["study"], first["trial_id"], first["engine"], first["dtype"]) == ("my-study", "trial-7", "compiled", "float32")
     assert (first["architecture"], first["n_features"], first["n_hidden"], first["n_latents"]) == ("5-3-5", 5, 3, 5)
     assert first["protocol_id"] == protocol.protocol_id
     assert first["active_fraction"] == pytest.approx(first["l0"] / 5)
@@ -493,7 +493,7 @@ def test_nothing_wanted_needs_no_pack() -> None:
 
 def test_automatic_packs_are_of_the_stated_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """No pack is expected to take much longer than PACK_SECONDS, and small studies still give each worker one."""
-    (replicates,) = grid(["10-5-10"], np.linspace(0.1, 0.9, 20).tolist(), [0.01, 0.1], range(100))
+    (replicates,) = grid(["10-5-10"], np.linspace(0.1, 0.9, 20).tolist(), [0.01, 0.1], range(1000))
     large = pack_of(replicates, PROTOCOLS["dissertation"])
     planned = plan_packs([large], "auto", 2)
     assert len(planned) > 2
