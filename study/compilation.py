@@ -43,6 +43,11 @@ def cache_folder() -> Path:
     return next((place / name for place in places if _writable(place / name)), Path(tempfile.mkdtemp(prefix="sae-study-")))
 
 
+def called(function: Callable[..., Any]) -> Any:
+    """A part of kernels that is called now and then: compiled once, which takes less time than into each of them."""
+    return numba.njit(**_OPTIONS)(function)
+
+
 def inlined(function: Callable[..., Any]) -> Any:
     """A part of kernels: compiled into those that call it."""
     return numba.njit(forceinline=True, **_OPTIONS)(function)

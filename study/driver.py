@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -285,10 +285,22 @@ def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
 
 
 def local_workers(workers: int | None) -> int:
-    """How many workers a local Ray gets: as many as asked for, or one a CPU."""
+    """How many workers a local Ray gets: as many as asked for, or one a physical core.
+
+    Two threads of one core share its divider, which is what training waits for.
+    """
     if workers is not None and workers < 1:
-        raise MisuseError(f"workers={workers} is below 1. Leave it out for one a CPU.")
-    return workers or len(os.sched_getaffinity(0))
+        raise MisuseError(f"workers={workers} is below 1. Leave it out for one a core.")
+    return workers or physical_cores(os.sched_getaffinity(0))
+
+
+def physical_cores(cpus: Iterable[int], topology: Path = Path("/sys/devices/system/cpu")) -> int:
+    """How many cores the processors belong to, where Linux tells; else as many as there are processors."""
+    cores = set()
+    for cpu in cpus:
+        siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
+    return len(cores)
 
 
 def _run(

@@ -38,7 +38,7 @@ class CompiledEngine:
 
     name = "compiled"
     family = "exact"
-    lanes = 256
+    lanes = 64
     """Replicates whose samples are laid out together; a multiple of a group."""
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:

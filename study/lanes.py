@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from study.compilation import inlined, kernel
+from study.compilation import called, inlined, kernel
 from study.simd import lanes_of, load, rows, store, where_at_most, where_less
 
 RELU, TOPK, JUMPRELU = 0, 1, 2
@@ -71,7 +71,7 @@ def relu(value, zero):
     return where_at_most(value, zero, zero, value)
 
 
-@inlined
+@called
 def keep(scratch, P, s, f, thresholds, n_latents, variant, active, zero, one):
     """Set f = max(s, 0) to 0 where `topk` or `jumprelu` does not keep it.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.protocol import Protocol
-from study.compilation import inlined, kernel
+from study.compilation import called, kernel
 from study.engines import Autoencoders, SparseAutoencoders
 from study.lanes import RELU, VARIANTS, groups, keep, lay_out, product, relu, rows_of
 from study.simd import everywhere, load, rows, store, where_at_most, where_less
@@ -191,7 +191,7 @@ def _sum_saes(P, W, X, H, Y, scratch, out, variant, active, centred, samples, n_
     _sum_pairs(H, Y, scratch, out, together + n_latents * n_features, samples, n_hidden)
 
 
-@inlined
+@called
 def _count(F, f, X, x, out, latents, features, together, n_features, n_latents):
     """Count, over a tile of samples, active latents, present features and both together."""
     zero, one = everywhere(0.0), everywhere(1.0)
@@ -213,7 +213,7 @@ def _count(F, f, X, x, out, latents, features, together, n_features, n_latents):
             store(out, row, load(out, row) + (both0 + both2))
 
 
-@inlined
+@called
 def _sum_pairs(H, Y, means, out, first, samples, n_hidden):
     """Moments of the rows of H and Y, n_hidden a sample, about their means: those of H, then those of Y."""
     zero = everywhere(0.0)
