@@ -40,20 +40,16 @@ class Pack:
     @cached_property
     def replicate_ids(self) -> list[str]:
         """Hash of (replicate, protocol, dtype, engine family, version of the procedure), 20 hexadecimal digits each."""
-        tail = f"{self.protocol.protocol_id}|{self.dtype}|{engine_named(self.engine).family}|{PROCEDURE_VERSION}"
-        rows = zip(
-            self.replicates.sparsity.tolist(),
-            self.replicates.l1.tolist(),
-            *(getattr(self.replicates, name).tolist() for name in SEED_COLUMNS),
-            strict=True,
-        )
-        head = str(self.replicates.architecture)
-        return [_digest("|".join([head, *map(repr, row), tail])) for row in rows]
+        tail = f"|{self.protocol.protocol_id}|{self.dtype}|{engine_named(self.engine).family}|{PROCEDURE_VERSION}"
+        columns = (getattr(self.replicates, name).tolist() for name in ("sparsity", "l1", *SEED_COLUMNS))
+        lines = map("|".join, zip(*(map(repr, column) for column in columns), strict=True))
+        head = f"{self.replicates.architecture}|"
+        return [hashlib.sha256(f"{head}{line}{tail}".encode()).hexdigest()[:20] for line in lines]
 
     @cached_property
     def pack_id(self) -> str:
         """Hash of the content: the same replicates in any order have the same name."""
-        return _digest("".join(sorted(self.replicate_ids)))
+        return hashlib.sha256("".join(sorted(self.replicate_ids)).encode()).hexdigest()[:20]
 
     def take(self, index: np.ndarray | slice) -> Pack:
         """The replicates at the given positions as a pack of their own."""
@@ -88,10 +84,6 @@ class Pack:
             *(np.array(columns[name], dtype=np.int64) for name in SEED_COLUMNS),
         )
         return cls(replicates, protocol_from(content["protocol"]), content["dtype"], content["engine"])
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
 def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], int]:
