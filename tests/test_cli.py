@@ -180,8 +180,8 @@ def test_dry_run_plans_and_does_nothing(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("launch", "dissertation", "--dry-run", "--json", "--storage", tmp_path / "studies", "--workers", "2")
     plan = json.loads(out)
     assert code == 0
-    assert plan["replicates"] == 707
-    assert plan["packs"] * plan["replicates_per_pack"] >= 707
+    assert plan["replicates"] == 7000
+    assert plan["packs"] * plan["replicates_per_pack"] >= 7000
     assert plan["core_hours"] > 0
     assert not (tmp_path / "studies").exists()
 

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 STDLIB_AND_NUMBERS = {"numpy", "scipy", "pydantic", "yaml"}
 SHELLS = {"trainable", "searchers", "driver"}
-ENGINES = {"engines", "engine_reference", "engine_compiled", "engine_torch", "simd"}
+ENGINES = {"engines", "engine_reference", "engine_compiled", "engine_torch"}
+KERNELS = {"compilation", "simd", "lanes", "moments"}
 
 
 def imported(path: Path) -> set[str]:
@@ -35,7 +36,7 @@ def forbidden(path: Path) -> set[str]:
     if room == "study":
         return (
             {"analysis", "service", "ray", "pandas"}
-            | (set() if module in ENGINES else {"torch", "numba"})
+            | (set() if module in ENGINES else {"torch"} if module in KERNELS else {"torch", "numba"})
             | {f"study.{s}" for s in SHELLS}
         )
     if room == "analysis":
