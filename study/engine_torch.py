@@ -190,14 +190,14 @@ def _flushed(moment: Tensor) -> Tensor:
 class _Program:
     """The steps of one rule, compiled for one set of shapes; uncompiled where the compiler fails."""
 
-    def __init__(self, rule: _Rule, number: int) -> None:
+    def __init__(self, rule: _Rule, number: int, compiled: bool) -> None:
         def steps(theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
             _adam_steps(rule, theta, M, V, coefficient, x, rates)
 
         # Dynamo keeps what it compiled, and counts it against a limit of eight, by code object: one for each program.
         steps.__code__ = steps.__code__.replace(co_name=f"steps_{number}")
         self.plain: _Steps = steps
-        self._run: _Steps = torch.compile(steps, fullgraph=True, dynamic=False)
+        self._run: _Steps = torch.compile(steps, fullgraph=True, dynamic=False) if compiled else steps
 
     def __call__(self, theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
         try:
@@ -209,7 +209,7 @@ class _Program:
 
 
 def _uncompiled(failure: Exception) -> str:
-    reason = next(line for line in reversed(str(failure).splitlines()) if line.strip())
+    reason = next(line for line in str(failure).splitlines() if line.strip())
     return (
         "torch.compile failed, so the torch engine makes its steps uncompiled, many times slower. Install a C++ compiler "
         f"(g++), or choose another engine. torch says: {reason.strip()}"
@@ -220,9 +220,9 @@ _numbers = itertools.count()
 
 
 @cache
-def _program(rule: _Rule, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: str) -> _Program:
+def _program(rule: _Rule, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: str, compiled: bool) -> _Program:
     """One program for each rule, shapes, dtype and device of this process."""
-    return _Program(rule, next(_numbers))
+    return _Program(rule, next(_numbers), compiled)
 
 
 # Minibatches
@@ -320,7 +320,7 @@ class _Calls:
 def _captured(run: Callable[[], None], changing: list[Tensor]) -> Callable[[], None]:
     """`run` as a CUDA graph; what it changes while it is compiled and warmed up is put back."""
     before = [value.clone() for value in changing]
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         run()
@@ -366,14 +366,15 @@ class _Task:
             batches=None if self.batches is None else np.take(self.batches, lanes, axis=-1),
         )
 
-    def train(self, device: str, steps_per_call: int) -> dict[str, _Array]:
+    def train(self, device: str, steps_per_call: int, compiled: bool) -> dict[str, _Array]:
         """All steps: as many at once as there are calls to fill, then one by one."""
         tensor = partial(_tensor, device=device, dtype=_DTYPES[self.rates.dtype])
         state = _State.starting({name: tensor(value) for name, value in self.theta.items()}, tensor(self.coefficient))
         lane_of = torch.from_numpy(self.sample_of).to(device)
         minibatches, rates = _Minibatches(tensor(self.samples), lane_of, self.batches, self.batch_size), tensor(self.rates)
         shape = (steps_per_call, *minibatches.shape)
-        program = _program(self.rule, (*(tuple(value.shape) for value in state.theta.values()), shape), rates.dtype, device)
+        shapes = (*(tuple(value.shape) for value in state.theta.values()), shape)
+        program = _program(self.rule, shapes, rates.dtype, device, compiled)
         done = 0
         for calls in (CALLS_IN_GRAPH, 1) if rates.is_cuda else (1,):
             many = _Calls(state, program, calls, shape)
@@ -405,10 +406,12 @@ class TorchEngine:
         online_steps: int = ONLINE_STEPS,
         minibatch_steps: int = MINIBATCH_STEPS,
         device: str | None = None,
+        compiled: bool = True,
     ) -> None:
+        """`lanes`: the size to which packs are cut and padded; steps: how many one compiled call makes."""
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.lanes = lanes or (CPU_LANES if self.device == "cpu" else CUDA_LANES)
-        self._steps_per_call = {True: online_steps, False: minibatch_steps}
+        self._online_steps, self._minibatch_steps, self._compiled = online_steps, minibatch_steps, compiled
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int) -> float:
         """Measured on one core of a 2-core server."""
@@ -466,9 +469,9 @@ class TorchEngine:
 
     def _train(self, task: _Task) -> dict[str, _Array]:
         """The trained parameters, (…, R)."""
-        steps = self._steps_per_call[task.batch_size == 1]
+        steps = self._online_steps if task.batch_size == 1 else self._minibatch_steps
         with _one_thread_without_denormals():
-            blocks = [block.train(self.device, steps) for block in task.blocks(self.lanes)]
+            blocks = [block.train(self.device, steps, self._compiled) for block in task.blocks(self.lanes)]
         replicates = len(task.sample_of)
         return {name: np.concatenate([block[name] for block in blocks], axis=-1)[..., :replicates] for name in task.theta}
 
