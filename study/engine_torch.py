@@ -10,7 +10,7 @@ What differs from the reference is the order of sums alone; Adam has the same fo
 * Lanes meet only in the sum of their losses, whose derivative is 1 whatever it is: a lane that diverges, or its
   place, changes no bit of another.
 * Without a C++ compiler (on CUDA: without Triton) the steps run uncompiled, and a warning says so.
-* On CUDA, batches of one in stored order, ReLU and float32 are trained by the kernels of `persistent_kernels.py`.
+* On CUDA, batches of one in stored order, ReLU and float32 are trained by the kernels of `engine_torch_kernels.py`.
 
 A new variant is a loss in LOSSES; everything else follows from it.
 """
@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -249,15 +250,15 @@ class _Minibatches:
         return self._in_order(first, steps) if self.batches is None else self._drawn(self.batches[first : first + steps])
 
     def _in_order(self, first: int, steps: int) -> Tensor:
-        count, n_samples = steps * self.batch_size, len(self._stored)
+        count, n_samples = steps * self.batch_size, len(self.stored)
         start = first * self.batch_size % n_samples
-        chosen = self._stored[start : start + count]
+        chosen = self.stored[start : start + count]
         if start + count > n_samples:
-            chosen = self._stored[torch.arange(start, start + count, device=chosen.device) % n_samples]
+            chosen = self.stored[torch.arange(start, start + count, device=chosen.device) % n_samples]
         return chosen.view(steps, *self.shape)
 
     @cached_property
-    def _stored(self) -> Tensor:
+    def stored(self) -> Tensor:
         """Samples as they are read, (S, N, R)."""
         return self.samples[self.lane_of].permute(1, 2, 0).contiguous()
 
@@ -311,6 +312,8 @@ class _Calls:
         if self._run is None:
             self._run = _captured(self._one_by_one, self._state.changing)
         self._run()
+        if self._x.is_cuda:
+            torch.cuda.synchronize()  # Python must not run ahead by more than a graph: Ctrl-C would wait for it
 
     def _one_by_one(self) -> None:
         for x, rates in zip(self._x, self._rates):
@@ -365,6 +368,24 @@ class _Task:
             sample_of=self.sample_of[lanes],
             batches=None if self.batches is None else np.take(self.batches, lanes, axis=-1),
         )
+
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether `engine_torch_kernels.py` can train it: online, in stored order, float32, no more than ReLU and L1."""
+        simple = self.rule.loss in ("autoencoder", "relu") and not self.rule.centred and not self.rule.unit_norm
+        return simple and self.batch_size == 1 and self.batches is None and self.rates.dtype == np.float32
+
+    def train_in_kernels(self, device: str) -> dict[str, _Array]:
+        """All steps in a few launches."""
+        from study import engine_torch_kernels as kernels
+
+        tensor, rule = partial(_tensor, device=device, dtype=torch.float32), self.rule
+        stored = _Minibatches(tensor(self.samples), torch.from_numpy(self.sample_of).to(device), None, 1).stored
+        rows = tensor(np.concatenate([value.reshape(-1, stored.shape[2]) for value in self.theta.values()]))
+        train = kernels.train_autoencoders if rule.loss == "autoencoder" else kernels.train_saes
+        trained = train(rows, stored, tensor(self.coefficient), tensor(self.rates), (rule.beta1, rule.beta2)).cpu().numpy()
+        parts = np.split(trained, np.cumsum([value[..., 0].size for value in self.theta.values()])[:-1])
+        return {name: part.reshape(self.theta[name].shape) for name, part in zip(self.theta, parts)}
 
     def train(self, device: str, steps_per_call: int, compiled: bool) -> dict[str, _Array]:
         """All steps: as many at once as there are calls to fill, then one by one."""
@@ -470,10 +491,17 @@ class TorchEngine:
     def _train(self, task: _Task) -> dict[str, _Array]:
         """The trained parameters, (…, R)."""
         steps = self._online_steps if task.batch_size == 1 else self._minibatch_steps
+        in_kernels = self._trains_in_kernels(task)
         with _one_thread_without_denormals():
-            blocks = [block.train(self.device, steps, self._compiled) for block in task.blocks(self.lanes)]
+            blocks = [
+                block.train_in_kernels(self.device) if in_kernels else block.train(self.device, steps, self._compiled)
+                for block in task.blocks(self.lanes)
+            ]
         replicates = len(task.sample_of)
         return {name: np.concatenate([block[name] for block in blocks], axis=-1)[..., :replicates] for name in task.theta}
+
+    def _trains_in_kernels(self, task: _Task) -> bool:
+        return self.device == "cuda" and self._compiled and task.suits_kernels and find_spec("triton") is not None
 
 
 def _rates(learning_rates: NDArray[np.float64], protocol: Protocol, dtype: np.dtype[Any]) -> _Array:

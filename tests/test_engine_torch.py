@@ -10,6 +10,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,45 @@ def test_without_a_compiler_it_warns_once_and_trains_the_same(tmp_path: Path) ->
     ran = subprocess.run([sys.executable, "-c", WITHOUT_COMPILER], env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "g++" in ran.stdout
+
+
+# CUDA
+
+IN_INTERPRETER = """
+from tests.test_engine_torch import *
+from study.engine_torch import _Task
+engine = TorchEngine(lanes=32, device="cpu")
+engine._trains_in_kernels = lambda task: True
+for kind in ("autoencoder", "online relu"):
+    task = crowd(kind, 34, "float32")
+    task.protocol = lasting(task.protocol, 40)
+    np.testing.assert_allclose(weights(train(engine, task)), weights(train(REFERENCE, task)), rtol=0, atol=1e-5)
+"""
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed: the CUDA kernels were not checked")
+def test_kernels_train_as_in_the_reference() -> None:
+    """In Triton's interpreter, on the CPU: 40 steps of 34 replicates, filled up to 64, to 1e-5."""
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    ran = subprocess.run([sys.executable, "-c", IN_INTERPRETER], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: graphs and kernels were not run")
+@DTYPES
+@pytest.mark.parametrize("kind", ["autoencoder", *PROTOCOLS])
+def test_training_on_cuda_is_that_of_the_reference(kind: str, dtype: str) -> None:
+    """1,000 steps of every variant, by a graph or by the kernels; then the same lane alone, to the bit."""
+    engine = TorchEngine(lanes=64, online_steps=2)
+    task = crowd(kind, 70, dtype)
+    task.protocol = lasting(task.protocol, 1000)
+    if task.batches is not None:
+        task = SaeTask.of(task.protocol, list(range(70)), dtype=dtype)
+    assert_equals_reference(engine, task, dtype)
+    together = weights(train(engine, task))
+    np.testing.assert_array_equal(weights(train(engine, task.take([69])))[:, 0], together[:, 69])
 
 
 def test_more_work_is_never_expected_to_take_less_time() -> None:
