@@ -50,20 +50,24 @@ def _row(architecture: Architecture, dtype: str, lanes: int, protocol: Protocol)
     engine = TorchEngine(lanes)
     trainings = [_autoencoders(engine, architecture, dtype, protocol), _saes(engine, architecture, dtype, protocol)]
     figures = [_per_step(train) for train in trainings]
-    steps, compiling = ([figure[i] / (lanes, 1)[i] for figure in figures] for i in (0, 1))
-    return f"| {architecture} {dtype} | {lanes} | {steps[0] * 1e9:.0f} | {steps[1] * 1e9:.0f} | {compiling[0]:.1f}, {compiling[1]:.1f} |"
+    ae, sae = (f"{step / lanes * 1e9:.0f}" for step, _ in figures)
+    return f"| {architecture} {dtype} | {lanes} | {ae} | {sae} | {figures[0][1]:.1f}, {figures[1][1]:.1f} |"
 
 
 def _per_step(train: Callable[[int], object]) -> tuple[float, float]:
     """Seconds a step, from trainings of two lengths, and of the first call."""
+
+    def timed(steps: int) -> float:
+        return _seconds(lambda: train(steps))
+
     short = 256 if torch.cuda.is_available() else 8
-    compiling = _seconds(lambda: train(short))
-    rest = min(_seconds(lambda: train(short)) for _ in range(3))
+    compiling = timed(short)
+    rest = min(timed(short) for _ in range(3))
     steps = 8 * short
-    while (took := _seconds(lambda: train(steps)) - rest) < SECONDS / 4:
+    while (took := timed(steps) - rest) < SECONDS / 4:
         steps *= 2
     steps = max(2 * short, int(steps * SECONDS / took) // short * short)
-    return min((_seconds(lambda: train(steps)) - rest) / (steps - short) for _ in range(4)), compiling - rest
+    return min((timed(steps) - rest) / (steps - short) for _ in range(4)), compiling - rest
 
 
 def _autoencoders(engine: TorchEngine, architecture: Architecture, dtype: str, protocol: Protocol) -> Callable[[int], object]:
