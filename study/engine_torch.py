@@ -10,6 +10,7 @@ What differs from the reference is the order of sums alone; Adam has the same fo
 * Lanes meet only in the sum of their losses, whose derivative is 1 whatever it is: a lane that diverges, or its
   place, changes no bit of another.
 * Without a C++ compiler (on CUDA: without Triton) the steps run uncompiled, and a warning says so.
+* The CUDA paths are NOT YET MEASURED, nor run: no GPU was at hand.
 * On CUDA, batches of one in stored order, ReLU and float32 are trained by the kernels of `engine_torch_kernels.py`.
 
 A new variant is a loss in LOSSES; everything else follows from it.
@@ -43,7 +44,7 @@ _Tensors = dict[str, Tensor]
 _Steps = Callable[[_Tensors, _Tensors, _Tensors, Tensor, Tensor, Tensor], None]
 """Several Adam steps in place: parameters, M, V, coefficient of the loss, x (steps, B, ·, R), rates (steps, 2)."""
 
-CPU_LANES, CPU_LANES_IF_WIDE, CPU_LANES_IF_MINIBATCH = 1024, 256, 128
+CPU_LANES, CPU_LANES_IF_WIDE, CPU_LANES_IF_MINIBATCH = 1024, 256, 64
 """Measured: a call costs 40 to 90 µs whatever it holds, and a block's state should stay in the core's cache."""
 WIDE_FROM = 150
 """Parameters of a model."""
@@ -445,13 +446,13 @@ class TorchEngine:
         """Measured on one core of a 2-core server, float64 (float32: some 0.5 of it), without compiling.
 
         A last block that is not full takes as long as a full one. Compiling takes 10 to 25 s for each of the two
-        programs, and 1 to 5 s where PyTorch finds them in its cache on disk.
+        programs (online; 3 to 5 s for minibatches), and 1 to 5 s where PyTorch finds them in its cache on disk.
         """
         n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
 
         def training(steps: int, batch_size: int, parameters: int, models: int) -> float:
             lanes = self._lanes(parameters, batch_size)
-            step = 4e-8 + 2.8e-9 * parameters if batch_size == 1 else 1e-9 * parameters * batch_size
+            step = batch_size * (4e-8 + (2.8e-9 if batch_size == 1 else 8e-10) * parameters)
             return steps * step * lanes * math.ceil(models / lanes)
 
         ae = training(protocol.ae_training_steps, protocol.ae_batch_size, n_features * (n_hidden + 1), autoencoders)

@@ -7,7 +7,10 @@ features), each beside its M and V; only sums over latents or features cross thr
 the present one is worked on. Padded rows start at 0 and have gradient 0, so they stay there. Division and square
 root are the fast ones of the hardware, good to 2 ulp.
 
-Checked against the reference in Triton's interpreter. NOT YET MEASURED: nothing here has run on a GPU.
+Checked against the reference in Triton's interpreter. Compiled for sm_90 by Triton 3.9 without a GPU, from 5-3-5 to
+20-10-20: up to 255 registers, nothing spilled within the loop over steps (only before and after it), no barrier;
+for SAEs of 10-5-10 a step is 1,096 instructions, 98 of them square roots and reciprocals, for 8 replicates.
+NOT YET MEASURED: nothing here has run on a GPU. Needs a Triton whose loops carry tuples; versions before 3.9 are untried.
 """
 
 from __future__ import annotations
