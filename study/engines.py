@@ -7,6 +7,7 @@ row for the same replicate; a study has one family.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 from typing import Protocol as Interface
 
@@ -84,8 +85,11 @@ class Engine(Interface):
     ) -> SparseAutoencoders: ...
 
 
+ENGINES = ("auto", "reference", "compiled", "torch")
+
+
 def engine_named(name: str) -> Engine:
-    """The engine of that name; `auto` is `compiled`."""
+    """The engine of that name; `auto` is `compiled`. MisuseError for another name, and where PyTorch is not installed."""
     from study.engine_compiled import CompiledEngine
     from study.engine_reference import ReferenceEngine
 
@@ -93,4 +97,12 @@ def engine_named(name: str) -> Engine:
         return CompiledEngine()
     if name == "reference":
         return ReferenceEngine()
-    raise MisuseError(f"engine={name!r} is unknown. Engines: auto, reference, compiled.")
+    if name == "torch":
+        if find_spec("torch") is None:
+            raise MisuseError(
+                "engine='torch' needs PyTorch, which is not installed. `pip install 'sae-study[torch]'`, or use auto."
+            )
+        from study.engine_torch import TorchEngine
+
+        return TorchEngine()
+    raise MisuseError(f"engine={name!r} is unknown. Engines: {', '.join(ENGINES)}.")
