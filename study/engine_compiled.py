@@ -39,7 +39,7 @@ class CompiledEngine:
     name = "compiled"
     family = "exact"
     lanes = 64
-    """Replicates whose samples are laid out together; a multiple of a group."""
+    """Autoencoders whose samples are laid out together, with all SAEs on them; a multiple of a group."""
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
         """Measured on one core of a 2-core server (AMD EPYC, AVX-512): `tests/benchmarks/engines.py`."""

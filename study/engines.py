@@ -60,7 +60,7 @@ class Engine(Interface):
     name: str
     family: str
     lanes: int
-    """Replicates that are trained at ease together."""
+    """Autoencoders whose samples are laid out together, with all SAEs on them."""
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
         """What training so many takes on one core, roughly: for planning."""

@@ -20,12 +20,15 @@ from study.failures import Cause, FailureKind, judge
 from study.packs import Pack, autoencoder_keys
 from study.row_store import BOOKKEEPING, ROW_SCHEMA
 from study.sae_metrics import SAE_COLUMNS, sae_metrics
+from study.simd import lanes_of
 
 _Array = NDArray[Any]
 _Float = NDArray[np.float64]
 
 CHUNK_BYTES = 256 * 2**20
 """Samples and minibatches that are held in memory at once."""
+GROUP = lanes_of("float32")
+"""Autoencoders that a chunk which memory cuts short holds a multiple of: fewer would leave lanes empty."""
 
 
 def run_pack(pack: Pack, *, study: str = "", trial_id: str = "") -> pa.Table:
@@ -85,23 +88,30 @@ def _chunk_positions(pack: Pack) -> Iterator[tuple[NDArray[np.int64], NDArray[np
     """Cut the pack between autoencoders: the positions of each chunk's replicates, and their AE within the chunk."""
     _, which = autoencoder_keys(pack.replicates)
     by_autoencoder = np.argsort(which, kind="stable")
-    protocol, n_features = pack.protocol, pack.replicates.architecture.n_features
-    bytes_per_lane = 8 * n_features * (protocol.samples + (protocol.eval_samples or 0))
-    if protocol.sample_order == "with_replacement":
-        sizes = (
-            protocol.ae_training_steps * protocol.ae_batch_size,
-            protocol.sae_training_steps * protocol.sae_batch_size,
-        )
-        bytes_per_lane += 8 * max(sizes)  # indexes of four bytes, held twice while they are laid out
-    lanes = max(1, min(engine_named(pack.engine).lanes, CHUNK_BYTES // bytes_per_lane))
-    start = 0
-    while start < len(pack):
-        stop = min(start + lanes, len(pack))
-        while stop < len(pack) and which[by_autoencoder[stop]] == which[by_autoencoder[stop - 1]]:
-            stop += 1  # the autoencoder's other SAEs
-        positions = by_autoencoder[start:stop]
-        yield positions, which[positions] - which[positions[0]]
-        start = stop
+    ends = np.cumsum(np.bincount(which))  # of each autoencoder's replicates among them
+    start = first = 0
+    while first < len(ends):
+        last = _chunk_end(pack, ends - start, first)
+        positions = by_autoencoder[start : ends[last - 1]]
+        yield positions, which[positions] - first
+        start, first = ends[last - 1], last
+
+
+def _chunk_end(pack: Pack, ends: NDArray[np.int64], first: int) -> int:
+    """The autoencoder before which a chunk that begins with the `first` ends: at the engine's lanes, or for want of memory.
+
+    ends: how many replicates the autoencoders up to each have in the chunk. Whole SIMD groups if there is memory for one.
+    """
+    protocol, architecture = pack.protocol, pack.replicates.architecture
+    of_ae = 8 * architecture.n_features * (protocol.samples + (protocol.eval_samples or 0))
+    of_sae = 64 * architecture.n_latents * (architecture.n_hidden + architecture.n_features)
+    if protocol.sample_order == "with_replacement":  # indexes of four bytes, drawn as eight
+        of_ae += 4 * protocol.ae_training_steps * protocol.ae_batch_size
+        of_sae += 4 * protocol.sae_training_steps * protocol.sae_batch_size
+    most = min(first + engine_named(pack.engine).lanes, len(ends))
+    held = of_ae * np.arange(1, most - first + 1) + of_sae * ends[first:most]
+    fitting = max(1, int(np.searchsorted(held, CHUNK_BYTES, side="right")))
+    return first + (fitting // GROUP * GROUP if GROUP < fitting < most - first else fitting)
 
 
 def _run_chunk(chunk: _Chunk) -> dict[str, _Float]:
