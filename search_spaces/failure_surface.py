@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.ndimage import gaussian_filter
-from scipy.special import betainc, betaincinv, expit, gammaln, logit, ndtr, ndtri
+from scipy.special import betainc, betaincinv, betaln, expit, gammaln, logit, ndtr, ndtri
 
 from search_spaces.cells import Architecture, checked_l1, checked_sparsity
 from search_spaces.errors import MisuseError
@@ -258,6 +258,17 @@ class Posterior:
         below = self._expected_shortfall(_checked_level(level))
         return 2 * np.clip(np.minimum(below, below + self.mean - level), 0, None)
 
+    def log_chance(self, failures: Ints, replicates: Ints) -> Floats:
+        """log P(failures | replicates), mixed with a little of the uniform so that no single point decides."""
+        choices = -betaln(failures + 1, replicates - failures + 1) - np.log1p(replicates)
+        tree = np.exp(choices + betaln(self.alpha + failures, self.beta + replicates - failures) - betaln(self.alpha, self.beta))
+        process = np.zeros(self.weight.shape)
+        for node, share in zip(*_HERMITE):
+            z = self.location + self.scale * node
+            process += share * np.exp(choices + failures * z - replicates * np.logaddexp(0, z))
+        chance = self.weight * tree + (1 - self.weight) * process
+        return np.log((1 - _SURPRISE) * chance + _SURPRISE / (replicates + 1))
+
     @cached_property
     def _moments(self) -> tuple[Floats, Floats]:
         total = self.alpha + self.beta
@@ -300,6 +311,7 @@ class Posterior:
 
 
 _HERMITE = tuple(part / scale for part, scale in zip(np.polynomial.hermite_e.hermegauss(24), (1, math.sqrt(2 * math.pi))))
+_SURPRISE = 0.01
 _LEGENDRE = np.polynomial.legendre.leggauss(16)
 
 
@@ -671,8 +683,6 @@ def few_cells(counts: Counts, varies: tuple[bool, bool]) -> bool:
 
 REACH = 6.0
 """Standard deviation, in grid cells, of the kernel that sums the differences of predictive scores."""
-_LEAST_CHANCE = 0.005
-"""Predicted rates are clipped by this before they are scored: no single replicate decides."""
 
 
 FOLDS = 8
@@ -750,14 +760,9 @@ class Surface:
         if self.process is None:
             return found
         at = batch.architecture, batch.u, batch.v
-        tree, process = (self._posterior(*at, name).mean for name in ("tree", "process"))
-        np.add.at(found, self._grid_cells(*at), _log_chance(batch, tree) - _log_chance(batch, process))
+        tree, process = (self._posterior(*at, name).log_chance(batch.failures, batch.replicates) for name in ("tree", "process"))
+        np.add.at(found, self._grid_cells(*at), tree - process)
         return found
-
-
-def _log_chance(batch: Counts, rate: Floats) -> Floats:
-    rate = np.clip(rate, _LEAST_CHANCE, 1 - _LEAST_CHANCE)
-    return batch.failures * np.log(rate) + (batch.replicates - batch.failures) * np.log1p(-rate)
 
 
 def _cell_of(x: Floats, side: int) -> Ints:
