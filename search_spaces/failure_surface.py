@@ -207,6 +207,9 @@ def _whole(name: str, values: ArrayLike) -> Ints:
 # --- what is believed of the rate, at points of any shape
 
 
+EDGE = 0.005
+
+
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """The rate's distribution at points: weight · Beta(alpha, beta) + (1 − weight) · logistic(Normal(location, scale²)).
@@ -244,9 +247,13 @@ class Posterior:
         return 1 - self._cdf(np.full(self.weight.shape, _checked_level(level)))
 
     def interval(self, confidence: float = 0.9) -> tuple[Floats, Floats]:
-        """Central interval: quantiles (1 − confidence)/2 and (1 + confidence)/2, to 1e-5."""
+        """Central interval: quantiles (1 − confidence)/2 and (1 + confidence)/2, to 1e-5.
+
+        An end within EDGE of 0 or 1 is 0 or 1: there are places where nothing ever fails, and no density holds them.
+        """
         tail = (1 - _checked_level(confidence, "confidence")) / 2
-        return self._quantile(tail), self._quantile(1 - tail)
+        low, high = self._quantile(tail), self._quantile(1 - tail)
+        return np.where(low < EDGE, 0.0, low), np.where(high > 1 - EDGE, 1.0, high)
 
     def risk(self, level: float = 0.5) -> Floats:
         """min(q, 1 − q): the probability that the likelier side of the level is the wrong one."""
@@ -748,12 +755,10 @@ class Surface:
     @cached_property
     def _local_weight(self) -> Floats:
         """The tree's share: the logistic of the scores, each spread by a Gaussian kernel of height 1."""
-        widths = [0.0, *(REACH if side > 1 else 0.0 for side in self.scores.shape[1:])]
-        height = math.prod(math.sqrt(2 * math.pi) * width for width in widths if width)
-        return expit(height * gaussian_filter(self.scores, widths, mode="constant"))
+        return expit(kernel_sum(self.scores, REACH))
 
     def _grid_cells(self, index: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints, Ints]:
-        return index, _cell_of(u, self.scores.shape[1]), _cell_of(v, self.scores.shape[2])
+        return index, grid_cell(u, self.scores.shape[1]), grid_cell(v, self.scores.shape[2])
 
     def _scored(self, batch: Counts) -> Floats:
         found = np.zeros(self.scores.shape)
@@ -765,8 +770,16 @@ class Surface:
         return found
 
 
-def _cell_of(x: Floats, side: int) -> Ints:
+def grid_cell(x: Floats, side: int) -> Ints:
+    """Which of `side` equal cells of [0, 1] each x lies in."""
     return np.minimum((x * side).astype(np.int64), side - 1)
+
+
+def kernel_sum(values: Floats, reach: float) -> Floats:
+    """Σ values · exp(−d²/2 reach²) around each cell of a grid (A, U, V), within its architecture."""
+    widths = [0.0, *(reach if side > 1 else 0.0 for side in values.shape[1:])]
+    height = math.prod(math.sqrt(2 * math.pi) * width for width in widths if width)
+    return height * gaussian_filter(values, widths, mode="constant")
 
 
 def _matched(mean: Floats, second: Floats) -> tuple[Floats, Floats]:

@@ -20,6 +20,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainc
 from scipy.stats import qmc
 
 from search_spaces.cells import Architecture, Replicates
@@ -33,11 +34,15 @@ from search_spaces.failure_surface import (
     Surface,
     expected_regret,
     fit_surface,
+    grid_cell,
+    kernel_sum,
     misclassified_volume,
 )
 
-STRADDLE, TREE_RISK = 0.40, 0.35
+STRADDLE, TREE_RISK, SURPRISE = 0.40, 0.15, 0.20
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
+SURPRISE_REACH = 3.0
+"""Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
 
 
 @dataclass(frozen=True)
@@ -221,16 +226,40 @@ class _State:
         """√min(q, 1 − q) of the tree on the grid."""
         return np.sqrt(self.surface.on_grid(estimator="tree").risk(self.spec.level))
 
+    @cached_property
+    def surprise(self) -> Floats:
+        """Squared, how surely the replicates nearby contradict the map where it is sure, on the grid.
+
+        Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
+        1 − m + n − k). A lone failure amid a safe region draws a few more replicates: noise is soon seen through, and
+        an island that the process would smooth away is found.
+        """
+        failures, successes = self._nearby
+        level, mean = self.spec.level, self.mixture.mean
+        below = betainc(mean + failures, 1 - mean + successes, level)
+        contradicted = np.where(mean >= level, below, 1 - below)
+        return (contradicted * (1 - 2 * self.mixture.risk(level))) ** 2
+
+    @property
+    def _nearby(self) -> tuple[Floats, Floats]:
+        """Failures and successes around each of the grid's cells, by a Gaussian kernel of height 1."""
+        counts, shape = self.surface.counts, self.spec.domain.shape()
+        at = counts.architecture, grid_cell(counts.u, shape[1]), grid_cell(counts.v, shape[2])
+        failures, successes = np.zeros(shape), np.zeros(shape)
+        np.add.at(failures, at, counts.failures)
+        np.add.at(successes, at, counts.replicates - counts.failures)
+        return kernel_sum(failures, SURPRISE_REACH), kernel_sum(successes, SURPRISE_REACH)
+
     def spread(self, count: int, start: int) -> _Points:
         """A stretch of the scrambled Sobol sequence."""
         return self._sharing(self._sobol(self._autoencoders(count), start), np.ones(self.spec.domain.shape())).take(count)
 
     def refined(self, count: int, start: int) -> _Points:
-        """A batch: straddle, the tree's risk, Sobol."""
+        """A batch: straddle, the tree's risk, surprise, Sobol."""
         rng = np.random.default_rng((self.spec.seed, start))
         total = self._autoencoders(count)
         parts = []
-        for share, weights in ((STRADDLE, self.straddle), (TREE_RISK, self.tree_risk)):
+        for share, weights in ((STRADDLE, self.straddle), (TREE_RISK, self.tree_risk), (SURPRISE, self.surprise)):
             drawn = systematic(weights, round(share * total), rng)
             parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
         left = total - sum(part.autoencoders for part in parts)
@@ -254,7 +283,7 @@ class _State:
     def _sharing(self, anchors: tuple[Ints, Floats, Floats], weights: Floats) -> _Points:
         """Each anchor with further l1 values of the same autoencoder, spread evenly by weight over its column."""
         a, u, v = anchors
-        column = weights[a, np.minimum((u * weights.shape[1]).astype(np.int64), weights.shape[1] - 1)]
+        column = weights[a, grid_cell(u, weights.shape[1])]
         shared = np.stack([evenly(column, v, turn / self._l1s) for turn in range(self._l1s)], axis=1)
         numbers = np.repeat(np.arange(len(a)), self._l1s)
         return _Points(a[numbers], u[numbers], shared.ravel(), numbers)
@@ -279,7 +308,7 @@ def evenly(column: Floats, v: Floats, turn: float) -> Floats:
     side = column.shape[1]
     edges = np.concatenate([np.zeros((len(v), 1)), np.cumsum(column, axis=1)], axis=1)
     edges /= edges[:, -1:]
-    rows, cell = np.arange(len(v)), np.minimum((v * side).astype(np.int64), side - 1)
+    rows, cell = np.arange(len(v)), grid_cell(v, side)
     target = (edges[rows, cell] + (v * side - cell) * (edges[rows, cell + 1] - edges[rows, cell]) + turn) % 1
     cell = np.minimum((edges[:, 1:] <= target[:, None]).sum(1), side - 1)
     return (cell + (target - edges[rows, cell]) / (edges[rows, cell + 1] - edges[rows, cell])) / side

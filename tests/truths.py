@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
+from scipy.stats import qmc
 
 from search_spaces.failure_surface import Counts, Domain
 from search_spaces.spaces import STUDIED_ARCHITECTURES
@@ -49,7 +50,7 @@ def combo(a: Ints, u: Floats, v: Floats) -> Floats:
     hi = expit((v - 0.88 + 0.30 * u**2 + 0.10 * t) / 0.008)
     lo = expit((0.16 + 0.10 * t - 0.25 * (1 - u) - v) / 0.03)
     bump = 0.30 * np.exp(-(((u - 0.35 - 0.1 * t) / 0.06) ** 2))
-    isl = np.where(a % 2 == 1, 0.62 * np.exp(-0.35 * (((u - 0.87) / 0.032) ** 2 + ((v - 0.42) / 0.115) ** 2) ** 2), 0)
+    isl = np.where(a % 2 == 1, 0.62 * np.exp(-0.35 * _off_combo_island(u, v) ** 2), 0)
     return 1 - (1 - 0.97 * hi) * (1 - 0.95 * lo) * (1 - bump) * (1 - isl) * 0.98
 
 
@@ -58,7 +59,19 @@ def _off_island(a: Ints, u: Floats, v: Floats) -> Floats:
     return ((u - 0.87 + 0.04 * t) / 0.032) ** 2 + ((v - 0.35 - 0.3 * t) / 0.115) ** 2
 
 
+def _off_combo_island(u: Floats, v: Floats) -> Floats:
+    return ((u - 0.87) / 0.032) ** 2 + ((v - 0.42) / 0.115) ** 2
+
+
 TRUTHS: dict[str, Rate] = {rate.__name__: rate for rate in (smooth, band, island, lasso, combo)}
+
+
+def island_of(truth: str, a: Ints, u: Floats, v: Floats) -> NDArray[np.bool_]:
+    """Where the island of architecture a (odd) fails more often than not, in the truths "island" and "combo"."""
+    if truth == "island":
+        return island(a, u, v) >= 0.5
+    inside: NDArray[np.bool_] = 0.62 * np.exp(-0.35 * _off_combo_island(u, v) ** 2) >= 0.5
+    return inside & (a % 2 == 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +101,11 @@ class Points:
 
 def sobol(count: int, seed: int) -> Points:
     """A scrambled Sobol sequence through all architectures."""
-    from scipy.stats import qmc
-
-    a, u, v = qmc.Sobol(3, scramble=True, seed=seed).random(count).T
+    a, u, v = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(seed)).random(count).T
     return Points((a * 8).astype(np.int64), u, v)
 
 
 def lattice(sparsities: int, l1s: int) -> Points:
-    """The middles of the cells of a lattice of every architecture."""
-    u, v = (np.arange(sparsities) + 0.5) / sparsities, (np.arange(l1s) + 0.5) / l1s
-    a, u, v = (axis.ravel() for axis in np.meshgrid(np.arange(8), u, v, indexing="ij"))
-    return Points(a, u, v)
+    """A lattice of every architecture, from end to end of both axes, as studies have it."""
+    a, i, j = (index.ravel() for index in np.indices((8, sparsities, l1s)))
+    return Points(a, i / (sparsities - 1), j / (l1s - 1))
