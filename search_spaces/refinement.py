@@ -98,7 +98,7 @@ class Outcomes:
     def __len__(self) -> int:
         return len(self.seed)
 
-    def keys(self) -> list[tuple[str, float, float, int]]:
+    def identities(self) -> list[tuple[str, float, float, int]]:
         """What tells replicates apart."""
         return list(zip(self.architecture.tolist(), self.sparsity.tolist(), self.l1.tolist(), self.seed.tolist()))
 
@@ -180,7 +180,7 @@ class Refinement:
     def _new(self, rows: Outcomes) -> Outcomes:
         """Rows not told before, each once."""
         fresh = []
-        for place, key in enumerate(rows.keys()):
+        for place, key in enumerate(rows.identities()):
             if key not in self._known:
                 self._known.add(key)
                 fresh.append(place)
