@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import KDTree
 from scipy.special import betainc, betaincinv, betaln, expit, gammaln, logit, ndtr, ndtri
 
 from search_spaces.cells import Architecture, checked_l1, checked_sparsity
@@ -421,30 +422,47 @@ def partition_average(failures: Floats, replicates: Floats) -> tuple[Floats, Flo
     that a box is a leaf, from large ones to small. The cost is that of the number of boxes, ∏ (2 · side − 1).
     """
     deepest = tuple(side.bit_length() - 1 for side in failures.shape)
-    depths = list(itertools.product(*(range(depth + 1) for depth in deepest)))
-    k, n = {deepest: failures}, {deepest: replicates}
-    evidence: dict[tuple[int, ...], Floats] = {}
-    stopping: dict[tuple[int, ...], Floats] = {}
-    splitting: dict[tuple[int, ...], dict[int, Floats]] = {}
-    for depth in reversed(depths):
-        finer = {axis: _deeper(depth, axis) for axis in range(len(depth)) if depth[axis] < deepest[axis]}
-        if finer:
-            axis, child = next(iter(finer.items()))
-            k[depth], n[depth] = _pairs(k[child], axis), _pairs(n[child], axis)
-        leaf = gammaln(k[depth] + 0.5) + gammaln(n[depth] - k[depth] + 0.5) - gammaln(n[depth] + 1) - math.log(math.pi)
-        halved = {axis: _pairs(evidence[child], axis) - math.log(2 * len(finer)) for axis, child in finer.items()}
-        evidence[depth], stopping[depth], splitting[depth] = _shares(leaf, halved)
-    reach = {depth: np.zeros(k[depth].shape) for depth in depths}
-    reach[depths[0]] += 1
+    boxes = _boxes(failures, replicates, deepest)
+    reach = {depth: np.zeros(box.stopping.shape) for depth, box in boxes.items()}
+    reach[(0,) * len(deepest)] += 1
     own = {}
-    for depth in depths:
-        for axis, share in splitting[depth].items():
+    for depth in sorted(boxes):
+        box = boxes[depth]
+        for axis, share in box.halving.items():
             reach[_deeper(depth, axis)] += np.repeat(reach[depth] * share, 2, axis)
-        mean = (k[depth] + 0.5) / (n[depth] + 1)
-        leaf_mass = reach[depth] * stopping[depth]
-        own[depth] = np.stack([leaf_mass * mean, leaf_mass * mean * (k[depth] + 1.5) / (n[depth] + 2)])
+        mean = (box.failures + 0.5) / (box.replicates + 1)
+        second = mean * (box.failures + 1.5) / (box.replicates + 2)
+        own[depth] = reach[depth] * box.stopping * np.stack([mean, second])
     first, second = _spread(own, deepest)
     return first, second
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes:
+    """All boxes of one depth, how often each axis was halved; arrays have shape 2^depth."""
+
+    failures: Floats
+    replicates: Floats
+    evidence: Floats
+    """log M."""
+    stopping: Floats
+    """Posterior probability that the box, once reached, is a leaf."""
+    halving: dict[int, Floats]
+    """And that it is halved along each axis."""
+
+
+def _boxes(failures: Floats, replicates: Floats, deepest: tuple[int, ...]) -> dict[tuple[int, ...], _Boxes]:
+    """From single cells, the deepest, up to the whole."""
+    found: dict[tuple[int, ...], _Boxes] = {}
+    for depth in sorted(itertools.product(*(range(most + 1) for most in deepest)), reverse=True):
+        finer = {axis: found[_deeper(depth, axis)] for axis in range(len(depth)) if depth[axis] < deepest[axis]}
+        k, n = failures, replicates
+        for axis, halves in itertools.islice(finer.items(), 1):
+            k, n = _pairs(halves.failures, axis), _pairs(halves.replicates, axis)
+        leaf = gammaln(k + 0.5) + gammaln(n - k + 0.5) - gammaln(n + 1) - math.log(math.pi)
+        halved = {axis: _pairs(halves.evidence, axis) - math.log(2 * len(finer)) for axis, halves in finer.items()}
+        found[depth] = _Boxes(k, n, *_shares(leaf, halved))
+    return found
 
 
 def _shares(leaf: Floats, halved: dict[int, Floats]) -> tuple[Floats, Floats, dict[int, Floats]]:
@@ -667,8 +685,7 @@ class Cells:
         k, n = np.zeros(at[0].shape), np.zeros(at[0].shape)
         for a in np.unique(self.counts.architecture):
             mine, here = self.counts.take(self.counts.architecture == a), at[0] == a
-            far = (at[1][here][:, None] - mine.u) ** 2 + (at[2][here][:, None] - mine.v) ** 2
-            nearest = far.argmin(1)
+            nearest = KDTree(np.stack([mine.u, mine.v], axis=1)).query(np.stack([at[1][here], at[2][here]], axis=1))[1]
             k[here], n[here] = mine.failures[nearest], mine.replicates[nearest]
         mean = (k + 0.5) / (n + 1)
         return mean, mean * (k + 1.5) / (n + 2)

@@ -39,7 +39,7 @@ from search_spaces.failure_surface import (
     misclassified_volume,
 )
 
-STRADDLE, TREE_RISK, SURPRISE = 0.40, 0.15, 0.20
+STRADDLE, TREE_RISK, SURPRISE = 0.45, 0.05, 0.25
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
 SURPRISE_REACH = 3.0
 """Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
@@ -228,7 +228,7 @@ class _State:
 
     @cached_property
     def surprise(self) -> Floats:
-        """Squared, how surely the replicates nearby contradict the map where it is sure, on the grid.
+        """To the fourth power, how surely the replicates nearby contradict the map where it is sure, on the grid.
 
         Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
         1 − m + n − k). A lone failure amid a safe region draws a few more replicates: noise is soon seen through, and
@@ -238,7 +238,7 @@ class _State:
         level, mean = self.spec.level, self.mixture.mean
         below = betainc(mean + failures, 1 - mean + successes, level)
         contradicted = np.where(mean >= level, below, 1 - below)
-        return (contradicted * (1 - 2 * self.mixture.risk(level))) ** 2
+        return (contradicted * (1 - 2 * self.mixture.risk(level))) ** 4
 
     @property
     def _nearby(self) -> tuple[Floats, Floats]:
