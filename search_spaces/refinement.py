@@ -1,0 +1,342 @@
+"""Where to measure next, so that the failure map is known with few replicates: an ask/tell learner, free of processes.
+
+    learner = Refinement(MapSpec(domain, budget=8_000))
+    while not learner.done:
+        asked = learner.ask(1_000)
+        learner.tell(outcomes_of(asked))
+
+What is asked is a function of the specification and of the rows told so far, in the batches in which they were told: a
+learner that is told the same stored rows asks the same again. So resuming is asking and telling again.
+
+Straddle: Bryan et al. 2005, "Active learning for identifying function threshold boundaries".
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betainc
+from scipy.stats import qmc
+
+from search_spaces.cells import Architecture, Replicates
+from search_spaces.errors import MisuseError
+from search_spaces.failure_surface import (
+    Counts,
+    Domain,
+    Floats,
+    Ints,
+    Posterior,
+    Surface,
+    expected_regret,
+    fit_surface,
+    grid_cell,
+    kernel_sum,
+    misclassified_volume,
+)
+
+STRADDLE, TREE_RISK, SURPRISE = 0.45, 0.05, 0.25
+"""Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
+SURPRISE_REACH = 3.0
+"""Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """What is to be mapped, and when it is enough. Raises MisuseError for a budget or a share that is none."""
+
+    domain: Domain
+    budget: int
+    """Replicates to ask for, earlier rows not counted."""
+    level: float = 0.5
+    """The failure region is where the rate is at or above it."""
+    first_pass: int = 2048
+    """Replicates that are spread evenly before anything is refined."""
+    l1s_per_autoencoder: int = 1
+    """How many values of l1 share one autoencoder (one seed at one sparsity); up to 10 costs little accuracy."""
+    misclassified_volume: float | None = None
+    """Stop when the expected misclassified share of the volume is at most this."""
+    regret: float | None = None
+    """Stop when the expected regret is at most this; right where rates near the level fill much of the plane."""
+    seed: int = 0
+    """Of the points asked for; replicates' own seeds are counted up from the highest that was told."""
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "first_pass", "l1s_per_autoencoder"):
+            if getattr(self, name) < 1:
+                raise MisuseError(f"{name}={getattr(self, name)!r} is not a number >= 1.")
+        for name in ("level", "misclassified_volume", "regret"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise MisuseError(f"{name}={value!r} is outside (0, 1).")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Trained replicates: columns of shape (n,)."""
+
+    architecture: NDArray[np.str_]
+    """As "10-5-10"."""
+    sparsity: Floats
+    l1: Floats
+    seed: Ints
+    failed: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, replicates: Sequence[Replicates], failed: ArrayLike) -> Outcomes:
+        """Outcomes of what was asked, in its order."""
+        names = [str(part.architecture) for part in replicates for _ in range(len(part))]
+        sparsity, l1, seed = (
+            np.concatenate([getattr(part, column) for part in replicates]) for column in ("sparsity", "l1", "seed")
+        )
+        return cls(np.array(names, dtype=np.str_), sparsity, l1, seed, np.asarray(failed, dtype=bool))
+
+    def __len__(self) -> int:
+        return len(self.seed)
+
+    def identities(self) -> list[tuple[str, float, float, int]]:
+        """What tells replicates apart."""
+        return list(zip(self.architecture.tolist(), self.sparsity.tolist(), self.l1.tolist(), self.seed.tolist()))
+
+    def take(self, rows: NDArray[np.bool_] | Ints) -> Outcomes:
+        """The chosen rows."""
+        return Outcomes(self.architecture[rows], self.sparsity[rows], self.l1[rows], self.seed[rows], self.failed[rows])
+
+    def counts(self, domain: Domain) -> Counts:
+        """One row a point; MisuseError for one outside the domain."""
+        return Counts.of(domain, self.architecture, self.sparsity, self.l1, self.failed).merged()
+
+
+class Refinement:
+    """Learns where the failure rate crosses a level. A row told twice counts once; order within a tell is irrelevant."""
+
+    def __init__(self, spec: MapSpec, earlier: Outcomes | None = None) -> None:
+        """Start from nothing, or from rows of earlier studies (all inside the domain)."""
+        self.spec = spec
+        self.spent = 0
+        """Replicates told so far, earlier ones not counted."""
+        self._known: set[tuple[str, float, float, int]] = set()
+        self._state = _State(spec, fit_surface(spec.domain, _no_counts()))
+        if earlier is not None:
+            rows = self._new(earlier)
+            self._state = _State(spec, fit_surface(spec.domain, rows.counts(spec.domain)))
+
+    @property
+    def surface(self) -> Surface:
+        """P(failure), as it is known now."""
+        return self._state.surface
+
+    @property
+    def expected_misclassified_volume(self) -> float:
+        """As it is expected now; the truth is about half of it."""
+        return misclassified_volume(self._state.mixture, self.spec.level)
+
+    @property
+    def expected_regret(self) -> float:
+        """As it is expected now."""
+        return expected_regret(self._state.mixture, self.spec.level)
+
+    @property
+    def done(self) -> bool:
+        """Whether the budget is spent, or the precision asked for is reached (not before the first pass is through)."""
+        if self.spent >= self.spec.budget:
+            return True
+        if len(self._known) < self.spec.first_pass:
+            return False
+        volume, regret = self.spec.misclassified_volume, self.spec.regret
+        return (volume is not None and self.expected_misclassified_volume <= volume) or (
+            regret is not None and self.expected_regret <= regret
+        )
+
+    def ask(self, count: int) -> list[Replicates]:
+        """At most `count` replicates, one `Replicates` an architecture; the same again until rows are told.
+
+        Never more than the budget leaves, nor than the first pass does while that lasts.
+        """
+        if count < 1:
+            raise MisuseError(f"count={count!r} is not a number >= 1.")
+        left = self.spec.budget - self.spent
+        first = self.spec.first_pass - len(self._known)
+        count = min(count, left, first if first > 0 else count)
+        points = self._state.spread(count, self.spent) if first > 0 else self._state.refined(count, self.spent)
+        seeds = (self._next_seed + points.autoencoder) % 2**32
+        return _replicates(self.spec.domain, points, seeds)
+
+    def tell(self, rows: Outcomes) -> None:
+        """Learn from a batch: tree and process are first scored on it, then fitted anew."""
+        rows = self._new(rows)
+        if len(rows):
+            self.spent += len(rows)
+            self._state = _State(self.spec, self.surface.updated(rows.counts(self.spec.domain)))
+
+    @property
+    def _next_seed(self) -> int:
+        return 1 + max((key[3] for key in self._known), default=-1)
+
+    def _new(self, rows: Outcomes) -> Outcomes:
+        """Rows not told before, each once."""
+        fresh = []
+        for place, key in enumerate(rows.identities()):
+            if key not in self._known:
+                self._known.add(key)
+                fresh.append(place)
+        return rows.take(np.array(fresh, dtype=np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Places to measure, each array (n,)."""
+
+    architecture: Ints
+    u: Floats
+    v: Floats
+    autoencoder: Ints
+    """Number of the autoencoder, 0, 1, …: points of one number share architecture, u and seed."""
+
+    @property
+    def autoencoders(self) -> int:
+        return int(self.autoencoder.max(initial=-1)) + 1
+
+    def take(self, count: int) -> _Points:
+        return _Points(self.architecture[:count], self.u[:count], self.v[:count], self.autoencoder[:count])
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A surface and what it suggests."""
+
+    spec: MapSpec
+    surface: Surface
+
+    @cached_property
+    def mixture(self) -> Posterior:
+        return self.surface.on_grid()
+
+    @cached_property
+    def straddle(self) -> Floats:
+        """max(1.96 sd − |mean − level|, 0) on the grid."""
+        return np.maximum(1.96 * self.mixture.sd - np.abs(self.mixture.mean - self.spec.level), 0)
+
+    @cached_property
+    def tree_risk(self) -> Floats:
+        """√min(q, 1 − q) of the tree on the grid."""
+        return np.sqrt(self.surface.on_grid(estimator="tree").risk(self.spec.level))
+
+    @cached_property
+    def surprise(self) -> Floats:
+        """To the fourth power, how surely the replicates nearby contradict the map where it is sure, on the grid.
+
+        Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
+        1 − m + n − k). A lone failure amid a safe region draws a few more replicates: noise is soon seen through, and
+        an island that the process would smooth away is found.
+        """
+        failures, successes = self._nearby
+        level, mean = self.spec.level, self.mixture.mean
+        below = betainc(mean + failures, 1 - mean + successes, level)
+        contradicted = np.where(mean >= level, below, 1 - below)
+        return (contradicted * (1 - 2 * self.mixture.risk(level))) ** 4
+
+    @property
+    def _nearby(self) -> tuple[Floats, Floats]:
+        """Failures and successes around each of the grid's cells, by a Gaussian kernel of height 1."""
+        counts, shape = self.surface.counts, self.spec.domain.shape()
+        at = counts.architecture, grid_cell(counts.u, shape[1]), grid_cell(counts.v, shape[2])
+        failures, successes = np.zeros(shape), np.zeros(shape)
+        np.add.at(failures, at, counts.failures)
+        np.add.at(successes, at, counts.replicates - counts.failures)
+        return kernel_sum(failures, SURPRISE_REACH), kernel_sum(successes, SURPRISE_REACH)
+
+    def spread(self, count: int, start: int) -> _Points:
+        """A stretch of the scrambled Sobol sequence."""
+        return self._sharing(self._sobol(self._autoencoders(count), start), np.ones(self.spec.domain.shape())).take(count)
+
+    def refined(self, count: int, start: int) -> _Points:
+        """A batch: straddle, the tree's risk, surprise, Sobol."""
+        rng = np.random.default_rng((self.spec.seed, start))
+        total = self._autoencoders(count)
+        parts = []
+        for share, weights in ((STRADDLE, self.straddle), (TREE_RISK, self.tree_risk), (SURPRISE, self.surprise)):
+            drawn = systematic(weights, round(share * total), rng)
+            parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
+        left = total - sum(part.autoencoders for part in parts)
+        parts.append(self._sharing(self._sobol(left, start), np.ones(self.spec.domain.shape())))
+        return _joined(parts).take(count)
+
+    def _autoencoders(self, count: int) -> int:
+        return -(-count // self._l1s)
+
+    @property
+    def _l1s(self) -> int:
+        return self.spec.l1s_per_autoencoder if self.spec.domain.varies[1] else 1
+
+    def _sobol(self, count: int, start: int) -> tuple[Ints, Floats, Floats]:
+        sequence = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(self.spec.seed))
+        if start:
+            sequence.fast_forward(start)
+        place = sequence.random(1 << max(count - 1, 0).bit_length())[:count]  # a power of two, or SciPy warns
+        return (place[:, 0] * len(self.spec.domain.architectures)).astype(np.int64), place[:, 1], place[:, 2]
+
+    def _sharing(self, anchors: tuple[Ints, Floats, Floats], weights: Floats) -> _Points:
+        """Each anchor with further l1 values of the same autoencoder, spread evenly by weight over its column."""
+        a, u, v = anchors
+        column = weights[a, grid_cell(u, weights.shape[1])]
+        shared = np.stack([evenly(column, v, turn / self._l1s) for turn in range(self._l1s)], axis=1)
+        numbers = np.repeat(np.arange(len(a)), self._l1s)
+        return _Points(a[numbers], u[numbers], shared.ravel(), numbers)
+
+
+def systematic(weights: Floats, count: int, rng: np.random.Generator) -> Ints:
+    """`count` flat indices, each expected in proportion to its weight: one uniform draw, then equal steps of the sum.
+
+    None where all weights are 0.
+    """
+    total = np.cumsum(weights)
+    if total[-1] <= 0:
+        return np.empty(0, dtype=np.int64)
+    steps = (np.arange(count) + rng.random()) / max(count, 1) * total[-1]
+    return np.minimum(np.searchsorted(total, steps, side="right"), np.flatnonzero(weights)[-1])
+
+
+def evenly(column: Floats, v: Floats, turn: float) -> Floats:
+    """v (n,) moved on by `turn` of its column's weight, (n, V), and round its end; turn 0 leaves it."""
+    if turn == 0:
+        return v
+    side = column.shape[1]
+    edges = np.concatenate([np.zeros((len(v), 1)), np.cumsum(column, axis=1)], axis=1)
+    edges /= edges[:, -1:]
+    rows, cell = np.arange(len(v)), grid_cell(v, side)
+    target = (edges[rows, cell] + (v * side - cell) * (edges[rows, cell + 1] - edges[rows, cell]) + turn) % 1
+    cell = np.minimum((edges[:, 1:] <= target[:, None]).sum(1), side - 1)
+    return (cell + (target - edges[rows, cell]) / (edges[rows, cell + 1] - edges[rows, cell])) / side
+
+
+def _jittered(flat: Ints, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Ints, Floats, Floats]:
+    """A uniform place in each of the grid's cells."""
+    a, row, column = np.unravel_index(flat, shape)
+    return a, (row + rng.random(len(flat))) / shape[1], (column + rng.random(len(flat))) / shape[2]
+
+
+def _joined(parts: Sequence[_Points]) -> _Points:
+    a, u, v = (np.concatenate([getattr(part, name) for part in parts]) for name in ("architecture", "u", "v"))
+    starts = itertools.accumulate((part.autoencoders for part in parts), initial=0)
+    return _Points(a, u, v, np.concatenate([part.autoencoder + start for part, start in zip(parts, starts)]))
+
+
+def _replicates(domain: Domain, points: _Points, seeds: Ints) -> list[Replicates]:
+    found = []
+    sparsity, l1 = domain.sparsity_at(points.u), domain.l1_at(points.v)
+    for a in np.unique(points.architecture):
+        here = points.architecture == a
+        seed = seeds[here]
+        architecture = Architecture.parse(domain.architectures[a])
+        found.append(Replicates(architecture, sparsity[here], l1[here], seed, seed, seed, seed))
+    return found
+
+
+def _no_counts() -> Counts:
+    none = np.empty(0, dtype=np.int64)
+    return Counts(none, np.empty(0), np.empty(0), none, none)
