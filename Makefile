@@ -1,10 +1,11 @@
 # make run and make test do everything on a fresh machine with Python 3.11 or later, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 .PHONY: run test lint install clean
 
-run: install ## launch the dissertation space on a local Ray, print its verdicts, write its report
+run: .venv/runs ## launch the dissertation space on a local Ray, print its verdicts, write its report
 	$(BIN)/sae-study launch dissertation
 	$(BIN)/sae-study report dissertation
 
@@ -16,12 +17,16 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-install: .venv/installed
+install: .venv/tests
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/runs: pyproject.toml constraints.txt ## what studies need
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) .
+	touch $@
+
+.venv/tests: .venv/runs ## and what tests, linters and the torch engine need
+	$(PIP) '.[dev]'
 	touch $@
 
 clean:
