@@ -24,6 +24,7 @@ from rich.table import Table
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES
+from study.engines import ENGINES, engine_named
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def launch(
     space: Annotated[str, typer.Argument(help="A named space, or a study file (YAML).")],
     name: Annotated[str | None, typer.Option(help="The study's name; default: the space's.")] = None,
     protocol: Annotated[str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto or reference.")] = None,
+    engine: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENGINES)}; auto is the fastest on CPUs.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float64 or float32.")] = None,
     seeds: Annotated[str | None, typer.Option(help="start:stop, as in Python.")] = None,
     address: Address = None,
@@ -126,6 +127,7 @@ def launch(
             for key, value in summary.items():
                 out.print(f"{key:>20}  {value:.3g}" if isinstance(value, float) else f"{key:>20}  {value}")
         return
+    err.print(f"{spec.name}: engine {engine_named(spec.engine).name}, {spec.dtype}, protocol {spec.protocol.name}", markup=False)
     with _progress(as_json, Storage.at(storage).study(spec.name)) as on_progress:
         outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
     _tell_outcome(outcome, storage, as_json)

@@ -366,8 +366,11 @@ def _fit(folder: StudyFolder, packs: list[Pack], workers: int, watch: _Watch, st
         ),
     )
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are ours to tell: Outcome.errors
-    with _interrupted_by_ctrl_c():
-        tuner.fit()
+    try:
+        with _interrupted_by_ctrl_c():
+            tuner.fit()
+    finally:
+        ray.kill(desk)  # on a Ray that lives on it would stay: Tune's copy of the trainable holds on to it
 
 
 class _StopWhen(tune.Stopper):
@@ -594,8 +597,8 @@ def _interrupted_by_ctrl_c() -> Iterator[None]:
 
 def _manifest(spec: StudySpec) -> dict[str, Any]:
     """What made the study: versions, environment, the protocol's fields."""
-    packages = ("sae-study", "ray", "numpy", "scipy", "pandas", "pyarrow")
     engine = engine_named(spec.engine)
+    packages = ("sae-study", "ray", "numpy", "numba", "scipy", "pandas", "pyarrow", *(["torch"] if engine.name == "torch" else []))
     return {
         "created_at": datetime.now(UTC).isoformat(),
         "procedure_version": PROCEDURE_VERSION,

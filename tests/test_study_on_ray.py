@@ -31,13 +31,14 @@ from tests.conftest import BUGGY_SEED, FRAGILE_SEED, POISONED_SEED, TINY
 pytestmark = pytest.mark.ray
 
 LONGER: dict[str, Any] = {"base": "dissertation", "samples": 500, "ae_epochs": 1, "sae_epochs": 8}
-"""About a second a pack: long enough to be killed in the middle."""
+"""About a second a pack by the reference engine: long enough to be killed in the middle."""
 
 
 def study(protocol: dict[str, Any] = TINY, name: str = "s", seeds: Any = "0:6", pack_size: int | str = 4) -> StudySpec:
     """5-3-5 and 10-5-10, two sparsities, two l1 values."""
     space = {"architectures": ["5-3-5", "10-5-10"], "sparsities": [0.5, 0.9], "l1": [0.01, 0.1], "seeds": seeds}
-    return study_from({"name": name, "protocol": protocol, "pack_size": pack_size, "space": space})
+    engine = "reference" if protocol is LONGER else "auto"
+    return study_from({"name": name, "protocol": protocol, "engine": engine, "pack_size": pack_size, "space": space})
 
 
 def undisturbed(spec: StudySpec) -> pd.DataFrame:
