@@ -402,10 +402,10 @@ def _sentences(diagnosis: Diagnosis) -> Iterator[str]:
     curing = [one for one in diagnosis.interventions if one.cures]
     others = [one for one in diagnosis.interventions if not one.cures]
     yield f"Cured by {_listed(curing)}." if curing else f"None of {len(others)} single changes cures it."
-    if others:
-        yield f"Not cured by {_listed(others)}."
     if relapses := _relapses(curing):
         yield relapses
+    if curing and others:
+        yield f"Not cured by {_listed(others)}."
     yield f"{anew} {failure.value} comes in {_told(base)}."
 
 
@@ -455,8 +455,9 @@ def _mostly(rate: Rate) -> str:
 
 def _relapses(curing: Sequence[Intervention]) -> str:
     """What then fails under the changes that cure: no cure of one failure is a promise that nothing fails."""
-    failing = {one.change: Counter(one.rate.other) for one in curing if one.rate.other}
-    if not failing:
+    other: Counter[str] = sum((Counter(one.rate.other) for one in curing), Counter())
+    if not other:
         return ""
-    told = (f"{change} {', '.join(f'{kind} {times}' for kind, times in kinds.items())}" for change, kinds in failing.items())
-    return f"Cured trainings may fail otherwise: {'; '.join(told)}."
+    kinds = ", ".join(f"{kind} {times}" for kind, times in other.most_common())
+    trainings = sum(one.rate.replicates for one in curing)
+    return f"Of the {trainings} trainings under these changes {other.total()} fail in another way ({kinds})."

@@ -79,7 +79,10 @@ class History:
 
 
 def training_history(pack: Pack) -> History:
-    """All states of a pack of one replicate, trained by the compiled engine to the bits behind its row."""
+    """All states of a pack of one replicate, trained by the compiled engine to the bits behind its row.
+
+    Held in memory: (T + 1) times the parameters, 37 MB for a 10-5-10 under `dissertation`.
+    """
     states: list[_Array] = []
     engine = CompiledEngine(watch=lambda parameters: states.append(parameters[:, 0].copy()))
 
