@@ -44,6 +44,8 @@ class Protocol:
     # Autoencoder
     ae_init_std: _Positive | Literal["xavier"] = 0.01
     """W ~ normal(0, ae_init_std); `xavier`: sqrt(2 / (n_features + n_hidden))."""
+    ae_init_scale: _Positive = 1.0
+    """What was drawn is multiplied by this: the same weights, larger or smaller."""
     ae_epochs: Annotated[int, Field(ge=0)] | None = 5
     """Passes over the samples; an epoch is samples / ae_batch_size steps. Exactly one of epochs and steps is set."""
     ae_steps: Annotated[int, Field(ge=0)] | None = None
@@ -55,6 +57,9 @@ class Protocol:
     """`cosine`: the learning rate falls to 0 as (1 + cos(pi t / T)) / 2."""
 
     # Sparse autoencoder
+    sae_input: Literal["as_is", "rescaled"] = "as_is"
+    """What is h to the SAE: the bottleneck's activations as they are, or divided by their mean norm over the training samples
+    and multiplied by sqrt(n_hidden). The SAE's columns are then those of the rescaled h."""
     sae_variant: Literal["relu", "topk", "jumprelu"] = "relu"
     """Of the pre-activations s = W_enc h + b_enc: `relu`: f = max(s, 0). `topk`: the sae_k largest of them, the others 0 (Gao et
     al. 2024). `jumprelu`: f = s where s is above a trained threshold, else 0 (Rajamanoharan et al. 2024). The penalty is
@@ -67,6 +72,8 @@ class Protocol:
     """`jumprelu`: width of the window around the threshold in which its straight-through gradient is not 0."""
     sae_init_std: _Positive = 0.01
     """W_enc and W_dec ~ normal(0, sae_init_std), before the two settings below."""
+    sae_init_scale: _Positive = 1.0
+    """Both matrices are multiplied by this, after the two settings below."""
     sae_decoder_init: Literal["normal", "unit_norm"] = "normal"
     """`unit_norm`: the decoder's columns are scaled to norm 1 at the start."""
     sae_encoder_init: Literal["normal", "decoder_transpose"] = "normal"

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
 
-# spawn_key of each stream of the `pcg64` generator; 2 is kept for the order of the samples.
-DATA, EVAL_DATA, AE_WEIGHTS, AE_MINIBATCHES, SAE_WEIGHTS, SAE_MINIBATCHES = 0, 1, 3, 4, 5, 6
+# spawn_key of each stream of the `pcg64` generator.
+DATA, EVAL_DATA, SAMPLE_ORDER, AE_WEIGHTS, AE_MINIBATCHES, SAE_WEIGHTS, SAE_MINIBATCHES = range(7)
 
 _Float = NDArray[np.float64]
 
@@ -98,17 +98,22 @@ def _draw(samples: int, n_features: int, seed: int, protocol: Protocol, purpose:
     return Draws(presence, source.random(shape), protocol.generator)
 
 
+def sample_order(seed: int, samples: int) -> NDArray[np.int64]:
+    """A permutation of the training samples, (samples,): the intervention `data_order`. One stream under every generator."""
+    return stream(seed, SAMPLE_ORDER).permutation(samples)
+
+
 def importances(n_features: int, protocol: Protocol) -> _Float:
     """I_i = importance_decay**i, (n_features,), i from 0."""
     return np.array([protocol.importance_decay**i for i in range(n_features)])
 
 
 def ae_initial_weights(architecture: Architecture, seed: int, protocol: Protocol) -> _Float:
-    """W (n_hidden, n_features) ~ normal(0, ae_init_std). The bias b starts at 0 and is not drawn."""
+    """W (n_hidden, n_features) ~ ae_init_scale · normal(0, ae_init_std). The bias b starts at 0 and is not drawn."""
     n_features, n_hidden = architecture.n_features, architecture.n_hidden
     std = np.sqrt(2 / (n_features + n_hidden)) if protocol.ae_init_std == "xavier" else protocol.ae_init_std
     source = _restarted(seed) if protocol.generator == "legacy" else stream(seed, AE_WEIGHTS)
-    return source.normal(0.0, std, (n_hidden, n_features))
+    return protocol.ae_init_scale * source.normal(0.0, std, (n_hidden, n_features))
 
 
 def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protocol) -> tuple[_Float, _Float]:
@@ -130,7 +135,7 @@ def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protoco
         W_dec = W_dec / np.linalg.norm(W_dec, axis=0)
     if protocol.sae_encoder_init == "decoder_transpose":
         W_enc = W_dec.T.copy()
-    return W_enc, W_dec
+    return protocol.sae_init_scale * W_enc, protocol.sae_init_scale * W_dec
 
 
 def sae_initial_threshold(protocol: Protocol) -> float:

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -53,7 +53,7 @@ from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, pars
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
-from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
+from study.packs import Pack, estimated_seconds, missing_packs, physical_cores, plan_packs
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
 from study.searchers import PackQueue
@@ -292,15 +292,6 @@ def local_workers(workers: int | None) -> int:
     if workers is not None and workers < 1:
         raise MisuseError(f"workers={workers} is below 1. Leave it out for one a core.")
     return workers or physical_cores(os.sched_getaffinity(0))
-
-
-def physical_cores(cpus: Iterable[int], topology: Path = Path("/sys/devices/system/cpu")) -> int:
-    """How many cores the processors belong to, where Linux tells; else as many as there are processors."""
-    cores = set()
-    for cpu in cpus:
-        siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
-        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
-    return len(cores)
 
 
 def _run(

@@ -25,6 +25,9 @@ from study.simd import absolute, everywhere, gather, lanes_of, load, prefetch, r
 
 _Array = NDArray[Any]
 
+Watch = Callable[[_Array], None]
+"""Told the parameters of a group, (P, lanes), before the first step and after every step; they are overwritten by the next."""
+
 TILE = 4
 """Samples of a minibatch that pass through the kernel together: a weight is loaded once for all of them."""
 CALL_SECONDS = 0.2
@@ -40,6 +43,9 @@ class CompiledEngine:
     family = "exact"
     lanes = 64
     """Autoencoders whose samples are laid out together, with all SAEs on them; a multiple of a group."""
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch = watch
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
         """Measured on one core of a 2-core server (AMD EPYC, AVX-512): `tests/benchmarks/engines.py`."""
@@ -66,7 +72,7 @@ class CompiledEngine:
         """As `ReferenceEngine.train_autoencoders`, to the bit."""
         n_hidden, n_features, count = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, count), start.b])
-        training = _Training.of(parameters, ae_schedule(protocol), protocol.ae_batch_size, protocol)
+        training = _Training.of(parameters, ae_schedule(protocol), protocol.ae_batch_size, protocol, self.watch)
         twice_weights, sizes = (2 * weights).astype(parameters.dtype), (n_features, n_hidden)
         online = batches is None and protocol.ae_batch_size == 1
         if not online:
@@ -100,7 +106,7 @@ class CompiledEngine:
         dtype = parameters.dtype
         with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
             l1 = l1.astype(dtype)
-        training = _Training.of(parameters, sae_schedule(protocol), protocol.sae_batch_size, protocol)
+        training = _Training.of(parameters, sae_schedule(protocol), protocol.sae_batch_size, protocol, self.watch)
         free = protocol.sae_decoder_norm == "free" and not protocol.sae_subtract_decoder_bias
         online = batches is None and protocol.sae_batch_size == 1 and free
         variant, sizes = VARIANTS[protocol.sae_variant], (n_hidden, n_latents)
@@ -138,9 +144,12 @@ class _Training:
     epsilons: _Array
     constants: _Array
     steps_a_call: int
+    watch: Watch | None
 
     @classmethod
-    def of(cls, parameters: _Array, tables: tuple[_Array, _Array], batch_size: int, protocol: Protocol) -> _Training:
+    def of(
+        cls, parameters: _Array, tables: tuple[_Array, _Array], batch_size: int, protocol: Protocol, watch: Watch | None
+    ) -> _Training:
         dtype = parameters.dtype
         steps, epsilons = tables
         tiny = 1e-30 if dtype == np.float32 else 1e-290
@@ -148,8 +157,8 @@ class _Training:
         adam = protocol.adam_beta1, protocol.adam_beta2, tiny
         constants = [*adam, 1 / batch_size, active, bandwidth / 2, 1 / bandwidth, 0, 1, 2, -1]
         seconds = _step_seconds(len(parameters), batch_size, 0.3e-9 * len(parameters), str(dtype)) * lanes_of(dtype)
-        steps_a_call = max(1, int(CALL_SECONDS / seconds))
-        return cls(parameters, steps.astype(dtype), epsilons.astype(dtype), np.array(constants, dtype), steps_a_call)
+        steps_a_call = 1 if watch else max(1, int(CALL_SECONDS / seconds))
+        return cls(parameters, steps.astype(dtype), epsilons.astype(dtype), np.array(constants, dtype), steps_a_call, watch)
 
     def state(self, lanes: NDArray[np.int64]) -> tuple[_Array, _Array, _Array]:
         """Parameters and Adam's two moments of a group, (P, lanes) each."""
@@ -159,9 +168,13 @@ class _Training:
     def run(self, train: Callable[..., None], state: tuple[_Array, ...], scratch: _Array, *arguments: Any) -> None:
         """All steps of a group, some at a time."""
         total = len(self.steps)
+        if self.watch:
+            self.watch(state[0])
         for first in range(0, total, self.steps_a_call):
             last = min(first + self.steps_a_call, total)
             train(*state, scratch, self.steps, self.epsilons, self.constants, first, last, *arguments)
+            if self.watch:
+                self.watch(state[0])
 
     def take_back(self, state: tuple[_Array, ...], lanes: NDArray[np.int64]) -> None:
         """Store the group's parameters; a lane that only filled the group is a copy of the last and stores the same."""

@@ -131,7 +131,7 @@ class ReferenceEngine:
             for h in _minibatches(activations, batches, protocol.sae_batch_size, protocol.sae_training_steps, ae_of_sae):
                 u = h - b_dec if centred else h  # (B, H, R)
                 s = _ordered_sum((W_enc[:, i] * u[:, None, i] for i in range(n_hidden)), b_enc)  # (B, L, R)
-                f = _code(s, threshold, protocol)
+                f = code(s, threshold, protocol)
                 r = two * (_ordered_sum((W_dec[j] * f[:, j, None] for j in range(n_latents)), b_dec) - h)  # dL/dĥ: (B, H, R)
                 q = _ordered_sum((W_dec[:, i] * r[:, None, i] for i in range(n_hidden)), None if jumps else l1)  # dL/df: (B, L, R)
                 if jumps:
@@ -156,7 +156,7 @@ class ReferenceEngine:
         return SparseAutoencoders(W_enc, b_enc, W_dec, b_dec, threshold)
 
 
-def _code(s: _Array, threshold: _Array, protocol: Protocol) -> _Array:
+def code(s: _Array, threshold: _Array, protocol: Protocol) -> _Array:
     """f from the pre-activations s (B, L, R) and the thresholds (L, R) of `jumprelu`."""
     if protocol.sae_variant == "jumprelu":
         return np.where(s > threshold, s, 0)

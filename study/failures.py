@@ -51,8 +51,35 @@ _SENTENCES = {
 class Cause(StrEnum):
     """What brought a failure about, settled by intervention: `unknown` until one was run, `none` where nothing failed."""
 
-    UNKNOWN = "unknown"
+    AE_EARLY_DEATH = "ae_early_death"
+    AE_UNDERTRAINED = "ae_undertrained"
+    DATA = "data"
+    L1_AGAINST_INITIALISATION = "l1_against_initialisation"
+    SAE_INITIALISATION = "sae_initialisation"
+    L1_ABOVE_DEATH_LINE = "l1_above_death_line"
+    SAE_TRAINING_LENGTH = "sae_training_length"
+    UNEXPLAINED = "unexplained"
     NONE = "none"
+    UNKNOWN = "unknown"
+
+    @property
+    def sentence(self) -> str:
+        """What readers are told."""
+        return _CAUSE_SENTENCES[self]
+
+
+_CAUSE_SENTENCES = {
+    Cause.AE_EARLY_DEATH: "every output of the autoencoder died in its first steps, by the chance of its start and first samples",
+    Cause.AE_UNDERTRAINED: "the autoencoder was not trained for long enough",
+    Cause.DATA: "these samples brought it about, others do not",
+    Cause.L1_AGAINST_INITIALISATION: "the L1 penalty overcame this start: less of it cures, and so does another initialisation",
+    Cause.SAE_INITIALISATION: "the SAE's initial weights brought it about, no smaller l1 helps",
+    Cause.L1_ABOVE_DEATH_LINE: "the L1 penalty is too strong, whatever the initialisation",
+    Cause.SAE_TRAINING_LENGTH: "the SAE was not trained for long enough",
+    Cause.UNEXPLAINED: "no single change that was tried cures it",
+    Cause.NONE: "nothing failed",
+    Cause.UNKNOWN: "no intervention was run",
+}
 
 
 NEEDED_COLUMNS = (

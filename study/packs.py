@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -138,6 +139,15 @@ def estimated_seconds(pack: Pack) -> float:
     measured = (fresh or protocol.samples) * architecture.n_latents * architecture.n_features
     overhead = autoencoders * 1e-8 * drawn + saes * (4e-10 * measured + 5e-5)
     return engine.seconds(architecture, protocol, autoencoders, saes, pack.dtype) + overhead
+
+
+def physical_cores(cpus: Iterable[int], topology: Path = Path("/sys/devices/system/cpu")) -> int:
+    """How many cores the processors belong to, where Linux tells; else as many as there are processors."""
+    cores = set()
+    for cpu in cpus:
+        siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
+    return len(cores)
 
 
 def autoencoder_keys(replicates: Replicates) -> tuple[np.ndarray, np.ndarray]:

@@ -38,21 +38,29 @@ SAE_COLUMNS = (
 
 
 def sae_metrics(
-    saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArray[np.int64], l1: _Float, protocol: Protocol
+    saes: SparseAutoencoders,
+    W: _Float,
+    x: _Float,
+    ae_of_sae: NDArray[np.int64],
+    l1: _Float,
+    protocol: Protocol,
+    W_read: _Float | None = None,
 ) -> dict[str, _Float]:
     """The SAE and similarity columns of the row schema, (R,) each.
 
-    The autoencoders' W (H, N, A) and evaluation samples x (A, S, N), ae_of_sae (R,) the one that each SAE reads, l1 (R,).
+    The autoencoders' W (H, N, A) and evaluation samples x (A, S, N), ae_of_sae (R,) the one that each SAE reads, l1 (R,);
+    W_read (H, N, A) gives the SAE its h = W_read x where that is not W x, which has the features' columns.
     Where a weight, of the SAE or the AE, is not finite all are NaN.
     """
     fields = [getattr(saes, field.name) for field in dataclasses.fields(saes)]
     finite_ae: NDArray[np.bool_] = np.asarray(np.isfinite(W).all(axis=(0, 1)))
     parts = [np.isfinite(weights).all(axis=tuple(range(weights.ndim - 1))) for weights in fields]
     finite = np.logical_and.reduce([finite_ae[ae_of_sae], *parts])
-    saes, W = SparseAutoencoders(*(np.where(finite, weights, 0) for weights in fields)), np.where(finite_ae, W, 0)
+    saes = SparseAutoencoders(*(np.where(finite, weights, 0) for weights in fields))
+    W, W_read = np.where(finite_ae, W, 0), np.where(finite_ae, W if W_read is None else W_read, 0)
     samples, n_latents, n_hidden = x.shape[1], *saes.W_enc.shape[:2]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        moments = sae_moments(saes, W, x, ae_of_sae, protocol)
+        moments = sae_moments(saes, W_read, x, ae_of_sae, protocol)
         explained_variance = 1 - moments.squared_error / np.trace(moments.hidden_recon.XX, axis1=1, axis2=2)
         counted = moments.latents.sum(axis=1) if protocol.sae_variant == "jumprelu" else moments.code
         loss = moments.squared_error / samples + l1 * (counted / samples)

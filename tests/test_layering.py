@@ -40,7 +40,8 @@ def forbidden(path: Path) -> set[str]:
             | {f"study.{s}" for s in SHELLS}
         )
     if room == "analysis":
-        return {"service", "torch"} | (set() if module == "frames" else {"ray"}) | {f"study.{s}" for s in SHELLS}
+        engines = {f"study.{engine}" for engine in ENGINES - {"engines"}}
+        return {"service", "torch", *engines} | (set() if module == "frames" else {"ray"}) | {f"study.{s}" for s in SHELLS}
     return set()
 
 

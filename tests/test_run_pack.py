@@ -412,6 +412,7 @@ def test_every_protocol_field_changes_the_protocols_id() -> None:
         "sae_warmup_steps": 1, "sae_schedule": "cosine", "adam_beta1": 0.8, "adam_beta2": 0.99, "adam_epsilon": 1e-7,
         "dead_below": 0.02, "represented_above": 0.6, "constant_below": 1e-11, "collapsed_from": 0.9, "starved_below": 0.4,
         "dense_above": 2.0, "unfaithful_below": 0.8, "unrecovered_below": 0.4,
+        "ae_init_scale": 2.0, "sae_init_scale": 2.0, "sae_input": "rescaled",
         "sae_variant": "jumprelu", "sae_threshold_init": 0.06, "sae_threshold_bandwidth": 0.2,
     }  # fmt: skip
     base = PROTOCOLS["dissertation"]
