@@ -108,12 +108,12 @@ def test_opposite_differences_do_not_cancel() -> None:
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_equal_studies_rarely_differ(monkeypatch: pytest.MonkeyPatch, paired: bool) -> None:
-    """At 5 % the overall test rejects at most 5 % of 80 pairs, and two standard errors, though a seed's cells go together."""
+    """At 5 % the overall test rejects at most 5 % of 60 pairs, and two standard errors, though a seed's cells go together."""
     monkeypatch.setattr(comparison, "DRAWS", 199)
     random = np.random.default_rng(0)
     cells = [("5-3-5", s, 0.01) for s in SPARSITIES]
     found = 0
-    for _ in range(80):
+    for _ in range(60):
         frames = []
         for side in range(2):
             luck = random.uniform(size=24)  # of a seed, the same in all its cells
@@ -123,7 +123,7 @@ def test_equal_studies_rarely_differ(monkeypatch: pytest.MonkeyPatch, paired: bo
             frame = frame_of(kinds)
             frames.append(frame.assign(seed=frame["seed"] + (0 if paired else 100 * side)))
         found += compare(*frames).overall.p_value <= 0.05
-    assert found / 80 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 80)
+    assert found / 60 <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 60)
 
 
 def test_pairing_finds_what_the_seed_hides() -> None:
