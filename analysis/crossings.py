@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logit, xlogy
+from scipy.special import expit, logit, logsumexp, xlogy
 
 _Float = NDArray[np.float64]
 
@@ -23,9 +23,12 @@ FEWEST_SEEDS, FEWEST_LEVELS = 4, 3
 """With less there is no answer: an interval over seeds needs several of them."""
 EVIDENCE_FOR_A_CROSSING = 12.0
 """Deviance that a further crossing must explain before a curve is called not monotone."""
-_THETAS, _WIDTHS = 41, 10.0 ** np.linspace(-2.5, -0.2, 12)
-_FLOORS = np.array([0.002, 0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.35])
-_CEILING_GAPS = np.array([0.002, 0.02, 0.08, 0.2, 0.35])
+_EVERYWHERE = (-0.3, 1.3)
+"""Where θ may lie, with the measured levels scaled to [0, 1]."""
+_THETAS = 41
+_WIDTHS = 10.0 ** np.linspace(-2.5, -0.2, 12)[:, None, None]  # (w, 1, 1)
+_FLOORS = np.array([0.002, 0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.35])[:, None]  # (L, 1)
+_CEILING_GAPS = np.array([0.002, 0.02, 0.08, 0.2, 0.35])  # (H,)
 _TAIL = 1e-4
 """Posterior mass that each narrowing of the grid may leave outside."""
 
@@ -75,8 +78,11 @@ class Curve:
         seeds, column = np.unique(np.asarray(seed), return_inverse=True)
         shape = (len(levels), len(seeds))
         at = row * shape[1] + column
-        count = [np.bincount(at, weights, shape[0] * shape[1]).reshape(shape) for weights in (np.asarray(failed, float), None)]
-        return cls(levels, count[0], count[1].astype(np.float64))
+        failures, trials = (
+            np.bincount(at, weights, shape[0] * shape[1]).reshape(shape).astype(np.float64)
+            for weights in (np.asarray(failed, dtype=np.float64), np.ones(len(at)))
+        )
+        return cls(levels, failures, trials)
 
     @cached_property
     def z(self) -> _Float:
@@ -169,25 +175,44 @@ class _Grid:
     theta: _Float
     crossing: _Float
     """Where each member crosses the level: ±inf where it does not within [0, 1]."""
-    weight: _Float
-    """Sums to 1."""
-    evidence: float
+    log_likelihood: _Float
+    effect: float
+    """The design effect d: the likelihood counts with the power 1/d."""
+
+    @cached_property
+    def weight(self) -> _Float:
+        """Posterior of each member under a flat prior; sums to 1."""
+        weight = np.exp((self.log_likelihood - self.log_likelihood.max()) / self.effect)
+        return weight / weight.sum()
+
+    @property
+    def evidence(self) -> float:
+        """Logarithm of the mean likelihood."""
+        return float(logsumexp(self.log_likelihood))
+
+    @property
+    def mode(self) -> tuple[float, float, float, float]:
+        """(θ, w, L, H) of the likeliest member."""
+        highest = int(np.argmax(self.log_likelihood))
+        members = np.broadcast_arrays(self.theta, _WIDTHS, _FLOORS, _CEILING_GAPS)
+        theta, width, floor, gap = (float(member.ravel()[highest]) for member in members)
+        return theta, width, floor, gap
+
+    def tempered(self, effect: float) -> _Grid:
+        """The same grid with another design effect."""
+        return replace(self, effect=effect)
 
 
 def _fitted(curve: Curve, level: float, confidence: float) -> Crossing:
     """The crossing of a curve that crosses once or not at all."""
     z, (k, n) = curve.z, curve.totals
-    rising, falling = (_posterior(where, k, n, level, (-0.3, 1.3)) for where in (z, 1 - z))
+    rising, falling = (_posterior(where, k, n, level, _EVERYWHERE) for where in (z, 1 - z))
     falls = falling.evidence > rising.evidence
-    if falls:
-        z = 1 - z
-    window = (-0.3, 1.3)
-    for _ in range(2):
-        window = _narrowed(_posterior(z, k, n, level, window))
-    effect = design_effect(z, curve, _mode(z, k, n, window), level)
-    grid = _posterior(z, k, n, level, (-0.3, 1.3), effect)
-    for _ in range(2):
-        grid = _posterior(z, k, n, level, _narrowed(grid), effect)
+    z, widest = (1 - z, falling) if falls else (z, rising)
+    grid = _zoomed(widest, z, k, n, level)
+    effect = design_effect(z, curve, grid.mode, level)
+    if effect > 1:
+        grid = _zoomed(widest.tempered(effect), z, k, n, level)
     tail = (1 - confidence) / 2
     low, median, high = weighted_quantiles(grid.crossing, grid.weight, (tail, 0.5, 1 - tail))
     probability = float(grid.weight[np.isfinite(grid.crossing)].sum())
@@ -200,38 +225,35 @@ def _fitted(curve: Curve, level: float, confidence: float) -> Crossing:
 
 
 def _posterior(z: _Float, k: _Float, n: _Float, level: float, window: tuple[float, float], effect: float = 1.0) -> _Grid:
-    """The tempered posterior over the grid, θ within the window; z (levels,) in [0, 1], the curve rising."""
-    theta = np.linspace(*window, _THETAS)
-    share = expit((z - theta[:, None, None]) / _WIDTHS[:, None])[:, :, None, None, :]  # (θ, w, 1, 1, levels)
-    floor, gap = _FLOORS[:, None], _CEILING_GAPS
-    rate = floor[..., None] + (1 - floor - gap)[..., None] * share  # (θ, w, L, H, levels)
-    log_likelihood = (np.log(rate) @ k + np.log1p(-rate) @ (n - k)) / effect
-    top = log_likelihood.max()
-    weight = np.exp(log_likelihood - top)
-    crossing = _crossing(theta[:, None, None, None], _WIDTHS[:, None, None], floor, gap, level)
-    return _Grid(theta, crossing, weight / weight.sum(), float(top + np.log(weight.mean())))
+    """The posterior over the grid, θ within the window; z (levels,) in [0, 1], the curve rising."""
+    theta = np.linspace(*window, _THETAS)[:, None, None, None]
+    share = expit((z - theta[..., None]) / _WIDTHS[..., None]).astype(np.float32)  # (θ, w, 1, 1, levels)
+    scale = (1 - _FLOORS - _CEILING_GAPS)[..., None].astype(np.float32)
+    rate = _FLOORS[..., None].astype(np.float32) + scale * share  # (θ, w, L, H, levels)
+    log_likelihood = np.log(rate) @ k + np.log1p(-rate) @ (n - k)
+    return _Grid(theta, _crossing(theta, _WIDTHS, _FLOORS, _CEILING_GAPS, level), log_likelihood, effect)
+
+
+def _zoomed(grid: _Grid, z: _Float, k: _Float, n: _Float, level: float) -> _Grid:
+    """The grid narrowed around its posterior, twice: a step of θ must be small beside the interval."""
+    for _ in range(2):
+        grid = _posterior(z, k, n, level, _narrowed(grid), grid.effect)
+    return grid
 
 
 def _crossing(theta: _Float, width: _Float, floor: _Float, gap: _Float, level: float) -> _Float:
     """x at which L + (1 − L − H) σ((x − θ)/w) is the level; ±inf where that is outside [0, 1] or never."""
     share = np.clip((level - floor) / (1 - floor - gap), 0, 1)
     at = theta + width * logit(share)
-    return np.where(at < 0, -np.inf, np.where(at > 1, np.inf, at))
+    return np.asarray(np.where(at < 0, -np.inf, np.where(at > 1, np.inf, at)))
 
 
 def _narrowed(grid: _Grid) -> tuple[float, float]:
     """The window of θ that holds all but 2 _TAIL of the posterior, and one step more on either side."""
-    mass = grid.weight.sum(axis=(1, 2, 3)).cumsum()
-    first, last = np.searchsorted(mass, _TAIL), np.searchsorted(mass, 1 - _TAIL)
-    step = grid.theta[1] - grid.theta[0]
-    return float(grid.theta[first] - step), float(grid.theta[min(last, _THETAS - 1)] + step)
-
-
-def _mode(z: _Float, k: _Float, n: _Float, window: tuple[float, float]) -> tuple[float, float, float, float]:
-    """(θ, w, L, H) of the highest posterior weight."""
-    grid = _posterior(z, k, n, 0.5, window)
-    i, j, a, b = (int(index) for index in np.unravel_index(np.argmax(grid.weight), grid.weight.shape))
-    return float(grid.theta[i]), float(_WIDTHS[j]), float(_FLOORS[a]), float(_CEILING_GAPS[b])
+    mass, theta = grid.weight.sum(axis=(1, 2, 3)).cumsum(), grid.theta.ravel()
+    first, last = np.searchsorted(mass, _TAIL), min(int(np.searchsorted(mass, 1 - _TAIL)), _THETAS - 1)
+    step = theta[1] - theta[0]
+    return float(theta[first] - step), float(theta[last] + step)
 
 
 def design_effect(z: _Float, curve: Curve, mode: tuple[float, float, float, float], level: float) -> float:

@@ -121,14 +121,14 @@ def critical_points(
 
 
 def _named_protocol(frame: pd.DataFrame) -> Protocol | None:
-    names = frame["protocol"].unique() if "protocol" in frame else ()
+    names = list(frame["protocol"].unique()) if "protocol" in frame else []
     return PROTOCOLS.get(names[0]) if len(names) == 1 else None
 
 
 def _by_architecture(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each architecture's rows, in order of width."""
-    groups = dict(list(frame.groupby("architecture", sort=False)))
-    yield from sorted(groups.items(), key=lambda item: (item[1]["n_features"].iloc[0], item[1]["n_hidden"].iloc[0], item[0]))
+    for (_, _, architecture), own in frame.groupby(["n_features", "n_hidden", "architecture"], sort=True):
+        yield architecture, own
 
 
 def _of_autoencoder(own: pd.DataFrame, failure: str, level: float, confidence: float) -> Iterator[CriticalPoint]:

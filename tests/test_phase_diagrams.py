@@ -189,7 +189,7 @@ def test_death_in_sparsity_is_not_crossed() -> None:
     """A death that does not depend on S stays on one side of the level at every l1 but the critical one."""
     points = [p for p in critical_points(study_frame(death), "sae_dead") if p.axis == "sparsity"]
     sides = [p.crossing.direction for p in points if p.crossing.answer is Answer.NOT_CROSSED]
-    assert sides.count("below") == 5
+    assert sides.count("below") == 6
     assert sides.count("above") >= 2
     assert "stays below 0.5 for S in [0.3, 0.98]" in points[0].sentence
 
