@@ -108,7 +108,7 @@ def critical_points(
         return []
     frame = on_lattice(frame)
     frame = frame.assign(failed=failed(frame, failure))
-    protocol = protocol or _named_protocol(frame)
+    protocol = protocol or named_protocol(frame)
     return [
         point
         for _, own in _by_architecture(frame)
@@ -120,7 +120,8 @@ def critical_points(
     ]
 
 
-def _named_protocol(frame: pd.DataFrame) -> Protocol | None:
+def named_protocol(frame: pd.DataFrame) -> Protocol | None:
+    """The named protocol that all rows were trained under, if there is one."""
     names = list(frame["protocol"].unique()) if "protocol" in frame else []
     return PROTOCOLS.get(names[0]) if len(names) == 1 else None
 
@@ -256,7 +257,7 @@ ORDER_PARAMETERS = (
         "ae_dimensions_per_feature", "dimensions per feature D*", _stored("ae_dimensions_per_feature"),
         lambda S, weights, H: float(theory.dimensions_per_feature(S, weights, H)),
     ),
-    OrderParameter("ae_dimension_sum_least", "ΣD at least", _least_dimension_sum, lambda S, weights, H: float(H)),
+    OrderParameter("ae_dimension_sum_least", "lower bound of ΣD, from κ", _least_dimension_sum, lambda S, weights, H: float(H)),
     OrderParameter("ae_loss_over_dedicated", "AE loss / dedicated loss", _loss_ratio, _best_loss_ratio),
 )  # fmt: skip
 """ΣD itself needs W, which rows do not hold: `ae_dimension_sum_least` is the bound that the condition number gives."""
