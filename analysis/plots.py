@@ -15,50 +15,69 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
+from analysis.palette import FAILURE_COLOURS, level_ticks
 from analysis.statistics import cell_rates, failed, per_autoencoder, rate_interval
 from study.failures import FailureKind
 
 _Float = NDArray[np.float64]
 
-# Okabe and Ito's palette, readable by the colour-blind; hatches carry it in black and white.
-FAILURE_COLOURS: dict[FailureKind, tuple[str, str]] = {
-    FailureKind.CRASHED: ("#7f7f7f", "xx"),
-    FailureKind.DIVERGED: ("#F0E442", "++"),
-    FailureKind.AE_COLLAPSED: ("#D55E00", "//"),
-    FailureKind.SAE_DEAD: ("#000000", ""),
-    FailureKind.SAE_STARVED: ("#0072B2", "\\\\"),
-    FailureKind.SAE_DENSE: ("#56B4E9", ""),
-    FailureKind.UNFAITHFUL: ("#E69F00", ".."),
-    FailureKind.UNRECOVERED: ("#CC79A7", "--"),
-    FailureKind.NONE: ("#8FD3B6", ""),
-}
-
 
 @dataclass(frozen=True, eq=False)
 class VerdictComposition:
-    """Shares of verdicts by sparsity."""
+    """Shares of verdicts by the levels of one axis."""
 
-    sparsities: _Float
+    by: str
+    """`sparsity`, `l1` or `architecture`."""
+    levels: tuple[float | str, ...]
     kinds: tuple[FailureKind, ...]
     """Those that occur, in order of precedence."""
     shares: _Float
-    """(kinds, sparsities); columns sum to 1."""
+    """(kinds, levels); columns sum to 1."""
     replicates: NDArray[np.int64]
-    """(sparsities,)."""
+    """(levels,)."""
+
+    @property
+    def title(self) -> str:
+        """The finding: the commonest failure, and where it is commonest."""
+        failing = [i for i, kind in enumerate(self.kinds) if kind is not FailureKind.NONE]
+        if not failing:
+            return "No replicate failed" if len(self.levels) else "No replicate"
+        commonest = max(failing, key=lambda i: float(self.shares[i] @ self.replicates))
+        share, at = float(self.shares[commonest].max()), self.levels[int(np.argmax(self.shares[commonest]))]
+        where = f"{_SYMBOLS.get(self.by, self.by)} = {at:.3g}" if isinstance(at, float) else str(at)
+        return f"Most often {self.kinds[commonest].value}: up to {share:.0%} (at {where})"
+
+    @property
+    def caption(self) -> str:
+        """How many replicates the bars stand for."""
+        return f"{self.replicates.sum()} replicates, {_range(self.replicates)} a bar."
 
 
-def verdict_composition(frame: pd.DataFrame) -> VerdictComposition:
-    """Shares of each verdict by sparsity, over all architectures, l1 values and seeds in the frame."""
-    counts = frame.groupby(["sparsity", "failure"]).size().unstack(fill_value=0)
+_SYMBOLS = {"sparsity": "S", "l1": "l1"}
+
+
+def _range(counts: NDArray[np.int64]) -> str:
+    """The counts in words: `50`, or `12 to 50`, or `0`."""
+    if len(counts) == 0:
+        return "0"
+    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+
+
+def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictComposition:
+    """Shares of each verdict by sparsity, l1 or architecture, over everything else in the frame."""
+    if by == "architecture":
+        frame = frame.sort_values(["n_features", "n_hidden"], kind="stable")
+    counts = frame.groupby([by, "failure"], sort=by != "architecture").size().unstack(fill_value=0)
     kinds = tuple(kind for kind in FailureKind if kind.value in counts.columns)
     table = counts[[kind.value for kind in kinds]].to_numpy(dtype=np.float64).T
     totals = table.sum(axis=0)
-    return VerdictComposition(counts.index.to_numpy(dtype=np.float64), kinds, table / totals, totals.astype(np.int64))
+    levels = tuple(str(v) if by == "architecture" else float(v) for v in counts.index)
+    return VerdictComposition(by, levels, kinds, table / totals, totals.astype(np.int64))
 
 
 def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
-    """Stacked bars, one a sparsity; the failures from below, success on top."""
-    positions = np.arange(len(composition.sparsities))
+    """Stacked bars, one a level; the failures from below, success on top."""
+    positions = np.arange(len(composition.levels))
     bottom = np.zeros(len(positions))
     for kind, shares in zip(composition.kinds, composition.shares, strict=True):
         colour, hatch = FAILURE_COLOURS[kind]
@@ -74,12 +93,17 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
             label=kind.value,
         )
         bottom += shares
-    _label_sparsities(ax, composition.sparsities, fontsize=9)
-    ax.set_xlabel("sparsity S = P(feature = 0)")
+    if composition.by == "architecture":
+        ax.set_xticks(positions, [str(level) for level in composition.levels], rotation=30, ha="right", fontsize=8)
+    else:
+        level_ticks(ax, np.array(composition.levels, dtype=np.float64))
+    ax.set_xlabel({"sparsity": "sparsity S = P(feature = 0)", "l1": "l1 (a bar each level)"}.get(composition.by, composition.by))
     ax.set_ylabel("share of replicates")
     ax.set_ylim(0, 1)
-    handles, labels = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1), frameon=False, fontsize=8)
+    ax.set_title(composition.title, fontsize=10)
+    if composition.kinds:
+        handles, labels = ax.get_legend_handles_labels()
+        ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1), frameon=False, fontsize=8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,16 +204,10 @@ def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
         ax.plot(x, own[metric].astype("float64"), ".", markersize=3, color=colour, alpha=0.7, label=kind.value, rasterized=True)
     median = frame.groupby("sparsity")[metric].median().astype("float64")
     ax.plot(np.arange(len(sparsities)), median, "_", color="black", markersize=14, markeredgewidth=1.5)
-    _label_sparsities(ax, sparsities, fontsize=7)
+    level_ticks(ax, sparsities, fontsize=7)
     ax.set_title(metric, fontsize=9)
     if metric in _LOGARITHMIC and (frame[metric].dropna() > 0).any():
         ax.set_yscale("log")
-
-
-def _label_sparsities(ax: Axes, sparsities: _Float, fontsize: int) -> None:
-    """One tick a level, at 0, 1, 2 …; slanted where the labels would touch."""
-    labels = [f"{s:.3g}" for s in sparsities]
-    ax.set_xticks(np.arange(len(labels)), labels, rotation=45 if sum(map(len, labels)) > 28 else 0, fontsize=fontsize)
 
 
 GOLDEN = 0.618_033_988_75

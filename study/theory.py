@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.integrate import quad
 from scipy.optimize import brentq
+from scipy.special import ndtr
 
 _Float = NDArray[np.float64]
 
@@ -40,6 +42,69 @@ def antipodal_loss(sparsity: ArrayLike, importances: ArrayLike) -> _Float:
     return p**2 / 6 * np.sum(importances)
 
 
+def most_pairs(n_features: int, n_hidden: int) -> int:
+    """min(n_hidden, n_features − n_hidden): how many hidden dimensions can be shared by a pair instead of held by one feature."""
+    return min(n_hidden, n_features - n_hidden)
+
+
+def paired_loss(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int, pairs: int) -> _Float:
+    """(p²/6) · Σ I over the paired features + v(p) · Σ_{i ≥ n_hidden + pairs} I_i: unit columns, `pairs` dimensions shared.
+
+    The n_hidden + pairs most important features are represented, the least important 2 · pairs of them antipodally, the
+    rest alone. 0 pairs is `dedicated_loss`; n_features = 2 n_hidden with all pairs is `antipodal_loss`. The extension of
+    Elhage et al.'s two candidates for n_features = 2, n_hidden = 1 to any width; importances must not increase.
+    """
+    weights = np.asarray(importances, dtype=np.float64)
+    first, last = n_hidden - pairs, n_hidden + pairs
+    return antipodal_loss(sparsity, weights[first:last]) + feature_variance(sparsity) * np.sum(weights[last:])
+
+
+def pairing_sparsities(importances: ArrayLike, n_hidden: int) -> _Float:
+    """S_k = 1 − 2/(2.5 + I_{n_hidden−k}/I_{n_hidden+k−1}), k = 1 … most_pairs: from which sparsity on the k-th pair pays.
+
+    There `paired_loss` of k pairs is that of k − 1: p²/6 · (I_a + I_b) = v(p) · I_b. The first is where superposition
+    begins; at equal importances S = 3/7. Not before: a free scale and bias make the pair slightly better than here.
+    """
+    weights = np.asarray(importances, dtype=np.float64)
+    k = np.arange(1, most_pairs(len(weights), n_hidden) + 1)
+    return 1 - 2 / (2.5 + weights[n_hidden - k] / weights[n_hidden + k - 1])
+
+
+def features_represented(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int) -> NDArray[np.int64]:
+    """n_hidden + the number of pairs that pay: a staircase in S. Too few where n_features > 2 n_hidden allows more than pairs."""
+    return n_hidden + np.searchsorted(pairing_sparsities(importances, n_hidden), np.asarray(sparsity), side="right")
+
+
+def dimensions_per_feature(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int) -> _Float:
+    """D* = n_hidden/‖W‖_F² with `features_represented` unit columns: 1 without superposition, ½ where all are paired."""
+    return n_hidden / features_represented(sparsity, importances, n_hidden)
+
+
+def best_paired_loss(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int) -> _Float:
+    """The least `paired_loss` over the number of pairs, for each S: an upper bound of what a good AE loses."""
+    pairs = range(most_pairs(len(np.asarray(importances)), n_hidden) + 1)
+    return np.min([paired_loss(sparsity, importances, n_hidden, k) for k in pairs], axis=0)
+
+
+def least_dimension_sum(condition_number: ArrayLike, n_hidden: int) -> _Float:
+    """max(1 + (H − 1)/κ², 4 H κ²/(1 + κ²)²) ≤ ΣD_i ≤ H: what the condition number κ of W leaves for ΣD_i.
+
+    ΣD_i ≥ ‖W‖_F⁴/‖WᵀW‖_F² (Cauchy and Schwarz) ≥ ‖W‖_F²/σ_max², and singular values lie in [σ_max/κ, σ_max]; the second
+    term is Kantorovich's inequality. H for a tight frame (κ = 1), 1 for κ = ∞ (W ≠ 0).
+    """
+    squared = np.asarray(condition_number, dtype=np.float64) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kantorovich = 4 * n_hidden / (1 / squared + 2 + squared)
+    return np.maximum(1 + (n_hidden - 1) / squared, kantorovich)
+
+
+def importance_decay(total: float, n_features: int) -> float:
+    """The r in [0, ∞) of Σ_{i<N} r^i = total: undoes the sum in `bias_only_loss`. ValueError for a total below 1."""
+    if not total >= 1:
+        raise ValueError(f"total={total} is below 1, the importance of the first feature. Give Σ r^i over all features.")
+    return float(brentq(lambda r: np.sum(r ** np.arange(n_features)) - total, 0.0, max(1.0, total), xtol=1e-14))
+
+
 def death_line(column_norm: ArrayLike) -> _Float:
     """l1 = 2 ‖W_i‖, from which on the latent of feature i is dead at the optimum (unit decoder columns)."""
     return 2 * np.asarray(column_norm, dtype=np.float64)
@@ -52,6 +117,21 @@ def dictionary_death_threshold(dictionary: _Float, residuals: _Float) -> float:
     the l1 above which every latent is pushed down on every sample. 0 where no residual has a positive product.
     """
     return max(0.0, 2 * float(np.max(residuals @ dictionary)))
+
+
+def expected_largest(n: int) -> float:
+    """Expectation of the largest of n independent standard normal numbers, ∫ x dΦ(x)^n by quadrature; 0 for n = 1."""
+    return float(quad(lambda x: 1 - ndtr(x) ** n, 0, 12)[0] - quad(lambda x: ndtr(x) ** n, -12, 0)[0])
+
+
+def initial_death_line(init_std: float, column_norm: ArrayLike, n_latents: int, n_represented: int) -> _Float:
+    """2 · init_std · ‖w‖ · E max of n_latents · n_represented normals: `dictionary_death_threshold` of an undrawn dictionary.
+
+    W_dec ~ normal(0, init_std) and, for residuals, each represented feature alone at its full value. From this l1 on all
+    latents are pushed down at the first step. Not sharp: decoders grow while latents die, and samples of several
+    features are longer; the measured frontier of decoders with std 0.01 lies within a factor of 3.
+    """
+    return 2 * init_std * np.asarray(column_norm, dtype=np.float64) * expected_largest(n_latents * n_represented)
 
 
 def l1_upper_bound(residuals: _Float) -> float:

@@ -328,3 +328,98 @@ def test_l0_out_of_reach_is_an_error(target: float) -> None:
     """L0 lies in (0, p · columns]; what lies outside has no l1 and is named."""
     with pytest.raises(ValueError, match="out of reach"):
         theory.l1_for_l0(target, np.ones(10), 0.9)
+
+
+# Superposition by pairs
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 2])
+def test_paired_loss_is_that_of_its_autoencoder(pairs: int, million: tuple[Array, Array]) -> None:
+    """Unit columns, the 2 · pairs least important of the represented features antipodal, on a million samples."""
+    sparsity, n_hidden = 0.6, 5
+    W, b = np.zeros((n_hidden, 10)), np.full(10, (1 - sparsity) / 2)
+    b[: n_hidden + pairs] = 0
+    W[np.arange(n_hidden), np.arange(n_hidden)] = 1
+    for k in range(pairs):
+        W[n_hidden - 1 - k, n_hidden + k] = -1
+    loss, error = sampled_loss(W, b, sparsity, million)
+    assert loss == pytest.approx(float(theory.paired_loss(sparsity, DECAY, n_hidden, pairs)), abs=4 * error)
+
+
+def test_paired_loss_ends_at_the_two_known_ones() -> None:
+    """No pair is the dedicated loss; all pairs of 2 n_hidden features the antipodal one."""
+    S = np.array(SPARSITIES)
+    np.testing.assert_allclose(theory.paired_loss(S, DECAY, 5, 0), theory.dedicated_loss(S, DECAY, 5), rtol=1e-13)
+    np.testing.assert_allclose(theory.paired_loss(S, DECAY, 5, 5), theory.antipodal_loss(S, DECAY), rtol=1e-13)
+
+
+@pytest.mark.parametrize(("n_features", "n_hidden"), [(2, 1), (5, 3), (10, 5), (15, 7), (20, 5)])
+def test_pairs_pay_where_their_losses_cross(n_features: int, n_hidden: int) -> None:
+    """Brute force over S and every number of pairs gives the staircase; the critical sparsities are roots of the difference."""
+    importances = 0.7 ** np.arange(n_features)
+    critical = theory.pairing_sparsities(importances, n_hidden)
+    assert len(critical) == theory.most_pairs(n_features, n_hidden)
+    assert (np.diff(critical) > 0).all()
+    for k, S in enumerate(critical, start=1):
+        fewer, more = (theory.paired_loss(S, importances, n_hidden, pairs) for pairs in (k - 1, k))
+        assert more == pytest.approx(float(fewer), rel=1e-12)
+    for S in np.linspace(0, 0.999, 97):
+        losses = [float(theory.paired_loss(S, importances, n_hidden, k)) for k in range(len(critical) + 1)]
+        represented = n_hidden + int(np.argmin(losses))
+        assert theory.features_represented(S, importances, n_hidden) == represented
+        assert theory.dimensions_per_feature(S, importances, n_hidden) == n_hidden / represented
+        assert theory.best_paired_loss(S, importances, n_hidden) == min(losses)
+
+
+def test_first_pair_has_the_published_boundary() -> None:
+    """n = 2, m = 1: superposition for p < min(2I/(1 + 2.5 I), 2/(2.5 + I)); at I = 1 below p = 4/7."""
+    for importance in (0.1, 0.3, 0.7, 1.0):
+        p = 1 - theory.pairing_sparsities([1, importance], 1)[0]
+        assert p == pytest.approx(min(2 * importance / (1 + 2.5 * importance), 2 / (2.5 + importance)), rel=1e-12)
+    assert theory.pairing_sparsities([1, 1], 1)[0] == pytest.approx(3 / 7)
+
+
+def test_staircase_meets_the_best_known_autoencoders() -> None:
+    """10-5-10: 5 features at S = 0.3, 6 at 0.5, 8 at 0.8, 9 at 0.9, 10 at 0.95 (field.md 2.2); their losses are lower, slightly."""
+    sparsities, best = [0.3, 0.5, 0.8, 0.9, 0.95], np.array([0.05167, 0.04645, 0.01507, 0.00488, 0.00123])
+    assert theory.features_represented(sparsities, DECAY, 5).tolist() == [5, 6, 8, 9, 10]
+    excess = theory.best_paired_loss(sparsities, DECAY, 5) / best - 1
+    assert ((excess > -1e-3) & (excess < 0.15)).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_dimension_sum_lies_between_its_bound_and_the_hidden_space(seed: int) -> None:
+    """For random W of every condition, ΣD_i by the definition is at least the bound and at most n_hidden."""
+    random = np.random.default_rng(seed)
+    W = np.diag(random.uniform(0.05, 1, 4) ** random.integers(0, 3)) @ random.normal(size=(4, 9))
+    singular = np.linalg.svd(W, compute_uv=False)
+    bound = float(theory.least_dimension_sum(singular[0] / singular[-1], 4))
+    assert bound - 1e-12 <= feature_dimensionality(W).sum() <= 4 + 1e-12
+
+
+def test_dimension_sum_of_a_tight_frame_is_known_and_of_a_singular_one_is_not() -> None:
+    """κ = 1 leaves only H; κ = ∞ leaves [1, H]."""
+    np.testing.assert_allclose(theory.least_dimension_sum([1.0, np.inf], 5), [5, 1])
+
+
+@pytest.mark.parametrize(("decay", "n_features"), [(0.7, 5), (0.7, 20), (1.0, 8), (0.2, 3)])
+def test_importance_decay_undoes_the_sum(decay: float, n_features: int) -> None:
+    """Σ r^i → r; no decay from a sum below the first importance."""
+    assert theory.importance_decay(float(np.sum(decay ** np.arange(n_features))), n_features) == pytest.approx(decay, abs=1e-10)
+    with pytest.raises(ValueError, match="below 1"):
+        theory.importance_decay(0.5, n_features)
+
+
+@pytest.mark.parametrize("n", [1, 2, 30])
+def test_expected_largest_is_that_of_samples(n: int) -> None:
+    """E max of n normals within five standard errors; 1/√π for two."""
+    largest = np.random.default_rng(n).normal(size=(100_000, n)).max(axis=1)
+    assert theory.expected_largest(n) == pytest.approx(largest.mean(), abs=5 * largest.std() / np.sqrt(len(largest)))
+    assert theory.expected_largest(2) == pytest.approx(1 / np.sqrt(np.pi), rel=1e-10)
+
+
+def test_initial_death_line_is_the_threshold_of_a_random_dictionary() -> None:
+    """Mean over dictionaries of `dictionary_death_threshold` on the columns of orthogonal features; within 2 %."""
+    random = np.random.default_rng(8)
+    thresholds = [theory.dictionary_death_threshold(0.01 * random.normal(size=(5, 10)), 0.9 * np.eye(5)) for _ in range(2000)]
+    assert theory.initial_death_line(0.01, 0.9, 10, 5) == pytest.approx(np.mean(thresholds), rel=0.02)

@@ -1,0 +1,90 @@
+"""What every figure shares: one colour, hatch and marker for each verdict, the styles of series, ticks and edges of axes."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from study.failures import FailureKind
+
+_Float = NDArray[np.float64]
+
+# Okabe and Ito's hues, readable by the colour-blind, at different lightness; hatches and markers carry them in black and white.
+FAILURE_COLOURS: dict[FailureKind, tuple[str, str]] = {
+    FailureKind.CRASHED: ("#4d4d4d", "xx"),
+    FailureKind.DIVERGED: ("#F0E442", "++"),
+    FailureKind.AE_COLLAPSED: ("#D55E00", "//"),
+    FailureKind.SAE_DEAD: ("#000000", ""),
+    FailureKind.SAE_STARVED: ("#0072B2", "\\\\"),
+    FailureKind.SAE_DENSE: ("#56B4E9", ""),
+    FailureKind.UNFAITHFUL: ("#F2B134", ".."),
+    FailureKind.UNRECOVERED: ("#CC79A7", "--"),
+    FailureKind.NONE: ("#B3E2CD", ""),
+}
+FAILURE_MARKERS: dict[FailureKind, str] = dict(zip(FailureKind, "xP^sv<D>o", strict=True))
+
+SERIES_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7f7f7f")
+SERIES_MARKERS = "osD^vPX*"
+LineStyle: TypeAlias = 'Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]'
+SERIES_LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
+"""For series that are no verdicts (architectures, say): the n-th of each; beyond eight they begin anew."""
+
+
+def failure_text(failure: str) -> str:
+    """As a phrase: `any failure`, or the kind."""
+    return "any failure" if failure == "any" else failure
+
+
+def lightness(colour: str) -> float:
+    """CIE L* of a colour #rrggbb, 0 (black) to 100 (white): what is left of it in black and white."""
+    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    return 116 * luminance ** (1 / 3) - 16 if luminance > 216 / 24389 else luminance * 24389 / 27
+
+
+def edges(values: _Float, logarithmic: bool = False) -> _Float:
+    """Edges of the cells around ascending values, (n + 1,): midway between neighbours, the outer ones as far out as in.
+
+    A single value has a cell of ± 0.02 (a quarter of a decade in the logarithm).
+    """
+    scaled = np.log10(values) if logarithmic else np.asarray(values, dtype=np.float64)
+    half = np.diff(scaled) / 2 if len(scaled) > 1 else np.array([0.125 if logarithmic else 0.02])
+    found = np.concatenate([scaled[:1] - half[:1], scaled[:-1] + half[: len(scaled) - 1], scaled[-1:] + half[-1:]])
+    return np.asarray(10**found if logarithmic else found)
+
+
+def hatch_unmeasured(ax: Axes) -> None:
+    """Grey hatch behind everything: what shows through was not measured."""
+    ax.set_facecolor("#e4e4e4")
+    ax.patch.set_hatch("////")
+    ax.patch.set_edgecolor("#b5b5b5")
+    ax.patch.set_linewidth(0)
+
+
+def log_ticks(ax: Axes, which: str) -> None:
+    """Decades as labelled ticks, their steps as unlabelled ones, on `x` or `y`."""
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    axis.set_major_locator(LogLocator(base=10, numticks=12))
+    axis.set_major_formatter(LogFormatterSciNotation())
+    axis.set_minor_locator(LogLocator(base=10, subs=tuple(range(2, 10)), numticks=12))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def level_ticks(ax: Axes, values: _Float, most: int = 13, fontsize: int = 8) -> None:
+    """Levels at 0, 1, 2 … on x: a label for each, or for every second, third … so that at most `most` are written."""
+    step = max(1, -(-len(values) // most))
+    digits = 2 if len(values) and np.max(values) > 20 * np.min(values) else 3  # of a logarithmic axis two will do
+    labels = [f"{value:.{digits}g}" for value in values[::step]]
+    crowded = sum(map(len, labels)) > 28
+    ax.set_xticks(np.arange(len(values))[::step], labels, rotation=45 if crowded else 0, fontsize=fontsize)
+
+
+def nothing_to_show(ax: Axes, reason: str) -> None:
+    """A sentence in an empty panel."""
+    ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", fontsize=8, color="#444444", wrap=True)
