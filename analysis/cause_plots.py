@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.causes import Diagnosis
-from analysis.plots import FAILURE_COLOURS
+from analysis.palette import FAILURE_COLOURS
 from search_spaces.errors import MisuseError
 from study.failures import FailureKind
 
