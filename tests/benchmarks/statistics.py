@@ -1,7 +1,7 @@
 """How the statistics keep their promises: `python -m tests.benchmarks.statistics`. Prints tables; asserts nothing.
 
 Coverage of intervals, sizes and powers of tests: exact by enumeration where that can be, else over simulated studies from
-fixed seeds, so that the same commit prints the same figures. One thread, two to three minutes.
+fixed seeds, so that the same commit prints the same figures. One thread, some three minutes.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def main() -> None:
     statistics.DRAWS = comparison.DRAWS = 499
     tables: dict[str, Callable[[], Iterator[tuple[object, ...]]]] = {
         "Coverage of a cell's 95 % interval: replicates, interval, mean over rates 0.01 … 0.99, least; exact": coverage,
-        f"The same through cell_rates, {STUDIES} studies of 99 cells, one for each rate: replicates, interval, covered": simulated_coverage,
+        f"The same by simulation, {STUDIES} studies of 99 cells, one a rate: replicates, interval, covered": simulated_coverage,
         "Local maximum at α = 0.05: replicates, largest size of the exact test, of posterior ≥ 0.95; exact": sizes,
         "Its power: rates, ladder's replicates, power there, replicates for 90 %, for 90 % at α = 0.001; exact": powers,
         f"Never falls, α = 0.05, {STUDIES} studies: truth, replicates, rejected, rejected where seeds go together": curves,
-        f"Two studies, 3 cells, 40 seeds, α = 0.05, {STUDIES // 2} pairs: rates, paired, overall rejected, any cell (Holm)": comparisons,
+        f"Two studies, 3 cells, 40 seeds, {STUDIES // 2} pairs: rates, paired, overall rejected, any cell (Holm)": comparisons,
         f"AUC, 95 % interval, {STUDIES} studies of 3 cells: seeds, true AUC, covered": areas,
     }
     for title, rows in tables.items():
@@ -87,7 +87,7 @@ def simulated_coverage() -> Iterator[tuple[object, ...]]:
     for replicates in (8, 16, 100):
         cells = pd.DataFrame({"l1": RATES, "architecture": "5-3-5", "n_features": 5, "n_hidden": 3, "sparsity": 0.9})
         frame = cells.loc[np.repeat(np.arange(99), replicates)]
-        held = {name: 0.0 for name in INTERVALS}
+        held = dict.fromkeys(INTERVALS, 0.0)
         for _ in range(STUDIES):
             kinds = np.where(random.uniform(size=len(frame)) < frame["l1"], "sae_dead", "none")
             for name, interval in INTERVALS.items():
