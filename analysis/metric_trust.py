@@ -35,6 +35,8 @@ BY_CONVENTION = ("mcc_decoder_features", "mcc_corrected", "mmcs_decoder_features
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 LEAST = 10
 """Defined values that each of two groups must have before they are compared."""
+MOST_TRIALS = 1.5
+"""Times the smaller side's values an AUC is held to be worth in trials: what ½ is, from equal and independent sides."""
 LEAST_SEEDS = 5
 """Defined values of one cell that a spread between seeds is taken of."""
 TELLS, RESTATES = 0.8, 0.9
@@ -150,8 +152,8 @@ def separation(
 
     AUC = Σ wins / Σ pairs; a replicate's wins less AUC times its partners is its influence, and the variance the sum over
     units of the squared sum of theirs (DeLong, DeLong, Clarke-Pearson 1988; Obuchowski 1997 for units of several). The
-    interval is Jeffreys' of as many independent trials as have that variance, at most the smaller number of units: so it
-    is never empty, not even at an AUC of 1. NaN values do not count.
+    interval is Jeffreys' of as many independent trials as have that variance, and at an AUC of 0 or 1, where it is 0, of the
+    smaller number of units: so it is never a point. NaN values do not count.
     """
     keep = (healthy | failing) & ~np.isnan(values)
     table = pd.DataFrame({"value": values[keep], "healthy": healthy[keep], "stratum": stratum[keep]})
@@ -169,8 +171,8 @@ def separation(
     auc = float(sides[0]["wins"].sum()) / pairs
     influence = (table["wins"] - auc * table["partners"]).groupby(table["unit"]).sum()
     variance = float((influence**2).sum()) / pairs**2
-    most = float(min(side["unit"].nunique() for side in sides))
-    trials = min(auc * (1 - auc) / variance, most) if variance > 0 else most
+    seeds = float(min(side["unit"].nunique() for side in sides))
+    trials = min(auc * (1 - auc) / variance, MOST_TRIALS * min(counts)) if variance > 0 else seeds
     low, high = rate_interval(auc * trials, trials)
     return Separation(auc, float(low), float(high), *counts)
 

@@ -59,7 +59,6 @@ INTERRUPTED = 130
 @app.command()
 def spaces(as_json: AsJson = False) -> None:
     """Named spaces, their replicates and cost."""
-    from study.engines import engine_named
     from study.packs import Pack, estimated_seconds
 
     protocol = PROTOCOLS["dissertation"]
@@ -127,7 +126,6 @@ def launch(
             for key, value in summary.items():
                 out.print(f"{key:>20}  {value:.3g}" if isinstance(value, float) else f"{key:>20}  {value}")
         return
-    err.print(f"{spec.name}: engine {engine_named(spec.engine).name}, {spec.dtype}, protocol {spec.protocol.name}", markup=False)
     with _progress(as_json, Storage.at(storage).study(spec.name)) as on_progress:
         outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
     _tell_outcome(outcome, storage, as_json)
@@ -384,8 +382,8 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
         for sentence in sentences:
             out.print(sentence)
         out.print(
-            f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s, "
-            f"rows in {outcome.path}"
+            f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
+            f"{outcome.engine} engine, rows in {outcome.path}"
         )
     _warn_of_gaps(frame, folder)
     for error in outcome.errors:

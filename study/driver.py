@@ -139,6 +139,8 @@ class Outcome:
     failures: dict[str, int]
     """Rows of this run by FailureKind, `none` left out."""
     seconds: float
+    engine: str
+    """The engine that trained: what `auto` stands for."""
     errors: tuple[str, ...] = field(default=())
     """What packs raised: faults of the program, not of replicates."""
 
@@ -334,6 +336,7 @@ def _run(
         watch.trained,
         dict(watch.failures),
         time.monotonic() - began,
+        engine_named(spec.engine).name,
         tuple(watch.errors),
     )
 

@@ -1,7 +1,7 @@
 """How the statistics keep their promises: `python -m tests.benchmarks.statistics`. Prints tables; asserts nothing.
 
 Coverage of intervals, sizes and powers of tests: exact by enumeration where that can be, else over simulated studies from
-fixed seeds, so that the same commit prints the same figures. One thread, two to three minutes.
+fixed seeds, so that the same commit prints the same figures. One thread, some three minutes.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def main() -> None:
     statistics.DRAWS = comparison.DRAWS = 499
     tables: dict[str, Callable[[], Iterator[tuple[object, ...]]]] = {
         "Coverage of a cell's 95 % interval: replicates, interval, mean over rates 0.01 … 0.99, least; exact": coverage,
-        f"The same through cell_rates, {STUDIES} studies of 99 rates: replicates, interval, covered": simulated_coverage,
+        f"The same by simulation, {STUDIES} studies of 99 cells, one a rate: replicates, interval, covered": simulated_coverage,
         "Local maximum at α = 0.05: replicates, largest size of the exact test, of posterior ≥ 0.95; exact": sizes,
         "Its power: rates, ladder's replicates, power there, replicates for 90 %, for 90 % at α = 0.001; exact": powers,
         f"Never falls, α = 0.05, {STUDIES} studies: truth, replicates, rejected, rejected where seeds go together": curves,
-        f"{STUDIES // 2} pairs of studies, 3 cells, 40 seeds, α = 0.05: rates, paired, overall, any cell (Holm)": comparisons,
+        f"Two studies, 3 cells, 40 seeds, {STUDIES // 2} pairs: rates, paired, overall rejected, any cell (Holm)": comparisons,
         f"AUC, 95 % interval, {STUDIES} studies of 3 cells: seeds, true AUC, covered": areas,
     }
     for title, rows in tables.items():
