@@ -10,7 +10,8 @@ What differs from the reference is the order of sums alone; Adam has the same fo
 * Lanes meet only in the sum of their losses, whose derivative is 1 whatever it is: a lane that diverges, or its
   place, changes no bit of another.
 * Without a C++ compiler (on CUDA: without Triton) the steps run uncompiled, and a warning says so.
-* The CUDA paths are NOT YET MEASURED, nor run: no GPU was at hand.
+* The CUDA paths are NOT YET MEASURED, nor run: no GPU was at hand. CPU and CUDA round differently, as do compiled and
+  uncompiled steps: within this family a row is the same on machines of one kind.
 * On CUDA, batches of one in stored order, ReLU and float32 are trained by the kernels of `engine_torch_kernels.py`.
 
 A new variant is a loss in LOSSES; everything else follows from it.
@@ -538,7 +539,14 @@ class TorchEngine:
         return {name: np.concatenate([block[name] for block in blocks], axis=-1)[..., :replicates] for name in task.theta}
 
     def _trains_in_kernels(self, task: _Task) -> bool:
-        return self.device == "cuda" and self._compiled and task.suits_kernels and find_spec("triton") is not None
+        """Where there are kernels for the task, and whole warps to run them."""
+        return (
+            self.lanes % 32 == 0
+            and self.device == "cuda"
+            and self._compiled
+            and task.suits_kernels
+            and find_spec("triton") is not None
+        )
 
 
 def _rates(tables: tuple[_Array, _Array], dtype: np.dtype[Any]) -> _Array:
