@@ -8,7 +8,9 @@
 What is asked is a function of the specification and of the rows told so far, in the batches in which they were told: a
 learner that is told the same stored rows asks the same again. So resuming is asking and telling again.
 
-Straddle: Bryan et al. 2005, "Active learning for identifying function threshold boundaries".
+After an even first pass a batch has four parts: *straddle* sharpens the boundary as the mixture sees it; the *tree's
+risk* keeps to where the honest part is unsure; *surprise* follows up replicates that contradict the map; Sobol looks
+everywhere. Straddle: Bryan et al. 2005, "Active learning for identifying function threshold boundaries".
 """
 
 from __future__ import annotations
@@ -39,8 +41,11 @@ from search_spaces.failure_surface import (
     misclassified_volume,
 )
 
-STRADDLE, TREE_RISK, SURPRISE = 0.45, 0.05, 0.25
+STRADDLE, TREE_RISK, SURPRISE = 0.6, 0.05, 0.15
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
+STRADDLE_VOLUME = 0.002
+"""Straddle's share shrinks in proportion where its mean weight is below this: there is little boundary to sharpen. Half
+of what it gives up goes to surprise, half to Sobol."""
 SURPRISE_REACH = 3.0
 """Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
 
@@ -259,7 +264,9 @@ class _State:
         rng = np.random.default_rng((self.spec.seed, start))
         total = self._autoencoders(count)
         parts = []
-        for share, weights in ((STRADDLE, self.straddle), (TREE_RISK, self.tree_risk), (SURPRISE, self.surprise)):
+        straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME)
+        surprise = SURPRISE + (STRADDLE - straddle) / 2
+        for share, weights in ((straddle, self.straddle), (TREE_RISK, self.tree_risk), (surprise, self.surprise)):
             drawn = systematic(weights, round(share * total), rng)
             parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
         left = total - sum(part.autoencoders for part in parts)
