@@ -7,7 +7,6 @@ docs/definitions.md, "Interventions and causes". Nothing here knows how training
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -248,7 +247,7 @@ def diagnose_replicate(
     """`diagnose` of a replicate whose data, AE and SAE may have seeds of their own."""
     own = Pack(Replicates.of([replicate]), protocol, DTYPE, "compiled")
     # One thread of the linear algebra library for all of ours: run_pack's own limit is the process's.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(physical_cores(os.sched_getaffinity(0))) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(physical_cores()) as pool:
         try:
             following = pool.submit(trajectory_of, own)
             row = pool.submit(lambda: run_pack(own).to_pylist()[0])

@@ -68,7 +68,7 @@ class Curve:
     """The distinct levels, ascending, (levels,)."""
     failures: _Float
     """(levels, seeds): failures of a seed at a level."""
-    trials: _Float
+    replicates: _Float
     """(levels, seeds)."""
 
     @classmethod
@@ -78,11 +78,11 @@ class Curve:
         seeds, column = np.unique(np.asarray(seed), return_inverse=True)
         shape = (len(levels), len(seeds))
         at = row * shape[1] + column
-        failures, trials = (
+        failures, replicates = (
             np.bincount(at, weights, shape[0] * shape[1]).reshape(shape).astype(np.float64)
             for weights in (np.asarray(failed, dtype=np.float64), np.ones(len(at)))
         )
-        return cls(levels, failures, trials)
+        return cls(levels, failures, replicates)
 
     @cached_property
     def z(self) -> _Float:
@@ -95,18 +95,18 @@ class Curve:
 
     @property
     def totals(self) -> tuple[_Float, _Float]:
-        """Failures and trials of each level, (levels,)."""
-        return self.failures.sum(axis=1), self.trials.sum(axis=1)
+        """Failures and replicates of each level, (levels,)."""
+        return self.failures.sum(axis=1), self.replicates.sum(axis=1)
 
     def part(self, start: int, stop: int) -> Curve:
         """Levels start … stop − 1."""
-        return Curve(self.x[start:stop], self.failures[start:stop], self.trials[start:stop])
+        return Curve(self.x[start:stop], self.failures[start:stop], self.replicates[start:stop])
 
 
 def crossings(x: ArrayLike, failed: ArrayLike, seed: ArrayLike, level: float = 0.5, confidence: float = 0.9) -> list[Crossing]:
     """Where the rate of `failed` over x crosses the level; (replicates,) each. Always at least one, ordered by x."""
     curve = Curve.of(x, failed, seed)
-    if len(curve.x) < FEWEST_LEVELS or curve.trials.shape[1] < FEWEST_SEEDS:
+    if len(curve.x) < FEWEST_LEVELS or curve.replicates.shape[1] < FEWEST_SEEDS:
         return [Crossing(Answer.TOO_FEW, "", np.nan, np.nan, np.nan, np.nan)]
     parts = branches(*curve.totals, level)
     found = [_fitted(curve.part(start, stop), level, confidence) for start, stop in parts]
@@ -116,13 +116,13 @@ def crossings(x: ArrayLike, failed: ArrayLike, seed: ArrayLike, level: float = 0
 # Is it one crossing?
 
 
-def branches(failures: _Float, trials: _Float, level: float) -> list[tuple[int, int]]:
+def branches(failures: _Float, replicates: _Float, level: float) -> list[tuple[int, int]]:
     """Ranges of levels (start, stop), one a crossing: the whole curve unless it crosses the level more than once.
 
     The levels are labelled above or below so that the deviance of those on the wrong side, plus EVIDENCE_FOR_A_CROSSING
     for each change of side, is least. Neighbouring ranges meet at the most evident level between two crossings.
     """
-    evidence = signed_deviance(failures, trials, level)
+    evidence = signed_deviance(failures, replicates, level)
     above = _sides(evidence)
     cuts = np.flatnonzero(np.diff(above)) + 1
     if len(cuts) < 2:
@@ -139,11 +139,11 @@ def _widened(ranges: list[tuple[int, int]], levels: int) -> list[tuple[int, int]
     return [(max(0, a - s), min(levels, b + s)) for (a, b), s in zip(ranges, map(int, short))]
 
 
-def signed_deviance(failures: _Float, trials: _Float, level: float) -> _Float:
-    """± 2 n KL(k/n ‖ level), (levels,): positive where the rate is above the level, 0 without trials."""
-    rate = np.divide(failures, trials, out=np.full(len(trials), level), where=trials > 0)
+def signed_deviance(failures: _Float, replicates: _Float, level: float) -> _Float:
+    """± 2 n KL(k/n ‖ level), (levels,): positive where the rate is above the level, 0 without replicates."""
+    rate = np.divide(failures, replicates, out=np.full(len(replicates), level), where=replicates > 0)
     divergence = xlogy(rate, rate / level) + xlogy(1 - rate, (1 - rate) / (1 - level))
-    return np.sign(rate - level) * 2 * trials * divergence
+    return np.sign(rate - level) * 2 * replicates * divergence
 
 
 def _sides(evidence: _Float) -> NDArray[np.bool_]:
@@ -266,9 +266,9 @@ def design_effect(z: _Float, curve: Curve, mode: tuple[float, float, float, floa
     share = expit((z - theta) / width)
     rate = floor + (1 - floor - gap) * share
     slope = -(1 - floor - gap) * share * (1 - share) / width * np.stack([np.ones_like(z), z - theta])  # (2, levels)
-    variance, seeds = rate * (1 - rate), curve.trials.shape[1]
-    scores = (slope / variance) @ (curve.failures - curve.trials * rate[:, None])  # (2, seeds)
-    information = (slope * curve.trials.sum(axis=1) / variance) @ slope.T
+    variance, seeds = rate * (1 - rate), curve.replicates.shape[1]
+    scores = (slope / variance) @ (curve.failures - curve.replicates * rate[:, None])  # (2, seeds)
+    information = (slope * curve.replicates.sum(axis=1) / variance) @ slope.T
     bread = np.linalg.inv(information + np.diag([1.0, 1.0]))  # the prior's, so that a step function has an inverse
     gradient = np.array([1.0, width * float(logit(np.clip((level - floor) / (1 - floor - gap), 0.01, 0.99)))])
     spread = bread @ gradient

@@ -302,7 +302,7 @@ def importances_of(rows: pd.DataFrame) -> _Float | None:
     if known.empty:
         return None
     n_features, sparsity = int(known["n_features"].iloc[0]), float(known["sparsity"].iloc[0])
-    total = float(known["ae_loss_bias_only"].iloc[0] / theory.feature_variance(sparsity))
+    total = max(1.0, float(known["ae_loss_bias_only"].iloc[0] / theory.feature_variance(sparsity)))
     decay = theory.importance_decay(total, n_features)
     return decay ** np.arange(n_features, dtype=np.float64)
 
@@ -374,18 +374,19 @@ def order_transitions(frame: pd.DataFrame, level: float = 0.5, confidence: float
     if frame.empty:
         return []
     points: list[CriticalPoint] = []
-    for _, own in _by_architecture(on_lattice(_once_each(frame))):
+    exact = _once_each(frame)
+    for architecture, own in _by_architecture(on_lattice(exact)):
         rows = own[np.isfinite(_stored("ae_loss")(own))]
+        importances = importances_of(exact[exact["architecture"] == architecture])  # of a bin's middle they would be others
         for statement in STATEMENTS if len(rows) else ():
             marked = rows.assign(failed=statement.holds(rows))
-            found = _points(marked, statement.name, "sparsity", None, level, confidence, _onset(statement, rows))
+            found = _points(marked, statement.name, "sparsity", None, level, confidence, _onset(statement, rows, importances))
             points.extend(point if point.crossing.direction != "falling" else replace(point, predictions=()) for point in found)
     return points
 
 
-def _onset(statement: Statement, rows: pd.DataFrame) -> tuple[Prediction, ...]:
+def _onset(statement: Statement, rows: pd.DataFrame, importances: _Float | None) -> tuple[Prediction, ...]:
     """Where the closed form has the statement come to hold; it never has it end, so a fall has no prediction."""
-    importances = importances_of(rows)
     value = np.nan if importances is None else statement.theory(importances, int(rows["n_hidden"].iloc[0]))
     return (Prediction(statement.closed_form, value),)
 

@@ -203,6 +203,9 @@ def _draw_death_lines(diagram: PhaseDiagram, ax: Axes) -> float:
 def _draw_critical(diagram: PhaseDiagram, ax: Axes) -> None:
     """Crossings along l1 as upright bars, along sparsity as level ones; only those whose interval is short enough to say where."""
     for point in diagram.critical:
+        if point.at is None:  # of the autoencoder, which does not see l1
+            ax.axvline(point.crossing.estimate, color="black", linewidth=1.3, path_effects=_OUTLINE)
+            continue
         found, along_l1 = point.crossing, point.axis == "l1"
         values = diagram.l1 if along_l1 else diagram.sparsities
         low, high = np.clip([found.low, found.high], values[0], values[-1])

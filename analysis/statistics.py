@@ -1,9 +1,9 @@
 """Failure rates with their uncertainty, and tests of what is claimed of them.
 
 A cell is never reported from one seed without its interval, nor a claim such as "worse at 0.9 than at 0.85 and at 0.95"
-without its test. Every p value is of a test whose size is at most the nominal one: exact where there is a nuisance-free
-distribution, by conditioning on the total number of failures or of discordant pairs. What is drawn at random is drawn
-from a fixed stream: the same rows give the same p value.
+without its test. Tests are exact where there is a distribution free of nuisance, by conditioning on the total number of failures
+or of discordant pairs; `equal_rates` takes the chi-square's own where every expected count is 5 or more. What is drawn at random
+is drawn from a fixed stream: the same rows give the same p value.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from search_spaces.errors import MisuseError
 
-PROCEDURE_VERSION = 1
+PROCEDURE_VERSION = 2
 """Raised when the same replicate under the same protocol would give another row: rows made before are then no
 longer comparable with new ones. Part of every `replicate_id`."""
 

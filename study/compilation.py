@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from filelock import FileLock
 
-KERNEL_SOURCES = ("simd.py", "lanes.py", "engine_compiled.py", "moments.py")
+KERNEL_SOURCES = ("compilation.py", "simd.py", "lanes.py", "engine_compiled.py", "moments.py")
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no fastmath: every operation is IEEE's, in the order written
 
 
@@ -40,7 +40,8 @@ def cache_folder() -> Path:
     name = f"sae-study-{hashlib.sha256(sources).hexdigest()[:12]}"
     given, user = os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     places = [*([Path(given)] if given else []), Path(user).expanduser(), Path(tempfile.gettempdir())]
-    return next((place / name for place in places if _writable(place / name)), Path(tempfile.mkdtemp(prefix="sae-study-")))
+    found = next((place / name for place in places if _writable(place / name)), None)
+    return found or Path(tempfile.mkdtemp(prefix="sae-study-"))
 
 
 def called(function: Callable[..., Any]) -> Any:
@@ -79,5 +80,6 @@ def kernel(function: Callable[..., Any]) -> Callable[..., None]:
 def _kind(argument: Any) -> Any:
     """What numba tells arguments apart by, found faster."""
     if isinstance(argument, np.ndarray):
-        return argument.dtype.char, argument.ndim, argument.flags.c_contiguous, argument.flags.writeable
+        flags = argument.flags
+        return argument.dtype.char, argument.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable, flags.aligned
     return type(argument)

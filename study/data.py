@@ -135,6 +135,8 @@ def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protoco
         W_dec = W_dec / np.linalg.norm(W_dec, axis=0)
     if protocol.sae_encoder_init == "decoder_transpose":
         W_enc = W_dec.T.copy()
+    if protocol.sae_decoder_norm == "unit":  # held at norm 1 by training: the encoder alone can be larger
+        return protocol.sae_init_scale * W_enc, W_dec
     return protocol.sae_init_scale * W_enc, protocol.sae_init_scale * W_dec
 
 

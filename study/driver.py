@@ -293,7 +293,7 @@ def local_workers(workers: int | None) -> int:
     """
     if workers is not None and workers < 1:
         raise MisuseError(f"workers={workers} is below 1. Leave it out for one a core.")
-    return workers or physical_cores(os.sched_getaffinity(0))
+    return workers or physical_cores()
 
 
 def _run(
@@ -373,7 +373,8 @@ def _fit(folder: StudyFolder, packs: list[Pack], workers: int, watch: _Watch, st
         with _interrupted_by_ctrl_c():
             tuner.fit()
     finally:
-        ray.kill(desk)  # on a Ray that lives on it would stay: Tune's copy of the trainable holds on to it
+        with contextlib.suppress(Exception):  # a cluster that died took the desk with it, and has its own error to tell
+            ray.kill(desk)  # on a Ray that lives on it would stay: Tune's copy of the trainable holds on to it
 
 
 class _StopWhen(tune.Stopper):

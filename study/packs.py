@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -141,8 +142,10 @@ def estimated_seconds(pack: Pack) -> float:
     return engine.seconds(architecture, protocol, autoencoders, saes, pack.dtype) + overhead
 
 
-def physical_cores(cpus: Iterable[int], topology: Path = Path("/sys/devices/system/cpu")) -> int:
-    """How many cores the processors belong to, where Linux tells; else as many as there are processors."""
+def physical_cores(cpus: Iterable[int] | None = None, topology: Path = Path("/sys/devices/system/cpu")) -> int:
+    """How many cores the processors (default: those of this process) belong to, where Linux tells; else as many as there are."""
+    if cpus is None:
+        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = set()
     for cpu in cpus:
         siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"

@@ -160,6 +160,7 @@ def _chunk_end(pack: Pack, ends: NDArray[np.int64], first: int) -> int:
     protocol, architecture = pack.protocol, pack.replicates.architecture
     of_ae = 8 * architecture.n_features * (protocol.samples + (protocol.eval_samples or 0))
     of_sae = 64 * architecture.n_latents * (architecture.n_hidden + architecture.n_features)
+    of_sae += 16 * architecture.n_hidden * protocol.samples  # the reference engine's copies of its activations
     if protocol.sample_order == "with_replacement":  # indexes of four bytes, drawn as eight
         of_ae += 4 * protocol.ae_training_steps * protocol.ae_batch_size
         of_sae += 4 * protocol.sae_training_steps * protocol.sae_batch_size
