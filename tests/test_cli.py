@@ -245,7 +245,8 @@ def test_regions_have_their_fields(run: Run, stored: Path) -> None:
     assert code == 0
     assert regions
     assert regions[0].keys() == {
-        "name", "failure", "architectures", "sparsity", "l1", "volume", "peak_rate", "peak_interval", "replicates", "confidence"
+        "name", "failure", "architectures", "sparsity", "l1", "volume", "peak_rate", "peak_interval", "replicates", "confidence",
+        "neighbours",
     }  # fmt: skip
     assert run("regions", "made", "--storage", stored, "--failure", "dead")[0] == 2
     assert run("regions", "made", "--storage", stored, "--level", "2")[0] == 2
