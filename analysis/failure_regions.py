@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation, label
+from scipy.ndimage import binary_dilation, label, uniform_filter
 from scipy.special import betainc, rel_entr
 
 from analysis.mapped import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, without_zero_l1
@@ -38,7 +38,7 @@ class Region:
     volume: float
     """Its share of the study's cells, in [0, 1]."""
     peak_rate: float
-    """At the cell where the surface is highest: of its own replicates where they are ENOUGH, else the surface's."""
+    """At the cell around which rates are highest (`peak_of`): of its own replicates where they are ENOUGH, else the surface's."""
     peak_interval: tuple[float, float]
     """95 %, from the same source as `peak_rate`."""
     replicates: int
@@ -216,8 +216,7 @@ class _Sheet:
         return region, name, middle
 
     def _peak(self, inside: Bools) -> tuple[float, tuple[float, float]]:
-        """Chosen by the surface, which leans on the neighbours too, so that it is less often a cell of mere luck."""
-        peak = np.unravel_index(np.where(inside, self.mean, -1).argmax(), inside.shape)
+        peak = peak_of(self.mean, inside)
         k, n = self.failures[peak], self.replicates[peak]
         if n < ENOUGH:
             return float(self.mean[peak]), (float(self.low[peak]), float(self.high[peak]))
@@ -232,6 +231,17 @@ class _Sheet:
 
 
 TENTH = 0.1
+
+
+def peak_of(mean: Floats, inside: Bools) -> tuple[int, ...]:
+    """The region's cell whose neighbourhood (a box of three cells a side) has the highest mean rate.
+
+    Not simply the highest cell: among many of much the same rate that is the luckiest one, and its interval too high.
+    """
+    known = np.isfinite(mean)
+    weight = uniform_filter(known.astype(np.float64), 3, mode="nearest")
+    around = uniform_filter(np.where(known, mean, 0.0), 3, mode="nearest") / np.maximum(weight, 1e-9)
+    return tuple(map(int, np.unravel_index(np.where(inside, around, -1).argmax(), inside.shape)))
 
 
 def _name(failure: str, nodes: Nodes, a: Ints, i: Ints, j: Ints) -> tuple[str, str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from search_spaces.cells import Architecture
 from search_spaces.failure_surface import FOLDS, Counts, Domain, Surface, dealt, fit_surface
@@ -16,8 +17,9 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 ENOUGH = 50
-"""Replicates from which a cell's own rate is told in place of the surface's. From there on it is as near to the truth as the
-surface on lattices of 12 × 13, and it leans on no neighbour: docs/regions.md has the measurement."""
+"""Replicates from which a cell's own rate is told in place of the surface's. With fewer the surface is nearer to the truth and
+its intervals hold it; with as many a cell's own interval is narrow and needs no neighbour, while on fine lattices the surface's
+becomes too narrow (docs/regions.md)."""
 PREDICTIVE_FITS = 2
 """Batches that a lattice is dealt into: as good as eight there (docs/regions.md), and four times as fast."""
 
@@ -65,9 +67,24 @@ class Tally:
         return Counts(self.cells.architecture, self.cells.u, self.cells.v, failures, self.cells.replicates)
 
     def surface(self, failed: Bools) -> Surface:
-        """P(failure) fitted to the cells."""
+        """P(failure) fitted to the cells; where these are more than MOST_CELLS, to their counts on a grid of PITCH."""
         counts = self.counts(failed)
-        return fit_surface(self.domain, counts, dealt(counts) * PREDICTIVE_FITS // FOLDS)
+        if len(counts) > MOST_CELLS:
+            counts = _gathered(counts)
+        with threadpool_limits(
+            1, "blas"
+        ):  # the matrices are small: more threads wait for each other, on a busy machine for minutes
+            return fit_surface(self.domain, counts, dealt(counts) * PREDICTIVE_FITS // FOLDS)
+
+
+def _gathered(counts: Counts) -> Counts:
+    """Each point moved to the middle of its grid cell, and added up there."""
+    u, v = ((np.minimum(np.floor(x * PITCH), PITCH - 1) + 0.5) / PITCH for x in (counts.u, counts.v))
+    return replace(counts, u=u, v=v).merged()
+
+
+MOST_CELLS, PITCH = 20_000, 64
+"""A random search of more cells is gathered on PITCH × PITCH an architecture, as finely as the surface's tree sees."""
 
 
 def architecture_index(frame: pd.DataFrame, domain: Domain) -> Ints:

@@ -19,7 +19,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROTOCOLS
@@ -301,14 +301,13 @@ def regions(
         listed = [asdict(region) for region in found]
         _print_json({"study": study, "level": level, "regions": listed, "left_out_l1_zero": left_out})
         return
-    heads = ("region", "architectures", "sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence", "beyond")
-    table = Table(*heads)
+    heads = ("sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence", "beyond")
+    table = Table(Column("region", no_wrap=True, overflow="fold"), *heads)
     for region in found:
         peak = f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]"
         span = [f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in (region.sparsity, region.l1)]
         table.add_row(
             region.name,
-            " ".join(region.architectures),
             *span,
             f"{region.volume:.1%}",
             peak,

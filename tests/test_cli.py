@@ -253,6 +253,16 @@ def test_regions_have_their_fields(run: Run, stored: Path) -> None:
     assert "any@" in run("regions", "made", "--storage", stored)[1]
 
 
+def test_regions_say_what_they_leave_out(run: Run, stored: Path) -> None:
+    """Replicates of l1 = 0: on standard error, and in the document."""
+    shard = next((stored / "made" / "rows").glob("*.parquet"))
+    rows = pd.read_parquet(shard)
+    rows.assign(l1=rows["l1"].where(rows["l1"] < 1, 0.0)).to_parquet(shard, index=False)
+    code, out, err = run("regions", "made", "--storage", stored, "--json")
+    assert (code, json.loads(out)["left_out_l1_zero"]) == (0, 8)
+    assert "8 replicates of l1 = 0 are left out" in err
+
+
 def test_report_is_one_page(run: Run, stored: Path) -> None:
     """Self-contained: no address in it is fetched."""
     code, out, _ = run("report", "made", "--storage", stored, "--json")
