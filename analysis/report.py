@@ -145,7 +145,8 @@ def _sections(frame: pd.DataFrame, spec: StudySpec) -> list[_Section]:
         sections.append(
             _Section(
                 "Failure regions",
-                "Connected cells where at least half of the seeds fail, the surest first; confidence is that of the peak's cell.",
+                "Connected cells whose smoothed failure rate is at least one half, the surest first. A confidence of 0.95 or more "
+                "is wrong in at most one map in twenty; neighbours are the verdicts beyond a region's borders.",
                 name="regions",
                 data=regions,
             )

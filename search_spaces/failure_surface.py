@@ -386,13 +386,14 @@ class Tree:
 
     @classmethod
     def fitted(cls, domain: Domain, counts: Counts) -> Tree:
-        """The posterior given counts; exact but for the cells' size, 1/64 of a frame."""
-        sides = tuple(2**LEVELS if varies else 1 for varies in domain.varies)
+        """The posterior given counts; exact but for the cells' size, 1/64 of a frame (1/32 of coarse lattices)."""
+        sides = tuple(2 ** _levels(axis) if varies else 1 for axis, varies in zip((counts.u, counts.v), domain.varies))
         padded = 2 ** math.ceil(math.log2(len(domain.architectures)))
         around = frames(rotate=all(domain.varies))
-        means, seconds = zip(*(_frame_moments(frame, counts, (padded, *sides)) for frame in around))
+        failures, replicates = (np.stack(parts) for parts in zip(*(_framed(f, counts, (padded, *sides)) for f in around)))
+        mean, second = partition_average(failures, replicates, apart=1)
         kept = slice(len(domain.architectures))
-        return cls(around, np.stack(means)[:, kept], np.stack(seconds)[:, kept])
+        return cls(around, mean[:, kept], second[:, kept])
 
     def moments(self, architecture: Ints, u: Floats, v: Floats) -> tuple[Floats, Floats]:
         """E rate and E rate², averaged over frames, at points; the arguments are broadcast."""
@@ -403,26 +404,37 @@ class Tree:
         return first / len(self.frames), second / len(self.frames)
 
 
-def _frame_moments(frame: Frame, counts: Counts, shape: tuple[int, ...]) -> tuple[Floats, Floats]:
+def _levels(axis: Floats) -> int:
+    """Halvings of an axis: one fewer where a lattice's values are so few that they stay apart all the same."""
+    return LEVELS - 1 if len(np.unique(axis)) <= _FEW_VALUES else LEVELS
+
+
+_FEW_VALUES = 16
+
+
+def _framed(frame: Frame, counts: Counts, shape: tuple[int, ...]) -> tuple[Ints, Ints]:
+    """Failures and replicates in each of the frame's cells."""
     at = counts.architecture, *frame.cells(counts.u, counts.v, shape[1:])
     flat = np.ravel_multi_index(at, shape)
     failures, replicates = (
-        np.bincount(flat, weights=column.astype(np.float64), minlength=math.prod(shape)).reshape(shape).astype(np.float64)
+        np.bincount(flat, weights=column.astype(np.float64), minlength=math.prod(shape)).reshape(shape).astype(np.int64)
         for column in (counts.failures, counts.replicates)
     )
-    return partition_average(failures, replicates)
+    return failures, replicates
 
 
-def partition_average(failures: Floats, replicates: Floats) -> tuple[Floats, Floats]:
+def partition_average(failures: Floats | Ints, replicates: Floats | Ints, apart: int = 0) -> tuple[Floats, Floats]:
     """E rate and E rate² of every cell under the optional Pólya tree; sides are powers of two, any number of axes.
 
     A box stops with probability ½ (1 where it is a single cell) and is then one Beta(½, ½) rate; or it is halved along
     one of the axes that still can be, each with the same probability. With M the marginal likelihood of a box,
     M = ½ leaf + ½ mean over axes of M(left) M(right), from small boxes to large ones; then the posterior probability
-    that a box is a leaf, from large ones to small. The cost is that of the number of boxes, ∏ (2 · side − 1).
+    that a box is a leaf, from large ones to small. The cost is that of the number of boxes, ∏ (2 · side − 1). The first
+    `apart` axes, of any length, are not space: each of their entries is a space of its own.
     """
-    deepest = tuple(side.bit_length() - 1 for side in failures.shape)
-    boxes = _boxes(failures, replicates, deepest)
+    deepest = tuple(0 if axis < apart else side.bit_length() - 1 for axis, side in enumerate(failures.shape))
+    failures, replicates = (given.astype(np.int64) for given in (failures, replicates))
+    boxes = _boxes(failures, replicates, deepest, int(replicates.sum(axis=tuple(range(apart, replicates.ndim))).max()))
     reach = {depth: np.zeros(box.stopping.shape) for depth, box in boxes.items()}
     reach[(0,) * len(deepest)] += 1
     own = {}
@@ -441,8 +453,8 @@ def partition_average(failures: Floats, replicates: Floats) -> tuple[Floats, Flo
 class _Boxes:
     """All boxes of one depth, how often each axis was halved; arrays have shape 2^depth."""
 
-    failures: Floats
-    replicates: Floats
+    failures: Ints
+    replicates: Ints
     evidence: Floats
     """log M."""
     stopping: Floats
@@ -451,15 +463,16 @@ class _Boxes:
     """And that it is halved along each axis."""
 
 
-def _boxes(failures: Floats, replicates: Floats, deepest: tuple[int, ...]) -> dict[tuple[int, ...], _Boxes]:
-    """From single cells, the deepest, up to the whole."""
+def _boxes(failures: Ints, replicates: Ints, deepest: tuple[int, ...], most: int) -> dict[tuple[int, ...], _Boxes]:
+    """From single cells, the deepest, up to the whole; `most` is the largest number of replicates in one box."""
     found: dict[tuple[int, ...], _Boxes] = {}
-    for depth in sorted(itertools.product(*(range(most + 1) for most in deepest)), reverse=True):
+    half, whole = gammaln(np.arange(most + 1) + 0.5), gammaln(np.arange(most + 1) + 1)
+    for depth in sorted(itertools.product(*(range(halvings + 1) for halvings in deepest)), reverse=True):
         finer = {axis: found[_deeper(depth, axis)] for axis in range(len(depth)) if depth[axis] < deepest[axis]}
         k, n = failures, replicates
         for axis, halves in itertools.islice(finer.items(), 1):
             k, n = _pairs(halves.failures, axis), _pairs(halves.replicates, axis)
-        leaf = gammaln(k + 0.5) + gammaln(n - k + 0.5) - gammaln(n + 1) - math.log(math.pi)
+        leaf = half[k] + half[n - k] - whole[n] - math.log(math.pi)
         halved = {axis: _pairs(halves.evidence, axis) - math.log(2 * len(finer)) for axis, halves in finer.items()}
         found[depth] = _Boxes(k, n, *_shares(leaf, halved))
     return found
@@ -496,10 +509,10 @@ def _deeper(depth: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return (*depth[:axis], depth[axis] + 1, *depth[axis + 1 :])
 
 
-def _pairs(values: Floats, axis: int) -> Floats:
+def _pairs(values: NDArray[Any], axis: int) -> NDArray[Any]:
     """Sums of neighbouring pairs along an axis: a box's value from its two halves'."""
-    shape = values.shape
-    return values.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :]).sum(axis + 1)
+    before = (slice(None),) * axis
+    return values[(*before, slice(0, None, 2))] + values[(*before, slice(1, None, 2))]
 
 
 # --- G, the Gaussian process
@@ -563,7 +576,15 @@ _LEAST_VARIANCE = 1e-6
 class _Laplace:
     evidence: float
     location: Floats
-    variance: Floats
+    scale: Floats
+    factor: Floats
+    """Lower Cholesky factor of minus the Hessian."""
+
+    @property
+    def variance(self) -> Floats:
+        """Cosine coefficients of the logit's variance."""
+        half = solve_triangular(self.factor, np.diag(self.scale), lower=True, check_finite=False)
+        return _variance_series(half.T @ half, self.location.shape)
 
 
 def _laplace(counts: Counts, length: float, varies: tuple[bool, bool]) -> _Laplace:
@@ -572,7 +593,7 @@ def _laplace(counts: Counts, length: float, varies: tuple[bool, bool]) -> _Lapla
     With W = n p (1 − p): (I + D Φᵀ W Φ D) is the Hessian of −log posterior, D = diag(√prior). Rasmussen and Williams
     2006, eqs. 3.15 and 3.32.
     """
-    sides = tuple(min(FUNCTIONS, math.ceil(_CUTOFF / (math.pi * length)) + 1) if varied else 1 for varied in varies)
+    sides = tuple(_functions(axis, length) if varied else 1 for axis, varied in zip((counts.u, counts.v), varies))
     scale = AMPLITUDE * np.sqrt(np.outer(_spectrum(length, sides[0]), _spectrum(length, sides[1]))).ravel()
     waves = _cosines(counts.u, 2 * sides[0] - 1), _cosines(counts.v, 2 * sides[1] - 1)
     z = np.zeros(len(scale))
@@ -588,11 +609,16 @@ def _laplace(counts: Counts, length: float, varies: tuple[bool, bool]) -> _Lapla
             size /= 2
         z = z + size * step
         value, gradient, hessian = _objective(z, counts, scale, waves, sides)
-    half = solve_triangular(factor[0], np.diag(scale), lower=True, check_finite=False)
     evidence = value - float(np.log(np.diag(factor[0])).sum())
-    return _Laplace(evidence, (scale * z).reshape(sides), _variance_series(half.T @ half, sides))
+    return _Laplace(evidence, (scale * z).reshape(sides), scale, factor[0])
 
 
+def _functions(axis: Floats, length: float) -> int:
+    """Cosines on an axis: up to the cutoff, and not many more than a lattice has values to tell them apart by."""
+    return min(FUNCTIONS, math.ceil(_CUTOFF / (math.pi * length)) + 1, len(np.unique(axis)) + _SPARE)
+
+
+_SPARE = 3
 _CUTOFF = 3.6
 """Frequencies times length scale beyond this have a prior variance of under 0.0016 of the first."""
 _MOST_STEPS = 30

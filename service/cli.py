@@ -19,7 +19,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROTOCOLS
@@ -286,29 +286,83 @@ def regions(
     """Failure regions: connected cells whose failure rate is at or above a level."""
     from analysis.failure_regions import all_regions, failure_regions
     from analysis.frames import load
+    from analysis.mapped import without_zero_l1
 
     if not 0 < level < 1:
         raise MisuseError(f"level={level} is outside (0, 1). It is a failure rate, for example 0.5.")
     frame = load(study, storage)
     found = all_regions(frame, level) if failure is None else failure_regions(frame, failure, level)
+    left_out = without_zero_l1(frame)[1]
+    if left_out:
+        err.print(f"{left_out} replicates of l1 = 0 are left out: regions lie on log10 l1.")
     if as_json:
-        _print_json({"study": study, "level": level, "regions": [asdict(region) for region in found]})
+        listed = [asdict(region) for region in found]
+        _print_json({"study": study, "level": level, "regions": listed, "left_out_l1_zero": left_out})
         return
-    table = Table("region", "architectures", "sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence")
+    heads = ("sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence", "beyond")
+    table = Table(Column("region", no_wrap=True, overflow="fold"), *heads)
     for region in found:
         peak = f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]"
-        span = [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in (region.sparsity, region.l1)]
+        span = [f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in (region.sparsity, region.l1)]
         table.add_row(
             region.name,
-            " ".join(region.architectures),
             *span,
             f"{region.volume:.1%}",
             peak,
             str(region.replicates),
             f"{region.confidence:.3f}",
+            ", ".join(region.neighbours),
         )
     nothing = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet."
     out.print(table if found else nothing)
+
+
+@app.command()
+def rate(
+    study: Study,
+    architecture: Annotated[str | None, typer.Argument(metavar="ARCH", help="As 10-5-10; or --cells.")] = None,
+    sparsity: Annotated[float | None, typer.Option(help="P(feature = 0) of the one cell.")] = None,
+    l1: Annotated[float | None, typer.Option(help="l1 of the one cell.")] = None,
+    cells: Annotated[str | None, typer.Option(help="A CSV file of cells: architecture, sparsity, l1.")] = None,
+    out_file: Annotated[str | None, typer.Option("--out", help="The CSV file to write, with --cells.")] = None,
+    failure: Annotated[str, typer.Option(help="any, a kind of failure, or sae_all_dead.")] = "any",
+    storage: Where = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Failure rate at one cell, or at those of a file: measured or interpolated, with its 90 % interval."""
+    from analysis.frames import load
+    from analysis.rates import failure_rates, one_cell, read_cells, write_whole
+
+    given = [sum(part is not None for part in parts) for parts in ((architecture, sparsity, l1), (cells, out_file))]
+    if given not in ([3, 0], [0, 2]):
+        raise MisuseError(
+            "rate takes ARCH with --sparsity and --l1, or --cells FILE.csv with --out FILE.csv; one of the two, whole."
+        )
+    asked = one_cell(architecture, sparsity, l1) if cells is None else read_cells(cells)
+    told = failure_rates(load(study, storage), asked, failure)
+    if out_file is not None:
+        write_whole(told, out_file)
+    _tell_rates(told, study, failure, out_file, as_json)
+
+
+def _tell_rates(told: pd.DataFrame, study: str, failure: str, out_file: str | None, as_json: bool) -> None:
+    measured = int((told["source"] == "measured").sum())
+    if as_json:
+        written = {} if out_file is None else {"out": out_file}
+        counts = {"cells": len(told), "measured": measured, "surface": len(told) - measured}
+        listed = {"rates": told.to_dict("records")} if out_file is None else {}
+        _print_json({"study": study, "failure": failure, **counts, **written, **listed})
+    elif out_file is not None:
+        out.print(
+            f"{len(told)} rates of {study} ({measured} measured, {len(told) - measured} by the surface) written to {out_file}."
+        )
+    else:
+        (row,) = told.itertuples()
+        out.print(
+            f"{row.architecture} at S = {row.sparsity:g}, l1 = {row.l1:g}, {failure}: {row.rate:.1%} "
+            f"[{row.confidence:.0%} interval {row.low:.1%} to {row.high:.1%}], {row.source}, {row.replicates} replicates there",
+            markup=False,
+        )
 
 
 @app.command()

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from scipy.stats import binom
 
 from analysis import load, plots, tune_frame
-from analysis.failure_regions import all_regions, failure_regions
 from analysis.published import published_experiment, rate_text, side_by_side
 from analysis.report import findings, verdict_table, write_report
 from analysis.statistics import cell_rates, failed, on_lattice, rate_interval
@@ -87,32 +86,6 @@ def test_cells_are_counted() -> None:
         failed(frame, "sae_deed")
 
 
-def test_regions_are_the_connected_cells() -> None:
-    """Two islands on a lattice of 2 × 6 × 5: found apart, with their extents; architectures that touch belong together."""
-    cells = {}
-    sparsities, l1s = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9), (1e-4, 1e-3, 1e-2, 0.1, 1.0)
-    left = {(a, s, l1) for a in ("5-3-5", "10-5-10") for s in (0.3, 0.5) for l1 in (0.1, 1.0)}
-    right = {("10-5-10", 0.9, 1e-4)}
-    for architecture in ("5-3-5", "10-5-10"):
-        for s in sparsities:
-            for l1 in l1s:
-                cell = (architecture, s, l1)
-                cells[cell] = ["sae_dead"] * 9 + ["none"] if cell in left else ["sae_dense"] * 6 if cell in right else ["none"] * 10
-    frame = frame_of(cells)
-    large, small = sorted(failure_regions(frame), key=lambda region: -region.volume)
-    assert large.architectures == ["5-3-5", "10-5-10"]
-    assert (large.sparsity, large.l1) == ((0.3, 0.5), (0.1, 1.0))
-    assert large.volume == 8 / 60
-    assert large.replicates == 80
-    assert large.peak_rate == 0.9
-    assert large.peak_interval[0] < 0.9 < large.peak_interval[1]
-    assert small.name == "any@10-5-10,S=0.9,l1=0.0001"
-    assert (small.architectures, small.sparsity, small.l1, small.replicates) == (["10-5-10"], (0.9, 0.9), (1e-4, 1e-4), 6)
-    assert [region.failure for region in all_regions(frame)] == ["any", "any", "sae_dead", "sae_dense"]
-    assert failure_regions(frame[frame["failure"] == "none"]) == []
-    assert failure_regions(frame.head(0)) == []
-
-
 def test_verdict_shares_sum_to_one() -> None:
     """And are those of the frame."""
     frame = frame_of({("5-3-5", 0.5, 0.01): ["none", "none", "sae_dead"], ("5-3-5", 0.9, 0.01): ["unfaithful"]})
@@ -184,7 +157,7 @@ def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> Non
 
 
 def test_random_search_is_binned_before_it_is_mapped() -> None:
-    """6,000 cells of one seed on no lattice: regions come in a moment, on 12 × 12 bins that pool their seeds."""
+    """6,000 cells of one seed on no lattice: 12 × 12 bins that pool their seeds."""
     generator = np.random.default_rng(0)
     sparsity, l1 = generator.uniform(0.3, 0.98, 6000), 10 ** generator.uniform(-4, 0, 6000)
     cells = {("5-3-5", s, c): ["sae_dead" if c > 0.1 else "none"] for s, c in zip(sparsity.tolist(), l1.tolist())}
@@ -192,10 +165,6 @@ def test_random_search_is_binned_before_it_is_mapped() -> None:
     rates = cell_rates(on_lattice(frame))
     assert len(rates) == 144
     assert rates["replicates"].sum() == 6000
-    (region,) = failure_regions(frame, "sae_dead")
-    assert 0.1 < region.l1[0] < 0.2
-    assert region.volume == pytest.approx(0.25, abs=1e-12)
-    assert region.sparsity[0] < 0.35
     pd.testing.assert_frame_equal(on_lattice(frame.head(50)), frame.head(50))
 
 

@@ -245,11 +245,22 @@ def test_regions_have_their_fields(run: Run, stored: Path) -> None:
     assert code == 0
     assert regions
     assert regions[0].keys() == {
-        "name", "failure", "architectures", "sparsity", "l1", "volume", "peak_rate", "peak_interval", "replicates", "confidence"
+        "name", "failure", "architectures", "sparsity", "l1", "volume", "peak_rate", "peak_interval", "replicates", "confidence",
+        "neighbours",
     }  # fmt: skip
     assert run("regions", "made", "--storage", stored, "--failure", "dead")[0] == 2
     assert run("regions", "made", "--storage", stored, "--level", "2")[0] == 2
     assert "any@" in run("regions", "made", "--storage", stored)[1]
+
+
+def test_regions_say_what_they_leave_out(run: Run, stored: Path) -> None:
+    """Replicates of l1 = 0: on standard error, and in the document."""
+    shard = next((stored / "made" / "rows").glob("*.parquet"))
+    rows = pd.read_parquet(shard)
+    rows.assign(l1=rows["l1"].where(rows["l1"] < 1, 0.0)).to_parquet(shard, index=False)
+    code, out, err = run("regions", "made", "--storage", stored, "--json")
+    assert (code, json.loads(out)["left_out_l1_zero"]) == (0, 8)
+    assert "8 replicates of l1 = 0 are left out" in err
 
 
 def test_report_is_one_page(run: Run, stored: Path) -> None:

@@ -1,0 +1,216 @@
+"""How failure regions and rates compare with known truths: `python -m tests.benchmarks.regions`.
+
+Prints one table in Markdown; asserts nothing. Some eight minutes on one core; names of truths and a number of repetitions,
+as in `python -m tests.benchmarks.regions combo 1`, make it shorter. A truth is one of `tests.truths`, or a flat rate.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.ndimage import label
+
+from analysis.failure_regions import Region, failure_regions, peak_of
+from analysis.mapped import Tally
+from analysis.statistics import rate_interval
+from search_spaces.failure_surface import Posterior, Surface
+from tests.truths import DOMAIN, TRUTHS, sobol
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+LEVEL, SURE = 0.5, 0.95
+FLAT = ("0.3", "0.45", "0.499")
+SHAPES = {"8 × 12 × 13": (tuple(range(8)), 12, 13), "2 × 24 × 24": ((3, 4), 24, 24)}
+"""Architectures (places in DOMAIN), sparsities, l1 values."""
+SEEDS = (1, 2, 5, 20, 50)
+REPEATS, FLAT_REPEATS = 3, 15
+PLACES = sobol(8_192, 99)
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """A study's cells, (A, U, V), and their true rate."""
+
+    truth: str
+    shape: str
+
+    @property
+    def at(self) -> tuple[Ints, Floats, Floats]:
+        """Architecture in DOMAIN, u, v of every cell."""
+        own, us, vs = SHAPES[self.shape]
+        a, i, j = np.indices((len(own), us, vs))
+        return np.array(own)[a], i / (us - 1), j / (vs - 1)
+
+    def rate(self, a: Ints, u: Floats, v: Floats) -> Floats:
+        """The true rate."""
+        return np.full(u.shape, float(self.truth)) if self.truth in FLAT else TRUTHS[self.truth](a, u, v)
+
+    def frame(self, seeds: int, seed: int) -> pd.DataFrame:
+        """A made-up study's rows; outcomes are independent, an autoencoder a replicate."""
+        a, u, v = (np.repeat(axis.ravel(), seeds) for axis in self.at)
+        fails = np.random.default_rng(seed).random(len(a)) < self.rate(a, u, v)
+        return pd.DataFrame(
+            {
+                "architecture": np.array(DOMAIN.architectures, dtype=object)[a],
+                "sparsity": DOMAIN.sparsity_at(u),
+                "l1": DOMAIN.l1_at(v),
+                "seed": np.tile(np.arange(seeds), len(a) // seeds),
+                "failure": np.where(fails, "sae_dead", "none"),
+                "sae_all_dead": fails,
+            }
+        )
+
+    def cells(self, region: Region) -> NDArray[np.bool_]:
+        """(A, U, V): the box around a region."""
+        a, u, v = self.at
+        sparsity, l1 = DOMAIN.sparsity_at(u), DOMAIN.l1_at(v)
+        inside = np.isin(np.array(DOMAIN.architectures)[a], region.architectures)
+        for axis, (low, high) in ((sparsity, region.sparsity), (np.log10(l1), np.log10(region.l1))):
+            inside &= (axis >= low - 1e-9) & (axis <= high + 1e-9)
+        return inside
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one made-up study was told, and how it was; shares, NaN where there is nothing to share."""
+
+    sizes: tuple[int, ...]
+    """Cells of the true regions."""
+    seen: tuple[bool, ...]
+    """Whether the surface's mean reaches the level in at least half of each one's cells."""
+    sure: tuple[bool, ...]
+    """And whether a sure region's cells are among them."""
+    reported: int
+    sure_regions: int
+    false_sure: int
+    """Sure regions whose box holds no cell of a true rate at the level."""
+    covered: float
+    covered_between: float
+    peaks: float
+    """Sure regions whose peak's interval holds the rate there."""
+    kept: float
+    """Names of half the seeds' sure regions that are there with all seeds."""
+
+
+def told(lattice: Lattice, seeds: int, seed: int) -> Told:
+    """Make a study, ask for its regions and rates, compare."""
+    frame = lattice.frame(seeds, seed)
+    regions = failure_regions(frame, level=LEVEL)
+    sure = [region for region in regions if region.confidence >= SURE]
+    truth = lattice.rate(*lattice.at)
+    labels, count = label(truth >= LEVEL)
+    parts = [labels == number for number in range(1, count + 1)]
+    if lattice.truth in FLAT:
+        return Told((), (), (), len(regions), len(sure), len(sure), np.nan, np.nan, np.nan, np.nan)
+    surface = Tally.of(frame).surface(frame["failure"].to_numpy() != "none")
+    mean = surface.at(_names(lattice.at[0]), frame_axis(lattice, 0), frame_axis(lattice, 1)).mean.reshape(truth.shape)
+    inside = [lattice.cells(region) & (mean >= LEVEL) for region in sure]
+    seen = [((mean >= LEVEL) & part).sum() >= part.sum() / 2 for part in parts]
+    found = [saw and any((own & part).any() for own in inside) for saw, part in zip(seen, parts)]
+    return Told(
+        tuple(int(part.sum()) for part in parts),
+        tuple(map(bool, seen)),
+        tuple(found),
+        len(regions),
+        len(sure),
+        sum(not (own & (truth >= LEVEL)).any() for own in inside),
+        *_covered(lattice, surface),
+        _peaks(sure, inside, mean, truth),
+        _kept(frame, seeds, sure),
+    )
+
+
+def _names(a: Ints) -> list[str]:
+    return np.array(DOMAIN.architectures)[a.ravel()].tolist()
+
+
+def frame_axis(lattice: Lattice, axis: int) -> Floats:
+    """Sparsity (0) or l1 (1) of every cell."""
+    return (DOMAIN.sparsity_at, DOMAIN.l1_at)[axis](lattice.at[axis + 1].ravel())
+
+
+def _covered(lattice: Lattice, surface: Surface) -> tuple[float, float]:
+    """Shares of the volume, and of where 0.1 < p < 0.9, in which the 90 % interval holds the rate."""
+    own = np.isin(PLACES.architecture, SHAPES[lattice.shape][0])
+    a, u, v = PLACES.architecture[own], PLACES.u[own], PLACES.v[own]
+    truth = lattice.rate(a, u, v)
+    made: Posterior = surface.at(_names(a), DOMAIN.sparsity_at(u), DOMAIN.l1_at(v))
+    low, high = made.interval(0.9)
+    held, between = (low <= truth) & (truth <= high), (truth > 0.1) & (truth < 0.9)
+    return float(held.mean()), float(held[between].mean())
+
+
+def _peaks(sure: list[Region], inside: list[NDArray[np.bool_]], mean: Floats, truth: Floats) -> float:
+    rates = [truth[peak_of(mean, own)] for own in inside]
+    held = [region.peak_interval[0] <= rate <= region.peak_interval[1] for region, rate in zip(sure, rates)]
+    return float(np.mean(held)) if held else np.nan
+
+
+def _kept(frame: pd.DataFrame, seeds: int, sure: list[Region]) -> float:
+    if seeds < 5:
+        return np.nan
+    half = failure_regions(frame[frame["seed"] < seeds // 2], level=LEVEL)
+    names = [region.name for region in half if region.confidence >= SURE]
+    return float(np.mean([name in {region.name for region in sure} for name in names])) if names else np.nan
+
+
+def main(truths: list[str], repeats: int) -> None:
+    """Measure and print."""
+    heads = ("truth", "lattice", "seeds", "cells of true regions", "seen", "sure", "reported", "sure regions", "false")
+    print("| " + " | ".join((*heads, "cov", "covbz", "peak", "names kept")) + " |")
+    print("| " + " | ".join("---" for _ in range(13)) + " |")
+    for truth in truths:
+        for shape in SHAPES:
+            for seeds in SEEDS:
+                times = FLAT_REPEATS if truth in FLAT else repeats
+                many = [told(Lattice(truth, shape), seeds, 1000 * seeds + number) for number in range(times)]
+                print("| " + " | ".join((truth, shape, str(seeds), *_row(many))) + " |", flush=True)
+    _rates()
+
+
+def _row(many: list[Told]) -> Iterator[str]:
+    sizes = ", ".join(map(str, many[0].sizes)) or "none"
+    yield sizes
+    total = sum(len(one.sizes) for one in many)
+    yield f"{sum(sum(one.seen) for one in many)} of {total}" if total else "–"
+    yield f"{sum(sum(one.sure) for one in many)} of {total}" if total else "–"
+    for field in ("reported", "sure_regions", "false_sure"):
+        yield str(sum(getattr(one, field) for one in many))
+    for field in ("covered", "covered_between", "peaks", "kept"):
+        values = [value for one in many if not np.isnan(value := getattr(one, field))]
+        yield f"{np.mean(values):.2f}" if values else "–"
+
+
+def _rates() -> None:
+    """Cells' own rates against the surface's, at the cells where 0.1 < p < 0.9: what ENOUGH replicates are."""
+    print("\n| lattice | seeds | rms error, surface | own | covered by 90 %, surface | own |\n|" + " --- |" * 6)
+    for shape in SHAPES:
+        for seeds in (5, 10, 20, 50, 100):
+            rows = np.mean([_compared(Lattice(truth, shape), seeds) for truth in ("smooth", "band", "combo")], axis=0)
+            print(f"| {shape} | {seeds} | {rows[0]:.3f} | {rows[1]:.3f} | {rows[2]:.2f} | {rows[3]:.2f} |", flush=True)
+
+
+def _compared(lattice: Lattice, seeds: int) -> tuple[float, ...]:
+    frame = lattice.frame(seeds, 77)
+    tally = Tally.of(frame)
+    failed = frame["failure"].to_numpy() != "none"
+    counts, surface = tally.counts(failed), tally.surface(failed)
+    names = np.array(tally.domain.architectures)[counts.architecture].tolist()
+    truth = lattice.rate(DOMAIN.index(names), DOMAIN.u(tally.sparsity), DOMAIN.v(tally.l1))
+    made = surface.at(names, tally.sparsity, tally.l1)
+    own = counts.failures / counts.replicates
+    between = (truth > 0.1) & (truth < 0.9)
+    ends = made.interval(0.9), rate_interval(counts.failures, counts.replicates, 0.9)
+    errors = (float(np.sqrt(((told - truth)[between] ** 2).mean())) for told in (made.mean, own))
+    return *errors, *(float(((low <= truth) & (truth <= high))[between].mean()) for low, high in ends)
+
+
+if __name__ == "__main__":
+    given = [word for word in sys.argv[1:] if not word.isdigit()]
+    main(given or [*TRUTHS, *FLAT], next((int(word) for word in sys.argv[1:] if word.isdigit()), REPEATS))
