@@ -301,7 +301,7 @@ def regions(
         return
     heads = ("sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence", "beyond")
     table = Table(Column("region", no_wrap=True, overflow="fold"), *heads)
-    for region in found:
+    for region in found[:MOST_CELLS_SHOWN]:
         peak = f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]"
         span = [f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in (region.sparsity, region.l1)]
         table.add_row(
@@ -315,6 +315,8 @@ def regions(
         )
     nothing = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet."
     out.print(table if found else nothing)
+    if len(found) > MOST_CELLS_SHOWN:
+        out.print(f"… and {len(found) - MOST_CELLS_SHOWN} more, no surer than these; --json lists them all.")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """How failure regions and rates compare with known truths: `python -m tests.benchmarks.regions`.
 
-Prints one table in Markdown; asserts nothing. Some eight minutes on one core; names of truths and a number of repetitions,
+Prints one table in Markdown; asserts nothing. Some four minutes on one core; names of truths and a number of repetitions,
 as in `python -m tests.benchmarks.regions combo 1`, make it shorter. A truth is one of `tests.truths`, or a flat rate.
 """
 
