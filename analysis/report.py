@@ -114,6 +114,7 @@ def _tabulated(sheet: Sheet, write: Write) -> dict[str, Any]:
         "name": sheet.name,
         "note": sheet.note,
         "heads": list(table.columns),
+        "words": [table[column].map(lambda value: isinstance(value, str) and value[:1].isalpha()).any() for column in table],
         "rows": [[cell_text(value) for value in row] for row in table.head(MOST_LINES).itertuples(index=False)],
         "length": len(table),
         "folded": len(table) > FOLD_ABOVE,

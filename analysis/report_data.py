@@ -20,6 +20,11 @@ from study.failures import FailureKind
 from study.sae_metrics import corrected_mcc
 
 COLLAPSE, DEATH = FailureKind.AE_COLLAPSED.value, "sae_all_dead"
+_OF_TRANSITIONS = (
+    "architecture", "n_features", "n_hidden", "n_latents", "sparsity", "l1", "seed", "data_seed", "ae_seed", "failure",
+    "sae_all_dead", "ae_loss", "ae_loss_dedicated", "ae_loss_bias_only", "ae_diagonal_mean", "ae_features_represented",
+    "ae_dimensions_per_feature", "ae_condition_number",
+)  # fmt: skip
 BATCHES = 2
 """In which the cells are read by the surface of a figure; each costs a fit."""
 SURFACE_GRID = 64
@@ -39,6 +44,14 @@ class StudyRows:
         """The rows on few levels of sparsity and l1, with `mcc_corrected`."""
         frame = on_lattice(self.rows) if len(self.rows) else self.rows
         return frame.assign(mcc_corrected=corrected_mcc(frame["mcc_decoder_features"], frame["mcc_chance"]))
+
+    def of(self, architecture: str) -> pd.DataFrame:
+        """The rows of one architecture."""
+        return self.frame[self.frame["architecture"] == architecture]
+
+    def deaths_of(self, architecture: str) -> list[CriticalPoint]:
+        """Those of `deaths` that are one architecture's."""
+        return [point for point in self.deaths if point.architecture == architecture]
 
     @cached_property
     def measured(self) -> pd.DataFrame:
@@ -88,12 +101,17 @@ class StudyRows:
     @cached_property
     def deaths(self) -> list[CriticalPoint]:
         """Where half of the seeds have all latents dead, along l1 and along sparsity."""
-        return critical_points(self.measured, DEATH, protocol=self.spec.protocol)
+        return critical_points(self._slim, DEATH, protocol=self.spec.protocol)
+
+    @cached_property
+    def _slim(self) -> pd.DataFrame:
+        """The columns that phase transitions are told from: a frame is copied for every cell of a plane."""
+        return self.measured[list(_OF_TRANSITIONS)]
 
     @cached_property
     def transitions(self) -> list[CriticalPoint]:
         """Critical sparsities of the autoencoders themselves."""
-        return order_transitions(self.measured)
+        return order_transitions(self._slim)
 
     @cached_property
     def trust(self) -> MetricTrust:

@@ -58,7 +58,10 @@ def verdict_sentences(frame: pd.DataFrame) -> list[str]:
         f"{kind.value} {counts[kind.value]} ({counts[kind.value] / len(frame):.1%})" for kind in FailureKind if kind.value in counts
     ]
     cells = len(frame.drop_duplicates(["architecture", "sparsity", "l1"]))
-    sentences = [f"{len(frame)} replicates in {cells} cells. Verdicts: {', '.join(kinds)}."]
+    failing = len(frame) - int(counts.get(FailureKind.NONE.value, 0))
+    sentences = [
+        f"{len(frame)} replicates in {cells} cells: {failing} fail ({failing / len(frame):.1%}). Verdicts: {', '.join(kinds)}."
+    ]
     if set(counts.index) == {FailureKind.NONE.value}:
         highest = float(rate_interval(0, len(frame))[1])
         sentences.append(f"No replicate failed: the rate of failure is below {highest:.2%} (95 % interval).")
@@ -130,7 +133,7 @@ def _many_curves(curves: dict[str, Monotonicity]) -> str:
     both = [name for name in rising if name in falling]
     told = [
         f"{failures} of {trained} autoencoders collapsed. The rate rises with sparsity in {_listed(rising, len(curves))}",
-        f"and falls somewhere in {_listed(falling, len(curves))} (Holm over the architectures, {LEVEL:.0%})",
+        f"and falls with it in {_listed(falling, len(curves))} (Holm over the architectures, {LEVEL:.0%})",
     ]
     verdict = f"not monotone in {', '.join(both)}" if both else "nothing speaks for a rate that is not monotone"
     return f"{' '.join(told)}: {verdict}."
@@ -142,8 +145,7 @@ def _significant(curves: dict[str, Monotonicity], p_value: str) -> list[str]:
 
 
 def _listed(names: list[str], of: int) -> str:
-    which = f" ({', '.join(names)})" if names else ""
-    return f"{len(names)} of {of} architectures{which}"
+    return f"{len(names)} of {of} architectures ({', '.join(names)})" if names else f"none of {of} architectures"
 
 
 def published_claim(study: StudyRows) -> LocalMaximum | None:
@@ -168,12 +170,18 @@ def region_sentences(regions: Sequence[Region]) -> list[str]:
 
 def _region_sentence(region: Region) -> str:
     low, high = region.peak_interval
-    peak = region.name.partition("@")[2].replace(",", ", ")
     return (
         f"{region.failure}: {span_text(region.architectures)}, S {range_text(region.sparsity)}, l1 {range_text(region.l1)} "
-        f"({region.volume:.1%} of the cells, {region.replicates} replicates); at its peak ({peak}) {region.peak_rate:.0%} of the "
+        f"({region.volume:.1%} of the cells, {region.replicates} replicates); at its peak ({peak_text(region)}) "
+        f"{region.peak_rate:.0%} of the "
         f"seeds fail [95 % interval {low:.0%} to {high:.0%}], half or more with probability {probability_text(region.confidence)}."
     )
+
+
+def peak_text(region: Region) -> str:
+    """The cell of the peak, its levels to three figures."""
+    names = (part.split("=") for part in region.name.partition("@")[2].split(","))
+    return ", ".join(part[0] if len(part) == 1 else f"{part[0]} = {float(part[1]):.3g}" for part in names)
 
 
 def span_text(architectures: Sequence[str]) -> str:
@@ -201,8 +209,8 @@ def death_summary(points: Sequence[CriticalPoint]) -> list[str]:
         return [f"All latents are dead in half of the seeds at no l1, in {len(enough)} curves of rate over l1."]
     estimates = [point.crossing.estimate for point in crossed]
     told = (
-        f"From l1 = {range_text((min(estimates), max(estimates)))} on, half of the seeds have all latents dead "
-        f"({len(crossed)} of {len(enough)} curves of rate over l1 cross it)."
+        f"Half of the seeds have all latents dead above a critical l1 of {range_text((min(estimates), max(estimates)))}, by "
+        f"architecture and sparsity ({len(crossed)} of {len(enough)} curves of rate over l1 cross one half)."
     )
     return [told, *_closed_form_sentences(crossed)]
 
@@ -216,8 +224,8 @@ def _closed_form_sentences(points: Sequence[CriticalPoint]) -> list[str]:
             off = float(np.median([point.difference(p) for point, p in pairs]))
             held = sum(bool(point.holds(p)) for point, p in pairs)
             told.append(
-                f"Closed form “{name}”: within the 90 % interval in {held} of {len(pairs)}; what was measured is "
-                f"{10 ** abs(off):.3g} times {'higher' if off > 0 else 'lower'} in the median."
+                f"Closed form “{name}”: within the 90 % interval in {held} of {len(pairs)}; the measured l1 is "
+                f"{'higher' if off > 0 else 'lower'} by a factor of {10 ** abs(off):.3g} in the median."
             )
     return told
 
@@ -225,21 +233,29 @@ def _closed_form_sentences(points: Sequence[CriticalPoint]) -> list[str]:
 def transition_summary(points: Sequence[CriticalPoint]) -> list[str]:
     """For each statement about the autoencoder: where it comes to hold, beside its closed form."""
     enough = [point for point in points if point.crossing.answer is not Answer.TOO_FEW and point.predictions]
-    statements = dict.fromkeys(point.quantity for point in enough)
-    return [_transition_sentence(name, [point for point in enough if point.quantity == name]) for name in statements]
+    by_statement = {name: [point for point in enough if point.quantity == name] for name in dict.fromkeys(_names_of(enough))}
+    crossing = {name for name, own in by_statement.items() if any(point.crossing.answer is Answer.CROSSED for point in own)}
+    told = [_transition_sentence(name, own) for name, own in by_statement.items() if name in crossing]
+    nowhere = [f"“{name}” ({_agreement(own)})" for name, own in by_statement.items() if name not in crossing]
+    return told + ([f"Holding in half of the seeds nowhere: {', '.join(nowhere)}."] if nowhere else [])
+
+
+def _names_of(points: Sequence[CriticalPoint]) -> list[str]:
+    return [point.quantity for point in points]
 
 
 def _transition_sentence(statement: str, points: list[CriticalPoint]) -> str:
     """Rising crossings only: a closed form speaks of no fall."""
     rising = [point for point in points if point.crossing.answer is Answer.CROSSED]
-    judged = [held for point in points for held in [point.holds(point.predictions[0])] if held is not None]
-    form = points[0].predictions[0].name
-    agreement = f"the closed form (“{form}”) agrees in {sum(judged)} of {len(judged)} architectures"
-    if not rising:
-        return f"“{statement}” comes to hold in half of the seeds nowhere; {agreement}."
     told = [f"{p.crossing.estimate:.3g} in {p.architecture} (predicted {p.predictions[0].value:.3g})" for p in rising[:3]]
-    more = f" and {len(rising) - 3} more" if len(rising) > 3 else ""
-    return f"“{statement}” comes to hold in half of the seeds at S = {', '.join(told)}{more}; {agreement}."
+    more = f" and in {len(rising) - 3} more" if len(rising) > 3 else ""
+    return f"“{statement}” comes to hold in half of the seeds at S = {', '.join(told)}{more}: {_agreement(points)}."
+
+
+def _agreement(points: list[CriticalPoint]) -> str:
+    """In how many architectures the interval (or its absence) fits the closed form."""
+    judged = [held for point in points for held in [point.holds(point.predictions[0])] if held is not None]
+    return f"closed form “{points[0].predictions[0].name}” fits in {sum(judged)} of {len(judged)}"
 
 
 # Metrics
@@ -284,10 +300,10 @@ def _names(table: pd.DataFrame) -> str:
 
 def architecture_sentences(study: StudyRows, architecture: str) -> list[str]:
     """What is told of one architecture: its verdicts, its collapse, its critical points."""
-    own = study.frame[study.frame["architecture"] == architecture]
+    own = study.of(architecture)
     curve = study.collapse.get(architecture)
     told = verdict_sentences(own)
     if curve is not None:
         told.append(f"Collapse of the autoencoder, {_one_curve(architecture, curve)}")
-    told += death_summary([point for point in study.deaths if point.architecture == architecture])
+    told += death_summary(study.deaths_of(architecture))
     return told + [f"{point.sentence}." for point in study.transitions if point.architecture == architecture]

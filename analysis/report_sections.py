@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis import plots
 from analysis.crossings import Answer, Crossing
 from analysis.phase_diagrams import CriticalPoint, critical_table
 from analysis.phase_plots import (
-    PhaseDiagram,
     failure_curves,
     order_parameter_curve,
     phase_diagram,
@@ -26,7 +26,7 @@ from analysis.phase_plots import (
 from analysis.published import published_replicates, side_by_side
 from analysis.replicate_plots import gram, metric_scatter, plot_gram_matrix, plot_metric_scatter
 from analysis.report_data import COLLAPSE, DEATH, StudyRows, slug
-from analysis.report_findings import architecture_sentences, collapse_sentences, range_text, span_text, verdict_table
+from analysis.report_findings import architecture_sentences, collapse_sentences, peak_text, range_text, span_text, verdict_table
 from analysis.statistics import probability_text
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.spaces import StudySpec
@@ -46,8 +46,8 @@ ORDER_COLUMN = "ae_dimensions_per_feature"
 MOST_GRAMS, MOST_DOTS, MOST_ORDER_PANELS, MOST_ARCHITECTURES = 8, 5_000, 8, 24
 MOST_LINES = 150
 """Of a table on the page; its CSV file holds all."""
-NARROW = (4.9, 3.7)
-"""Inches of a figure that a telephone still shows legibly."""
+HIGHEST_ORDER = 2.0
+"""Where the axis of dimensions per feature ends: a collapsed autoencoder has tens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def sections(study: StudyRows) -> list[Section]:
 
 
 def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s".replace(",", " ")
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _seeds_a_cell(study: StudyRows) -> str:
@@ -115,9 +115,38 @@ def _seeds_a_cell(study: StudyRows) -> str:
     return _counted(int(most), "seed") if fewest == most else f"{fewest} to {most} seeds"
 
 
-def _single(size: tuple[float, float] = NARROW) -> tuple[Figure, Any]:
-    figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots()
+Margins: TypeAlias = tuple[float, float, float, float]
+"""Left, right, bottom, top, in inches: laid out by hand, which takes half the time of Matplotlib's constrained layout."""
+_WITH_LEGEND: Margins = (0.62, 1.35, 0.78, 0.3)
+_WITH_BAR: Margins = (0.65, 0.15, 0.95, 0.3)
+
+
+def _single(margins: Margins = _WITH_LEGEND, size: tuple[float, float] = (5.4, 3.5)) -> tuple[Figure, Axes]:
+    figure, (ax,) = _grid(1, 1, (size[0] - margins[0] - margins[1], size[1] - margins[2] - margins[3]), (0, 0), margins)
+    return figure, ax
+
+
+def _grid(
+    count: int, columns: int, panel: tuple[float, float], gap: tuple[float, float], margins: Margins
+) -> tuple[Figure, list[Axes]]:
+    """As many panels of a size, in rows; all lengths in inches."""
+    rows = -(-count // columns)
+    left, right, bottom, top = margins
+    width = left + columns * panel[0] + (columns - 1) * gap[0] + right
+    height = bottom + rows * panel[1] + (rows - 1) * gap[1] + top
+    figure = Figure(figsize=(width, height))
+    axes = [
+        figure.add_axes(
+            (
+                (left + place % columns * (panel[0] + gap[0])) / width,
+                (height - top - panel[1] - place // columns * (panel[1] + gap[1])) / height,
+                panel[0] / width,
+                panel[1] / height,
+            )
+        )
+        for place in range(count)
+    ]
+    return figure, axes
 
 
 # What became of the replicates
@@ -145,16 +174,19 @@ def paired(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def _verdict_section(study: StudyRows) -> Section:
-    axes = [axis for axis in ("sparsity", "l1", "architecture") if study.varies(axis)] or ["sparsity"]
+    axes = [axis for axis in _AXES if study.varies(axis)] or ["sparsity"]
     return Section("What became of the replicates", "verdicts", panels=[_composition_panel(study, axis) for axis in axes])
 
 
+_AXES = {"sparsity": "sparsities", "l1": "l1 values", "architecture": "architectures"}
+
+
 def _composition_panel(study: StudyRows, axis: str) -> Panel:
-    figure, ax = _single((5.4, 3.5))
+    figure, ax = _single()
     composition = plots.verdict_composition(study.frame, axis)
     plots.plot_verdict_composition(composition, ax)
-    others = [name for name in ("sparsity", "l1", "architecture") if name != axis and study.varies(name)]
-    over = f"Verdicts by {axis}, over all {' and '.join([*others, 'seeds'])}"
+    others = [words for name, words in _AXES.items() if name != axis and study.varies(name)]
+    over = f"Verdicts by {axis}, over all {', '.join(others)}{' and ' if others else ''}seeds"
     name = "verdicts" if axis == "sparsity" else f"verdicts_{axis}"
     return Panel(name, figure, f"{over}. {composition.caption}")
 
@@ -185,7 +217,7 @@ def _collapse_section(study: StudyRows) -> Section | None:
 
 
 def _curves_panel(name: str, curves: pd.DataFrame, failure: str, counted: str) -> Panel:
-    figure, ax = _single((5.4, 3.5))
+    figure, ax = _single()
     plot_failure_curves(curves, ax, failure)
     return Panel(name, figure, f"Share of the seeds with 95 % Jeffreys intervals; {counted}")
 
@@ -197,10 +229,12 @@ def _phase_section(study: StudyRows) -> Section | None:
     if not study.varies("sparsity", "l1"):
         return None
     shown = study.architectures[:MOST_ARCHITECTURES]
-    diagrams = [phase_diagram(study.frame, name, surface=study.surfaces.get(name), protocol=study.spec.protocol) for name in shown]
+    diagrams = [phase_diagram(study.frame, name, surface=study.surfaces.get(name), deaths=study.deaths_of(name)) for name in shown]
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(2.7 * columns + 1.1, 2.5 * rows + 0.6), layout="constrained")
+    figure = Figure(
+        figsize=(_column_width(columns) * columns + 1.1, 0.92 * _column_width(columns) * rows + 0.6), layout="constrained"
+    )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     plot_phase_diagrams(diagrams, list(axes))
     left_out = f" The {len(study.architectures) - len(shown)} widest are left out." if len(shown) < len(study.architectures) else ""
@@ -224,6 +258,11 @@ def _phase_section(study: StudyRows) -> Section | None:
     )
 
 
+def _column_width(columns: int) -> float:
+    """Inches of a panel in so many columns."""
+    return min(4.2, 10.8 / columns)
+
+
 def _region_section(study: StudyRows) -> Section | None:
     if not study.regions:
         return None
@@ -232,7 +271,7 @@ def _region_section(study: StudyRows) -> Section | None:
         [
             {
                 "failure": region.failure,
-                "peak": region.name.partition("@")[2].replace(",", ", "),
+                "peak": peak_text(region),
                 "rate at the peak [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
                 "architectures": span_text(region.architectures),
                 "sparsity": range_text(region.sparsity),
@@ -263,26 +302,28 @@ def _order_section(study: StudyRows) -> Section | None:
     shown = study.architectures[:MOST_ORDER_PANELS]
     curves = [order_parameter_curve(study.measured, name, ORDER_COLUMN) for name in shown]
     columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    size = NARROW if len(shown) == 1 else (2.75 * columns, 2.6 * rows)
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    width = _column_width(columns) - 0.4
+    figure, axes = _grid(len(shown), columns, (width, 0.75 * width), (0.4, 0.85), (0.62, 0.1, 0.5, 0.45))
     for place, (ax, curve) in enumerate(zip(axes, curves)):
         plot_order_parameter(curve, ax)
-        ax.set_title(curve.title.replace(f"{curve.label}\n", "\n").replace("farthest from theory", "off theory by"), fontsize=8)
-        if place and ax.get_legend():
-            ax.get_legend().remove()
+        ax.set_title(curve.title.replace(f": {curve.label}", ""), fontsize=8)
+        ax.set_ylim(0, min(ax.get_ylim()[1], HIGHEST_ORDER))
+        if place and (legend := ax.get_legend()):
+            legend.remove()
         if place % columns:
             ax.set_ylabel("")
-    for ax in axes[len(curves) :]:
-        ax.set_axis_off()
     table = critical_table(study.transitions)
     return Section(
         "Order parameters of the autoencoder, and their closed forms",
         "order",
         "Dimensions per feature D* falls from 1 where features come to share directions.",
         panels=[
-            Panel("order_parameters", figure, f"D* by sparsity, each autoencoder once. {curves[0].caption}", wide=len(shown) > 1)
+            Panel(
+                "order_parameters",
+                figure,
+                f"D* by sparsity, up to {HIGHEST_ORDER:g} (collapsed autoencoders have more). Each panel: {curves[0].caption}",
+                wide=len(shown) > 1,
+            )
         ],
         sheets=[
             Sheet("transitions", table, transition_table(study.transitions), "Where each statement crosses half of the seeds.")
@@ -335,18 +376,13 @@ def _gram_section(study: StudyRows) -> Section | None:
         return None
     chosen = chosen_for_grams(exact)
     W = _trained_weights(chosen, study.spec)
-    columns = min(4, len(chosen))
-    rows = -(-len(chosen) // columns)
-    figure = Figure(figsize=(2.2 * columns + 0.5, 2.35 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, axes = _grid(len(chosen), min(4, len(chosen)), (1.9, 1.9), (0.35, 0.85), (0.35, 0.95, 0.3, 0.65))
     for lane, (ax, row) in enumerate(zip(axes, chosen.itertuples())):
         image = plot_gram_matrix(gram(W[..., lane]), ax, f"S = {row.sparsity:.3g}, seed {row.seed}\n{row.failure}")
-    for ax in axes[len(chosen) :]:
-        ax.set_axis_off()
-    figure.colorbar(image, ax=list(axes), shrink=0.7, aspect=14, pad=0.01)
+    figure.colorbar(image, cax=figure.add_axes((1 - 0.75 / figure.get_figwidth(), 0.25, 0.14 / figure.get_figwidth(), 0.5)))
     caption = (
         f"{_counted(len(chosen), 'autoencoder')}, one a sparsity, trained anew. A diagonal of ones: the features that are "
-        "represented; blue and red off it: features that share a direction. A blank panel is a collapsed autoencoder."
+        "represented; blue and red off it: features that share a direction. A gap on it: a feature that is lost."
     )
     title = f"WᵀW of the autoencoder, {chosen['architecture'].iloc[0]}"
     return Section(title, "grams", panels=[Panel("grams", figure, caption, wide=len(chosen) > 2)])
@@ -382,16 +418,12 @@ def _metrics_section(study: StudyRows) -> Section | None:
     shown = [metric for metric in METRICS if frame[metric].notna().any()]
     if not shown:
         return None
-    rows = -(-len(shown) // 4)
-    figure = Figure(figsize=(11, 2.3 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, 4, squeeze=False).ravel()
+    figure, axes = _grid(len(shown), min(4, len(shown)), (2.2, 1.65), (0.55, 0.75), (0.5, 0.15, 0.95, 0.3))
     sample = frame if len(frame) <= MOST_DOTS else frame.sample(MOST_DOTS, random_state=0)
     for ax, metric in zip(axes, shown):
         plots.plot_metric_by_sparsity(sample, metric, ax)
-    for ax in axes[len(shown) :]:
-        ax.set_axis_off()
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=9, frameon=False, markerscale=3, fontsize=8)
+    figure.legend(handles, labels, loc="lower center", ncols=9, frameon=False, markerscale=3, fontsize=8)
     drawn = f"{len(sample)} of {len(frame)}" if len(sample) < len(frame) else str(len(frame))
     caption = f"Each dot a replicate ({drawn}), in the colour of its verdict; the bar is the median of what is drawn."
     return Section("Metrics of AE and SAE by sparsity", "metrics", panels=[Panel("metrics", figure, caption, wide=True)])
@@ -445,7 +477,7 @@ def _percent(share: float) -> str:
 
 
 def _scatter_panel(frame: pd.DataFrame, x: str, y: str) -> Panel:
-    figure, ax = _single((5.4, 3.7))
+    figure, ax = _single()
     scatter = metric_scatter(frame, x, y)
     plot_metric_scatter(scatter, ax)
     return Panel(f"scatter_{y}", figure, scatter.caption)
@@ -472,23 +504,29 @@ def architecture_sections(study: StudyRows) -> list[Section]:
 
 
 def _architecture_section(study: StudyRows, architecture: str) -> Section:
-    own = [point for point in study.deaths if point.architecture == architecture]
-    frame = study.frame[study.frame["architecture"] == architecture]
+    frame = study.of(architecture)
     planar = frame["sparsity"].nunique() > 1 and (frame["l1"] > 0).any() and frame["l1"].nunique() > 1
-    shown = death_table(own)
+    shown = death_table(study.deaths_of(architecture))
     return Section(
         architecture,
         f"architecture-{slug(architecture)}",
         sentences=architecture_sentences(study, architecture),
-        panels=[_death_panel(study, frame, architecture)] if planar else (),
+        panels=[_death_panel(study, architecture) if planar else _own_composition(frame, architecture)],
         sheets=[Sheet(f"critical_l1_{slug(architecture)}", shown, note="Critical l1 of the SAE's death.")] if len(shown) else (),
         folded=True,
     )
 
 
-def _death_panel(study: StudyRows, frame: pd.DataFrame, architecture: str) -> Panel:
-    diagram: PhaseDiagram = phase_diagram(frame, architecture, DEATH, protocol=study.spec.protocol)
-    figure, ax = _single((4.9, 4.2))
+def _own_composition(frame: pd.DataFrame, architecture: str) -> Panel:
+    figure, ax = _single()
+    composition = plots.verdict_composition(frame)
+    plots.plot_verdict_composition(composition, ax)
+    return Panel(f"verdicts_{slug(architecture)}", figure, f"Verdicts of {architecture} by sparsity. {composition.caption}")
+
+
+def _death_panel(study: StudyRows, architecture: str) -> Panel:
+    diagram = phase_diagram(study.measured, architecture, DEATH, deaths=study.deaths_of(architecture))
+    figure, ax = _single(_WITH_BAR, (4.9, 4.2))
     mesh = plot_phase_diagram(diagram, ax)
     if mesh is not None:
         figure.colorbar(mesh, ax=ax, label="all latents dead, share of seeds", shrink=0.85)
