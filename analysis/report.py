@@ -31,6 +31,8 @@ from study.status import existing_study, read_spec
 FOLD_ABOVE = 30
 """A longer table opens on demand."""
 DOTS_PER_INCH = 130
+DOTS_PER_INCH_OF_DOTS = 100
+"""Of what is drawn in dots within an SVG."""
 MOST_ROWS_AS_CSV = 250_000
 """Of more rows the report holds the Parquet file alone: as text they take a gigabyte a million."""
 MOST_CHARACTERS_OF_STUDY_FILE = 6_000
@@ -95,11 +97,9 @@ def _shown(section: Section, write: Write) -> dict[str, Any]:
 
 
 def _drawn(panel: Panel, write: Write) -> _Drawn:
-    """Lays the figure out once for both files."""
     png, svg = io.BytesIO(), io.BytesIO()
     panel.figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
-    panel.figure.set_layout_engine("none")
-    panel.figure.savefig(svg, format="svg", dpi=DOTS_PER_INCH, metadata={"Date": None})
+    panel.figure.savefig(svg, format="svg", dpi=DOTS_PER_INCH_OF_DOTS, metadata={"Date": None})
     write(f"{panel.name}.png", png.getvalue())
     write(f"{panel.name}.svg", svg.getvalue())
     width = round(96 * panel.figure.get_figwidth())

@@ -46,6 +46,11 @@ def findings(frame: pd.DataFrame, planned: int) -> list[str]:
     return unfinished(len(frame), planned) + published_finding(frame) + verdict_sentences(frame)
 
 
+def counted(number: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def unfinished(there: int, planned: int) -> list[str]:
     """That rows are missing, if they are."""
     return [f"{there} of {planned} planned replicates are there: the study is not finished."] if there < planned else []
@@ -59,18 +64,15 @@ def verdict_sentences(frame: pd.DataFrame) -> list[str]:
     ]
     cells = len(frame.drop_duplicates(["architecture", "sparsity", "l1"]))
     failing = len(frame) - int(counts.get(FailureKind.NONE.value, 0))
-    sentences = [
-        f"{len(frame)} replicates in {cells} cells: {failing} fail ({failing / len(frame):.1%}). Verdicts: {', '.join(kinds)}."
-    ]
+    extent = f"{counted(len(frame), 'replicate')} in {counted(cells, 'cell')}"
+    sentences = [f"{extent}: {failing} fail ({failing / len(frame):.1%}). Verdicts: {', '.join(kinds)}."]
     if set(counts.index) == {FailureKind.NONE.value}:
         highest = float(rate_interval(0, len(frame))[1])
         sentences.append(f"No replicate failed: the rate of failure is below {highest:.2%} (95 % interval).")
     collapsed, all_dead = frame["failure"] == COLLAPSE, frame["sae_all_dead"]
     if all_dead.any():
-        sentences.append(
-            f"All latents are dead in {int(all_dead.sum())} replicates; in {int((all_dead & collapsed).sum())} of them the "
-            "autoencoder itself had collapsed."
-        )
+        dead, of_them = int(all_dead.sum()), int((all_dead & collapsed).sum())
+        sentences.append(f"All latents are dead in {counted(dead, 'replicate')}; in {of_them} of them the AE itself had collapsed.")
     return sentences
 
 

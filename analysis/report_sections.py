@@ -26,7 +26,15 @@ from analysis.phase_plots import (
 from analysis.published import published_replicates, side_by_side
 from analysis.replicate_plots import gram, metric_scatter, plot_gram_matrix, plot_metric_scatter
 from analysis.report_data import COLLAPSE, DEATH, StudyRows, slug
-from analysis.report_findings import architecture_sentences, collapse_sentences, peak_text, range_text, span_text, verdict_table
+from analysis.report_findings import (
+    architecture_sentences,
+    collapse_sentences,
+    counted,
+    peak_text,
+    range_text,
+    span_text,
+    verdict_table,
+)
 from analysis.statistics import probability_text
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.spaces import StudySpec
@@ -43,7 +51,7 @@ METRICS = (
 """The metrics that the page draws by sparsity; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
 SCATTERS = (("explained_variance", "mcc_corrected"), ("explained_variance", "procrustes_hidden_recon"))
 ORDER_COLUMN = "ae_dimensions_per_feature"
-MOST_GRAMS, MOST_DOTS, MOST_ORDER_PANELS, MOST_ARCHITECTURES = 8, 5_000, 8, 24
+MOST_GRAMS, MOST_DOTS, MOST_ORDER_PANELS, MOST_ARCHITECTURES = 8, 4_000, 8, 24
 MOST_LINES = 150
 """Of a table on the page; its CSV file holds all."""
 HIGHEST_ORDER = 2.0
@@ -106,13 +114,9 @@ def sections(study: StudyRows) -> list[Section]:
     return [section for section in made if section is not None]
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _seeds_a_cell(study: StudyRows) -> str:
     fewest, most = study.cells["replicates"].min(), study.cells["replicates"].max()
-    return _counted(int(most), "seed") if fewest == most else f"{fewest} to {most} seeds"
+    return counted(int(most), "seed") if fewest == most else f"{fewest} to {most} seeds"
 
 
 Margins: TypeAlias = tuple[float, float, float, float]
@@ -135,18 +139,12 @@ def _grid(
     width = left + columns * panel[0] + (columns - 1) * gap[0] + right
     height = bottom + rows * panel[1] + (rows - 1) * gap[1] + top
     figure = Figure(figsize=(width, height))
-    axes = [
-        figure.add_axes(
-            (
-                (left + place % columns * (panel[0] + gap[0])) / width,
-                (height - top - panel[1] - place // columns * (panel[1] + gap[1])) / height,
-                panel[0] / width,
-                panel[1] / height,
-            )
-        )
-        for place in range(count)
-    ]
-    return figure, axes
+    spaces = {"wspace": gap[0] / panel[0], "hspace": gap[1] / panel[1]}
+    edges = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spaces | edges).ravel()
+    for spare in axes[count:]:
+        spare.remove()
+    return figure, list(axes[:count])
 
 
 # What became of the replicates
@@ -202,10 +200,10 @@ def _collapse_section(study: StudyRows) -> Section | None:
     without = " Without seed 123, which is known because it collapses." if len(published_replicates(study.frame)) else ""
     panels = []
     if collapses["failures"].sum():
-        counted = f"{_counted(len(study.autoencoders), 'autoencoder')}, each once.{without}"
-        panels.append(_curves_panel("collapse", collapses, COLLAPSE, counted))
+        caption = f"{counted(len(study.autoencoders), 'autoencoder')}, each once.{without}"
+        panels.append(_curves_panel("collapse", collapses, COLLAPSE, caption))
     if len(verdicts):
-        panels.append(_curves_panel("verdict_rates", verdicts, "any", f"{_counted(len(study.frame), 'replicate')}."))
+        panels.append(_curves_panel("verdict_rates", verdicts, "any", f"{counted(len(study.frame), 'replicate')}."))
     return Section(
         "Failure probability by sparsity",
         "collapse",
@@ -216,10 +214,10 @@ def _collapse_section(study: StudyRows) -> Section | None:
     )
 
 
-def _curves_panel(name: str, curves: pd.DataFrame, failure: str, counted: str) -> Panel:
+def _curves_panel(name: str, curves: pd.DataFrame, failure: str, of_what: str) -> Panel:
     figure, ax = _single()
     plot_failure_curves(curves, ax, failure)
-    return Panel(name, figure, f"Share of the seeds with 95 % Jeffreys intervals; {counted}")
+    return Panel(name, figure, f"Share of the seeds with 95 % Jeffreys intervals; {of_what}")
 
 
 # Phase diagrams
@@ -231,12 +229,9 @@ def _phase_section(study: StudyRows) -> Section | None:
     shown = study.architectures[:MOST_ARCHITECTURES]
     diagrams = [phase_diagram(study.frame, name, surface=study.surfaces.get(name), deaths=study.deaths_of(name)) for name in shown]
     columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = Figure(
-        figsize=(_column_width(columns) * columns + 1.1, 0.92 * _column_width(columns) * rows + 0.6), layout="constrained"
-    )
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    plot_phase_diagrams(diagrams, list(axes))
+    width = _column_width(columns)
+    figure, axes = _grid(len(shown), columns, (width, 0.85 * width), (0.15, 0.35), (0.6, 0.1, 0.8, 0.3))
+    plot_phase_diagrams(diagrams, axes)
     left_out = f" The {len(study.architectures) - len(shown)} widest are left out." if len(shown) < len(study.architectures) else ""
     fitted = any(diagram.surface is not None for diagram in diagrams)
     line = (
@@ -245,7 +240,7 @@ def _phase_section(study: StudyRows) -> Section | None:
         else " Bars: 90 % intervals of where the rate crosses 50 %, along l1 or S."
     )
     caption = (
-        f"Share of the seeds that failed in any way, {_counted(len(study.frame), 'replicate')}, {_seeds_a_cell(study)} a cell; "
+        f"Share of the seeds that failed in any way, {counted(len(study.frame), 'replicate')}, {_seeds_a_cell(study)} a cell; "
         f"titles: the cells where half or more fail.{line} Orange: where the closed forms have all latents die. "
         f"Hatched: not measured.{left_out}"
     )
@@ -381,7 +376,7 @@ def _gram_section(study: StudyRows) -> Section | None:
         image = plot_gram_matrix(gram(W[..., lane]), ax, f"S = {row.sparsity:.3g}, seed {row.seed}\n{row.failure}")
     figure.colorbar(image, cax=figure.add_axes((1 - 0.75 / figure.get_figwidth(), 0.25, 0.14 / figure.get_figwidth(), 0.5)))
     caption = (
-        f"{_counted(len(chosen), 'autoencoder')}, one a sparsity, trained anew. A diagonal of ones: the features that are "
+        f"{counted(len(chosen), 'autoencoder')}, one a sparsity, trained anew. A diagonal of ones: the features that are "
         "represented; blue and red off it: features that share a direction. A gap on it: a feature that is lost."
     )
     title = f"WᵀW of the autoencoder, {chosen['architecture'].iloc[0]}"

@@ -252,20 +252,6 @@ def test_regions_have_their_fields(run: Run, stored: Path) -> None:
     assert "any@" in run("regions", "made", "--storage", stored)[1]
 
 
-def test_report_is_one_page(run: Run, stored: Path) -> None:
-    """Self-contained: no address in it is fetched."""
-    code, out, _ = run("report", "made", "--storage", stored, "--json")
-    page = Path(json.loads(out)["page"])
-    assert code == 0
-    text = page.read_text()
-    assert "16 replicates" in text
-    assert "http://" not in text
-    assert "https://" not in text
-    assert {"index.html", "verdicts.png", "verdicts.svg", "cells.csv", "metrics.png", "grams.png", "rate_maps.svg"} <= {
-        path.name for path in page.parent.iterdir()
-    }
-
-
 @pytest.mark.ray
 def test_launch_prints_one_json_document(local_ray: Path, run: Run, tmp_path: Path) -> None:
     """And nothing else on standard output, whatever Ray and Tune print."""
