@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -93,6 +94,25 @@ class Comparison:
     """Of the pairs those with the same verdict, and those whose every number is the same to the bit."""
 
     @property
+    def differing(self) -> pd.DataFrame:
+        """The cells whose rates differ beyond chance (Holm), the surest first."""
+        return self.cells[self.cells["p_holm"] <= LEVEL].sort_values("p_value", kind="stable")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As one document."""
+        return {
+            "failure": self.failure,
+            "sentences": self.sentences,
+            "overall": {**vars(self.overall), "p_value": self.overall.p_value},
+            "unshared_cells": list(self.unshared_cells),
+            "pairs": self.pairs,
+            "same_verdict": self.same_verdict,
+            "identical": self.identical,
+            "cells": self.cells.to_dict("records"),
+            "metrics": self.metrics.to_dict("records"),
+        }
+
+    @property
     def sentences(self) -> list[str]:
         """What the tables say."""
         if self.cells.empty:
@@ -120,7 +140,7 @@ class Comparison:
         return f"{what}: {verdict} (shift {p_text(of.p_shift)}, pattern over cells {p_text(of.p_pattern)}; {units})."
 
     def _cells(self) -> str:
-        differ = self.cells[self.cells["p_holm"] <= LEVEL].sort_values("p_value", kind="stable")
+        differ = self.differing
         if differ.empty:
             half = float(((self.cells["high"] - self.cells["low"]) / 2).median())
             return (

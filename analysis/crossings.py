@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -226,12 +226,22 @@ def _fitted(curve: Curve, level: float, confidence: float) -> Crossing:
 
 def _posterior(z: _Float, k: _Float, n: _Float, level: float, window: tuple[float, float], effect: float = 1.0) -> _Grid:
     """The posterior over the grid, θ within the window; z (levels,) in [0, 1], the curve rising."""
+    return _remembered(z.tobytes(), k.tobytes(), n.tobytes(), level, window).tempered(effect)
+
+
+@lru_cache(64)
+def _remembered(z: bytes, k: bytes, n: bytes, level: float, window: tuple[float, float]) -> _Grid:
+    """By value: in a plane many curves are the same (nobody fails, or everybody)."""
+    return _on_grid(np.frombuffer(z), np.frombuffer(k), np.frombuffer(n), level, window)
+
+
+def _on_grid(z: _Float, k: _Float, n: _Float, level: float, window: tuple[float, float]) -> _Grid:
     theta = np.linspace(*window, _THETAS)[:, None, None, None]
     share = expit((z - theta[..., None]) / _WIDTHS[..., None]).astype(np.float32)  # (θ, w, 1, 1, levels)
     scale = (1 - _FLOORS - _CEILING_GAPS)[..., None].astype(np.float32)
     rate = _FLOORS[..., None].astype(np.float32) + scale * share  # (θ, w, L, H, levels)
     log_likelihood = np.log(rate) @ k + np.log1p(-rate) @ (n - k)
-    return _Grid(theta, _crossing(theta, _WIDTHS, _FLOORS, _CEILING_GAPS, level), log_likelihood, effect)
+    return _Grid(theta, _crossing(theta, _WIDTHS, _FLOORS, _CEILING_GAPS, level), log_likelihood, 1.0)
 
 
 def _zoomed(grid: _Grid, z: _Float, k: _Float, n: _Float, level: float) -> _Grid:

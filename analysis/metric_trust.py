@@ -156,12 +156,9 @@ def separation(
     smaller number of units: so it is never a point. NaN values do not count.
     """
     keep = (healthy | failing) & ~np.isnan(values)
-    table = pd.DataFrame({"value": values[keep], "healthy": healthy[keep], "stratum": stratum[keep]})
+    wins, partners = _pair_wins(values[keep], healthy[keep], stratum[keep])
+    table = pd.DataFrame({"healthy": healthy[keep], "partners": partners, "wins": wins})
     table["unit"] = np.arange(len(table)) if unit is None else unit[keep]
-    own_size = table.groupby(["stratum", "healthy"])["value"].transform("size")
-    table["partners"] = table.groupby("stratum")["value"].transform("size") - own_size
-    ranks = table.groupby("stratum")["value"].rank() - table.groupby(["stratum", "healthy"])["value"].rank()
-    table["wins"] = ranks.where(table["healthy"], table["partners"] - ranks)
     table = table[table["partners"] > 0]
     sides = table[table["healthy"]], table[~table["healthy"]]
     counts = len(sides[0]), len(sides[1])
@@ -175,6 +172,28 @@ def separation(
     trials = min(auc * (1 - auc) / variance, MOST_TRIALS * min(counts)) if variance > 0 else seeds
     low, high = rate_interval(auc * trials, trials)
     return Separation(auc, float(low), float(high), *counts)
+
+
+def _pair_wins(values: _Float, healthy: _Mask, stratum: NDArray[np.int64]) -> tuple[_Float, NDArray[np.int64]]:
+    """Of each value the pairs that speak for “healthy above failing” (equal ones count ½), and its partners; all (rows,).
+
+    A healthy value's are the failing ones of its stratum below it, a failing value's the healthy ones above it.
+    """
+    order = np.lexsort((values, stratum))
+    v, s, h = values[order], stratum[order], healthy[order]
+    new_stratum = np.concatenate([[True], np.diff(s) != 0])[: len(s)]
+    new_value = new_stratum | np.concatenate([[True], np.diff(v) != 0])[: len(v)]
+    in_stratum, in_ties = (np.cumsum(new) - 1 for new in (new_stratum, new_value))
+    wins, partners = np.empty(len(v)), np.empty(len(v), dtype=np.int64)
+    for own, others in ((h, ~h), (~h, h)):
+        of_ties, of_stratum = (np.bincount(of, others).astype(np.int64) for of in (in_ties, in_stratum))
+        before = np.cumsum(of_ties) - of_ties  # others at smaller values, earlier strata included
+        earlier = np.cumsum(of_stratum) - of_stratum
+        below = (before[in_ties] - earlier[in_stratum] + of_ties[in_ties] / 2)[own]
+        partners[own] = of_stratum[in_stratum[own]]
+        wins[own] = below if own is h else partners[own] - below
+    back = np.argsort(order)
+    return wins[back], partners[back]
 
 
 def _separation_row(

@@ -6,7 +6,7 @@ Two roads: how often replicates fail (`critical_points`), and the autoencoder's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -263,7 +263,7 @@ ORDER_PARAMETERS = (
 """ΣD itself needs W, which rows do not hold: `ae_dimension_sum_least` is the bound that the condition number gives."""
 
 
-def ae_order_parameters(frame: pd.DataFrame) -> pd.DataFrame:
+def ae_order_parameters(frame: pd.DataFrame, parameters: Sequence[OrderParameter] = ORDER_PARAMETERS) -> pd.DataFrame:
     """Order parameters by architecture and sparsity, over the autoencoders (each once): one row each and parameter.
 
     Columns: architecture, sparsity, parameter, replicates (those with a finite value), autoencoders (all), q05, q25, q50,
@@ -276,7 +276,7 @@ def ae_order_parameters(frame: pd.DataFrame) -> pd.DataFrame:
         (architecture, float(sparsity), parameter.column, *_summary(parameter, rows))
         for architecture, own in _by_architecture(_once_each(frame))
         for sparsity, rows in own.groupby("sparsity")
-        for parameter in ORDER_PARAMETERS
+        for parameter in parameters
     ]
     return pd.DataFrame(lines, columns=columns)
 

@@ -123,17 +123,25 @@ def phase_diagram(
     level: float = 0.5,
     surface: Surface | None = None,
     protocol: Protocol | None = None,
+    deaths: Sequence[CriticalPoint] | None = None,
 ) -> PhaseDiagram:
     """The measured cells of one architecture, where the rate crosses the level, and the death lines of its autoencoders.
 
     Cells of l1 = 0 have no place on the logarithmic axis and are left out. Many distinct values are binned (`on_lattice`).
+
+    deaths: this architecture's `critical_points` of one of DEATHS, where they are known already: the lines are then theirs,
+    and so are the crossings if they are of this failure and level.
     """
     own = frame[(frame["architecture"] == architecture) & (frame["l1"] > 0)]
     own = on_lattice(own) if len(own) else own
     rates = cell_rates(own, failure)
     table = rates.pivot(index="l1", columns="sparsity", values="rate")
     counts = rates.pivot(index="l1", columns="sparsity", values="replicates").fillna(0)
-    points = critical_points(own, failure, level, protocol=protocol) if surface is None else []
+    known = deaths is not None and (not deaths or (deaths[0].quantity, deaths[0].level) == (failure, level))
+    if surface is not None:
+        points: Sequence[CriticalPoint] = ()
+    else:
+        points = deaths if deaths is not None and known else critical_points(own, failure, level, protocol=protocol)
     return PhaseDiagram(
         architecture=architecture,
         failure=failure,
@@ -143,7 +151,7 @@ def phase_diagram(
         rate=table.to_numpy(dtype=np.float64),
         replicates=counts.to_numpy(dtype=np.int64),
         critical=tuple(point for point in points if point.crossing.answer is Answer.CROSSED),
-        lines=_death_lines(own, protocol),
+        lines=_death_lines(own, protocol) if deaths is None else _lines_of(deaths, table.columns.to_numpy(dtype=np.float64)),
         surface=surface,
     )
 
@@ -158,6 +166,13 @@ def _death_lines(own: pd.DataFrame, protocol: Protocol | None) -> dict[str, _Flo
     protocol = protocol or named_protocol(own)
     found = [{p.name: p.value for p in death_predictions(column, protocol)} for _, column in own.groupby("sparsity")]
     return {name: np.array([at.get(name, np.nan) for at in found]) for name in dict.fromkeys(n for at in found for n in at)}
+
+
+def _lines_of(deaths: Sequence[CriticalPoint], sparsities: _Float) -> dict[str, _Float]:
+    """The closed forms that the points along l1 hold, at each sparsity."""
+    at = {point.at: {p.name: p.value for p in point.predictions} for point in deaths if point.axis == "l1"}
+    names = dict.fromkeys(name for predicted in at.values() for name in predicted)
+    return {name: np.array([at.get(S, {}).get(name, np.nan) for S in sparsities]) for name in names}
 
 
 def plot_phase_diagram(diagram: PhaseDiagram, ax: Axes, legend: bool = True) -> QuadMesh | None:
@@ -417,8 +432,7 @@ def order_parameter_curve(frame: pd.DataFrame, architecture: str, column: str) -
     """Quantiles of one of ORDER_PARAMETERS, by the name of its column."""
     (parameter,) = (p for p in ORDER_PARAMETERS if p.column == column)
     own = frame[frame["architecture"] == architecture]
-    table = ae_order_parameters(own)
-    table = table[table["parameter"] == column]
+    table = ae_order_parameters(own, (parameter,))
     sparsities = table["sparsity"].to_numpy(dtype=np.float64)
     importances = importances_of(own) if len(own) else None
     fine = (

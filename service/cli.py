@@ -30,6 +30,7 @@ from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.comparison import Comparison
     from study.driver import Outcome
     from study.driver import Progress as StudyProgress
 
@@ -374,7 +375,7 @@ def report(
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML page about a study, with its figures (PNG, SVG) and tables (CSV)."""
+    """Write one HTML page about a study, with its figures (PNG, SVG), tables (CSV) and rows (CSV, Parquet)."""
     from analysis.report import write_report
 
     page = write_report(study, storage, out_folder)
@@ -382,6 +383,50 @@ def report(
         _print_json({"study": study, "page": page})
     else:
         out.print(f"Report: {page}")
+
+
+@app.command()
+def compare(
+    one: Annotated[str, typer.Argument(metavar="ONE", help="Name of a study.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="Name of the study that it is compared with.")],
+    failure: Annotated[str, typer.Option(help="any, a kind of failure, or sae_all_dead.")] = "any",
+    storage: Where = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Which failure rates and metrics differ beyond chance between two studies, cell by cell and as a whole."""
+    from analysis.comparison import compare as compared
+    from analysis.frames import load
+
+    frames = [load(study, storage) for study in (one, other)]
+    found = compared(frames[0], frames[1], failure)
+    if as_json:
+        _print_json({"studies": [one, other], **found.to_mapping()})
+    else:
+        for sentence in found.sentences:
+            out.print(sentence)
+        if len(found.differing):
+            out.print(_differing_cells(found))
+    for study, frame in zip((one, other), frames):
+        _warn_of_gaps(frame, Storage.at(storage).study(study))
+
+
+def _differing_cells(found: Comparison) -> Table:
+    """The surest first; at most MOST_CELLS_SHOWN."""
+    heads = ("architecture", "sparsity", "l1", *found.names, "difference [95 %]", "test", "p (Holm)")
+    shown = min(len(found.differing), MOST_CELLS_SHOWN)
+    caption = f"{shown} of {len(found.differing)} cells that differ" if shown < len(found.differing) else None
+    table = Table(*heads, caption=caption, box=box.SIMPLE_HEAD)
+    for row in found.differing.head(MOST_CELLS_SHOWN).to_dict("records"):
+        table.add_row(
+            row["architecture"],
+            f"{row['sparsity']:g}",
+            f"{row['l1']:g}",
+            *(f"{row[f'failures_{side}']} of {row[f'replicates_{side}']}" for side in ("one", "other")),
+            f"{row['difference']:+.0%} [{row['low']:+.0%}, {row['high']:+.0%}]",
+            row["test"],
+            f"{row['p_holm']:.2g}",
+        )
+    return table
 
 
 @app.command()

@@ -263,20 +263,6 @@ def test_regions_say_what_they_leave_out(run: Run, stored: Path) -> None:
     assert "8 replicates of l1 = 0 are left out" in err
 
 
-def test_report_is_one_page(run: Run, stored: Path) -> None:
-    """Self-contained: no address in it is fetched."""
-    code, out, _ = run("report", "made", "--storage", stored, "--json")
-    page = Path(json.loads(out)["page"])
-    assert code == 0
-    text = page.read_text()
-    assert "16 replicates" in text
-    assert "http://" not in text
-    assert "https://" not in text
-    assert {"index.html", "verdicts.png", "verdicts.svg", "cells.csv", "metrics.png", "grams.png", "rate_maps.svg"} <= {
-        path.name for path in page.parent.iterdir()
-    }
-
-
 @pytest.mark.ray
 def test_launch_prints_one_json_document(local_ray: Path, run: Run, tmp_path: Path) -> None:
     """And nothing else on standard output, whatever Ray and Tune print."""

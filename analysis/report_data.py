@@ -1,0 +1,146 @@
+"""What a report is made from: a study's rows, and all that is computed of them, each thing once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.failure_regions import Region, all_regions
+from analysis.metric_trust import MetricTrust, metric_trust
+from analysis.phase_diagrams import CriticalPoint, critical_points, order_transitions
+from analysis.phase_plots import Surface
+from analysis.published import published_replicates
+from analysis.statistics import Monotonicity, cell_rates, failed, monotonicity, on_lattice, per_autoencoder
+from search_spaces.failure_surface import Counts, Domain, dealt, few_cells, fit_surface
+from search_spaces.spaces import StudySpec
+from study.failures import FailureKind
+from study.sae_metrics import corrected_mcc
+
+COLLAPSE, DEATH = FailureKind.AE_COLLAPSED.value, "sae_all_dead"
+_OF_TRANSITIONS = (
+    "architecture", "n_features", "n_hidden", "n_latents", "sparsity", "l1", "seed", "data_seed", "ae_seed", "failure",
+    "sae_all_dead", "ae_loss", "ae_loss_dedicated", "ae_loss_bias_only", "ae_diagonal_mean", "ae_features_represented",
+    "ae_dimensions_per_feature", "ae_condition_number",
+)  # fmt: skip
+BATCHES = 2
+"""In which the cells are read by the surface of a figure; each costs a fit."""
+SURFACE_GRID = 64
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRows:
+    """The rows of one study, and what follows from them."""
+
+    name: str
+    spec: StudySpec
+    rows: pd.DataFrame
+    """As `analysis.load` gives them."""
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The rows on few levels of sparsity and l1, with `mcc_corrected`."""
+        frame = on_lattice(self.rows) if len(self.rows) else self.rows
+        return frame.assign(mcc_corrected=corrected_mcc(frame["mcc_decoder_features"], frame["mcc_chance"]))
+
+    def of(self, architecture: str) -> pd.DataFrame:
+        """The rows of one architecture."""
+        return self.frame[self.frame["architecture"] == architecture]
+
+    def deaths_of(self, architecture: str) -> list[CriticalPoint]:
+        """Those of `deaths` that are one architecture's."""
+        return [point for point in self.deaths if point.architecture == architecture]
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """Without the replicates that crashed: they have no number."""
+        return self.frame[self.frame["failure"] != FailureKind.CRASHED.value]
+
+    @cached_property
+    def planned(self) -> int:
+        """Replicates of the specification."""
+        return sum(map(len, self.spec.replicates()))
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """`cell_rates` of any failure."""
+        return cell_rates(self.frame)
+
+    @property
+    def architectures(self) -> list[str]:
+        """In order of width."""
+        return list(dict.fromkeys(self.cells["architecture"]))
+
+    def varies(self, *axes: str) -> bool:
+        """Whether each of these columns has more than one value."""
+        return all(self.frame[axis].nunique() > 1 for axis in axes)
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """Failure regions of any failure and of each kind."""
+        return all_regions(self.frame) if len(self.frame) else []
+
+    @cached_property
+    def autoencoders(self) -> pd.DataFrame:
+        """One row an autoencoder, without the published seed, which is known because it collapses."""
+        return per_autoencoder(self.frame.drop(published_replicates(self.frame).index))
+
+    @cached_property
+    def collapse(self) -> dict[str, Monotonicity]:
+        """How the rate of the autoencoder's collapse goes along sparsity, for each architecture with several sparsities."""
+        marked = self.autoencoders.assign(collapsed=failed(self.autoencoders, COLLAPSE))
+        found = {}
+        for architecture in self.architectures:
+            counts = marked[marked["architecture"] == architecture].groupby("sparsity")["collapsed"].agg(["sum", "size"])
+            if len(counts) > 1:
+                found[architecture] = monotonicity(counts.index.to_list(), counts["sum"].to_list(), counts["size"].to_list())
+        return found
+
+    @cached_property
+    def deaths(self) -> list[CriticalPoint]:
+        """Where half of the seeds have all latents dead, along l1 and along sparsity."""
+        return critical_points(self._slim, DEATH, protocol=self.spec.protocol)
+
+    @cached_property
+    def _slim(self) -> pd.DataFrame:
+        """The columns that phase transitions are told from: a frame is copied for every cell of a plane."""
+        return self.measured[list(_OF_TRANSITIONS)]
+
+    @cached_property
+    def transitions(self) -> list[CriticalPoint]:
+        """Critical sparsities of the autoencoders themselves."""
+        return order_transitions(self._slim)
+
+    @cached_property
+    def trust(self) -> MetricTrust:
+        """Which metrics may be trusted where."""
+        return metric_trust(self.measured)
+
+    @cached_property
+    def surfaces(self) -> dict[str, Surface]:
+        """The smoothed rate of any failure, for each architecture that has a lattice worth smoothing."""
+        cells = self.cells[self.cells["l1"] > 0]
+        if cells.empty:
+            return {}
+        ends = {axis: (float(cells[axis].min()), float(cells[axis].max())) for axis in ("sparsity", "l1")}
+        domain = Domain(tuple(dict.fromkeys(cells["architecture"])), ends["sparsity"], ends["l1"])
+        counts = Counts.of(domain, *(cells[name] for name in ("architecture", "sparsity", "l1", "failures", "replicates")))
+        smooth = [
+            place
+            for place in range(len(domain.architectures))
+            if all(domain.varies) and not few_cells(counts.take(counts.architecture == place), domain.varies)
+        ]
+        if not smooth:
+            return {}
+        posterior = fit_surface(domain, counts, dealt(counts) % BATCHES).on_grid(SURFACE_GRID)
+        u, v = domain.centres(SURFACE_GRID)
+        mean, sd, q = (np.swapaxes(of, 1, 2) for of in (posterior.mean, posterior.sd, posterior.exceedance(0.5)))
+        axes = domain.sparsity_at(u), domain.l1_at(v)
+        return {domain.architectures[a]: Surface(*axes, mean[a], sd[a], q[a]) for a in smooth}
+
+
+def slug(architecture: str) -> str:
+    """The architecture in a file's name or an anchor."""
+    return architecture.replace("/", "_")
