@@ -176,7 +176,7 @@ def _region_sentence(region: Region) -> str:
         f"{region.failure}: {span_text(region.architectures)}, S {range_text(region.sparsity)}, l1 {range_text(region.l1)} "
         f"({region.volume:.1%} of the cells, {region.replicates} replicates); at its peak ({peak_text(region)}) "
         f"{region.peak_rate:.0%} of the "
-        f"seeds fail [95 % interval {low:.0%} to {high:.0%}], half or more with probability {probability_text(region.confidence)}."
+        f"seeds fail [95 % interval {low:.0%} to {high:.0%}], confidence that it is there {probability_text(region.confidence)}."
     )
 
 
