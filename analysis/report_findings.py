@@ -174,16 +174,9 @@ def _region_sentence(region: Region) -> str:
     low, high = region.peak_interval
     return (
         f"{region.failure}: {span_text(region.architectures)}, S {range_text(region.sparsity)}, l1 {range_text(region.l1)} "
-        f"({region.volume:.1%} of the cells, {region.replicates} replicates); at its peak ({peak_text(region)}) "
-        f"{region.peak_rate:.0%} of the "
+        f"({region.volume:.1%} of the cells, {region.replicates} replicates); at its peak {region.peak_rate:.0%} of the "
         f"seeds fail [95 % interval {low:.0%} to {high:.0%}], confidence that it is there {probability_text(region.confidence)}."
     )
-
-
-def peak_text(region: Region) -> str:
-    """The cell of the peak, its levels to three figures."""
-    names = (part.split("=") for part in region.name.partition("@")[2].split(","))
-    return ", ".join(part[0] if len(part) == 1 else f"{part[0]} = {float(part[1]):.3g}" for part in names)
 
 
 def span_text(architectures: Sequence[str]) -> str:

@@ -30,7 +30,6 @@ from analysis.report_findings import (
     architecture_sentences,
     collapse_sentences,
     counted,
-    peak_text,
     range_text,
     span_text,
     verdict_table,
@@ -265,8 +264,7 @@ def _region_section(study: StudyRows) -> Section | None:
     shown = pd.DataFrame(
         [
             {
-                "failure": region.failure,
-                "peak": peak_text(region),
+                "region": region.name,
                 "rate at the peak [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
                 "architectures": span_text(region.architectures),
                 "sparsity": range_text(region.sparsity),
@@ -274,6 +272,7 @@ def _region_section(study: StudyRows) -> Section | None:
                 "share of cells": f"{region.volume:.1%}",
                 "replicates": region.replicates,
                 "confidence": probability_text(region.confidence),
+                "beyond its borders": ", ".join(region.neighbours) or "–",
             }
             for region in study.regions
         ]
