@@ -6,7 +6,8 @@ import base64
 import io
 import json
 import platform
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -19,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 
+from analysis.drawing import STYLE, Artist, Images
 from analysis.frames import load
 from analysis.report_data import StudyRows
 from analysis.report_findings import findings as findings
@@ -30,15 +32,16 @@ from study.status import existing_study, read_spec
 
 FOLD_ABOVE = 30
 """A longer table opens on demand."""
-DOTS_PER_INCH = 130
-DOTS_PER_INCH_OF_DOTS = 100
-"""Of what is drawn in dots within an SVG."""
+DRAWN_APART_FROM = 20_000
+"""Rows from which the figures are drawn by a second process: its start takes a second."""
 MOST_ROWS_AS_CSV = 250_000
 """Of more rows the report holds the Parquet file alone: as text they take a gigabyte a million."""
 MOST_CHARACTERS_OF_STUDY_FILE = 6_000
-_STYLE: Any = {"font.family": "sans-serif", "svg.hashsalt": "sae-study", "svg.fonttype": "none", "hatch.linewidth": 0.5}
-
 Write = Callable[[str, bytes], None]
+
+
+_WORDS = re.compile(r"[A-Za-z“]|\d+-\d+-\d+")
+"""What a column begins with that stands on the left: a word, or an architecture."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,9 @@ def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = N
     folder = existing_study(study, storage)
     rows = StudyRows(folder.name, read_spec(folder), load(study, storage))
     place, write = _destination(folder, out)
-    with matplotlib.rc_context(_STYLE):
-        shown = [_shown(section, write) for section in sections(rows)]
+    with matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
+        drawn = [(section, [artist.draw(panel.figure) for panel in section.panels]) for section in sections(rows)]
+        shown = [_shown(section, [later.result() for later in images], write) for section, images in drawn]
     downloads = _write_rows(rows.rows, write)
     write("study.yaml", (folder.read_text("study.yaml") or "").encode())
     write("index.html", _page(rows, folder, shown, downloads).encode())
@@ -83,27 +87,23 @@ def _destination(folder: StudyFolder, out: str | None) -> tuple[str, Write]:
     return str(place), write
 
 
-def _shown(section: Section, write: Write) -> dict[str, Any]:
+def _shown(section: Section, images: Sequence[Images], write: Write) -> dict[str, Any]:
     """A section as the template reads it; its figures and tables are written on the way."""
     return {
         "title": section.title,
         "anchor": section.anchor,
         "text": section.text,
         "sentences": list(section.sentences),
-        "panels": [_drawn(panel, write) for panel in section.panels],
+        "panels": [_drawn(panel, *pair, write) for panel, pair in zip(section.panels, images)],
         "sheets": [_tabulated(sheet, write) for sheet in section.sheets],
         "folded": section.folded,
     }
 
 
-def _drawn(panel: Panel, write: Write) -> _Drawn:
-    png, svg = io.BytesIO(), io.BytesIO()
-    panel.figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
-    panel.figure.savefig(svg, format="svg", dpi=DOTS_PER_INCH_OF_DOTS, metadata={"Date": None})
-    write(f"{panel.name}.png", png.getvalue())
-    write(f"{panel.name}.svg", svg.getvalue())
-    width = round(96 * panel.figure.get_figwidth())
-    return _Drawn(panel.name, panel.caption, panel.wide, base64.b64encode(png.getvalue()).decode(), width)
+def _drawn(panel: Panel, png: bytes, svg: bytes, write: Write) -> _Drawn:
+    write(f"{panel.name}.png", png)
+    write(f"{panel.name}.svg", svg)
+    return _Drawn(panel.name, panel.caption, panel.wide, base64.b64encode(png).decode(), round(96 * panel.figure.get_figwidth()))
 
 
 def _tabulated(sheet: Sheet, write: Write) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _tabulated(sheet: Sheet, write: Write) -> dict[str, Any]:
         "name": sheet.name,
         "note": sheet.note,
         "heads": list(table.columns),
-        "words": [table[column].map(lambda value: isinstance(value, str) and value[:1].isalpha()).any() for column in table],
+        "words": [any(isinstance(value, str) and _WORDS.match(value) for value in table[column]) for column in table],
         "rows": [[cell_text(value) for value in row] for row in table.head(MOST_LINES).itertuples(index=False)],
         "length": len(table),
         "folded": len(table) > FOLD_ABOVE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -95,22 +95,19 @@ class Section:
     """Whether it opens on demand only."""
 
 
-def sections(study: StudyRows) -> list[Section]:
-    """Those that the study has something to show in, in the order of the page."""
+def sections(study: StudyRows) -> Iterator[Section]:
+    """Those that the study has something to show in, in the order of the page; each computed when it is asked for."""
     if study.rows.empty:
-        return []
-    made = [
-        _published_section(study),
-        _verdict_section(study),
-        _collapse_section(study),
-        _phase_section(study),
-        _region_section(study),
-        *([_order_section(study), _metrics_section(study), _trust_section(study)] if len(study.measured) else []),
-        _gram_section(study),
-        _cells_section(study),
-        *architecture_sections(study),
-    ]
-    return [section for section in made if section is not None]
+        return
+    of_measured = (_order_section, _metrics_section, _trust_section) if len(study.measured) else ()
+    makers: tuple[Callable[[StudyRows], Section | None], ...] = (
+        _published_section, _verdict_section, _collapse_section, _phase_section, _region_section, *of_measured, _gram_section,
+        _cells_section,
+    )  # fmt: skip
+    for make in makers:
+        if (section := make(study)) is not None:
+            yield section
+    yield from architecture_sections(study)
 
 
 def _seeds_a_cell(study: StudyRows) -> str:
@@ -470,7 +467,7 @@ def _percent(share: float) -> str:
 
 
 def _scatter_panel(frame: pd.DataFrame, x: str, y: str) -> Panel:
-    figure, ax = _single()
+    figure, ax = _single((0.8, 1.35, 0.6, 0.3))
     scatter = metric_scatter(frame, x, y)
     plot_metric_scatter(scatter, ax)
     return Panel(f"scatter_{y}", figure, scatter.caption)
@@ -489,11 +486,10 @@ def _cells_section(study: StudyRows) -> Section:
     )
 
 
-def architecture_sections(study: StudyRows) -> list[Section]:
+def architecture_sections(study: StudyRows) -> Iterator[Section]:
     """One for each architecture, where there are several or a plane to show."""
-    if len(study.architectures) == 1 and not study.varies("sparsity", "l1"):
-        return []
-    return [_architecture_section(study, name) for name in study.architectures[:MOST_ARCHITECTURES]]
+    if len(study.architectures) > 1 or study.varies("sparsity", "l1"):
+        yield from (_architecture_section(study, name) for name in study.architectures[:MOST_ARCHITECTURES])
 
 
 def _architecture_section(study: StudyRows, architecture: str) -> Section:
