@@ -436,7 +436,7 @@ def order_parameter_curve(frame: pd.DataFrame, architecture: str, column: str) -
     sparsities = table["sparsity"].to_numpy(dtype=np.float64)
     importances = importances_of(own) if len(own) else None
     fine = (
-        np.unique(np.concatenate([np.linspace(sparsities.min(), sparsities.max(), 400), sparsities]))
+        np.unique(np.concatenate([np.linspace(sparsities.min(), sparsities.max(), 200), sparsities]))
         if len(sparsities)
         else sparsities
     )

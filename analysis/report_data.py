@@ -15,6 +15,7 @@ from analysis.phase_plots import Surface
 from analysis.published import published_replicates
 from analysis.statistics import Monotonicity, cell_rates, failed, monotonicity, on_lattice, per_autoencoder
 from search_spaces.failure_surface import Counts, Domain, dealt, few_cells, fit_surface
+from search_spaces.failure_surface import Surface as FailureSurface
 from search_spaces.spaces import StudySpec
 from study.failures import FailureKind
 from study.sae_metrics import corrected_mcc
@@ -27,7 +28,6 @@ _OF_TRANSITIONS = (
 )  # fmt: skip
 BATCHES = 2
 """In which the cells are read by the surface of a figure; each costs a fit."""
-SURFACE_GRID = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +134,17 @@ class StudyRows:
         ]
         if not smooth:
             return {}
-        posterior = fit_surface(domain, counts, dealt(counts) % BATCHES).on_grid(SURFACE_GRID)
-        u, v = domain.centres(SURFACE_GRID)
-        mean, sd, q = (np.swapaxes(of, 1, 2) for of in (posterior.mean, posterior.sd, posterior.exceedance(0.5)))
-        axes = domain.sparsity_at(u), domain.l1_at(v)
-        return {domain.architectures[a]: Surface(*axes, mean[a], sd[a], q[a]) for a in smooth}
+        fitted = fit_surface(domain, counts, dealt(counts) % BATCHES)
+        return {domain.architectures[place]: _on_lattice(fitted, place, cells) for place in smooth}
+
+
+def _on_lattice(fitted: FailureSurface, place: int, cells: pd.DataFrame) -> Surface:
+    """At the study's own levels: between them the fit is unsure of itself, and its lines would ring every cell."""
+    sparsities, l1s = (np.sort(cells[axis].unique()).astype(np.float64) for axis in ("sparsity", "l1"))
+    l1, sparsity = np.meshgrid(l1s, sparsities, indexing="ij")  # (l1, sparsities)
+    posterior = fitted.at(np.full(l1.size, place), sparsity.ravel(), l1.ravel())
+    mean, sd, q = (of.reshape(l1.shape) for of in (posterior.mean, posterior.sd, posterior.exceedance(0.5)))
+    return Surface(sparsities, l1s, mean, sd, q)
 
 
 def slug(architecture: str) -> str:

@@ -226,7 +226,7 @@ def _phase_section(study: StudyRows) -> Section | None:
     diagrams = [phase_diagram(study.frame, name, surface=study.surfaces.get(name), deaths=study.deaths_of(name)) for name in shown]
     columns = min(4, len(shown))
     width = _column_width(columns)
-    figure, axes = _grid(len(shown), columns, (width, 0.85 * width), (0.15, 0.35), (0.6, 0.1, 0.8, 0.3))
+    figure, axes = _grid(len(shown), columns, (width, 0.85 * width), (0.15, 0.35), (0.8, 0.1, 0.8, 0.3))
     plot_phase_diagrams(diagrams, axes)
     left_out = f" The {len(study.architectures) - len(shown)} widest are left out." if len(shown) < len(study.architectures) else ""
     fitted = any(diagram.surface is not None for diagram in diagrams)
