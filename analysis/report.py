@@ -19,6 +19,7 @@ import matplotlib
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
+from threadpoolctl import threadpool_limits
 
 from analysis.drawing import STYLE, Artist, Images
 from analysis.frames import load
@@ -66,10 +67,11 @@ def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = N
     folder = existing_study(study, storage)
     rows = StudyRows(folder.name, read_spec(folder), load(study, storage))
     place, write = _destination(folder, out)
-    with matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
+    # One thread of the linear algebra library: its matrices are small, and the other core draws.
+    with threadpool_limits(1, "blas"), matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
         drawn = [(section, [artist.draw(panel.figure) for panel in section.panels]) for section in sections(rows)]
+        downloads = _write_rows(rows.rows, write)  # while the last figures are drawn
         shown = [_shown(section, [later.result() for later in images], write) for section, images in drawn]
-    downloads = _write_rows(rows.rows, write)
     write("study.yaml", (folder.read_text("study.yaml") or "").encode())
     write("index.html", _page(rows, folder, shown, downloads).encode())
     return f"{place}/index.html"

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.failure_regions import Region, all_regions
+from analysis.mapped import Tally, without_zero_l1
 from analysis.metric_trust import MetricTrust, metric_trust
 from analysis.phase_diagrams import CriticalPoint, critical_points, order_transitions
 from analysis.phase_plots import Surface
 from analysis.published import published_replicates
 from analysis.statistics import Monotonicity, cell_rates, failed, monotonicity, on_lattice, per_autoencoder
-from search_spaces.failure_surface import Counts, Domain, dealt, few_cells, fit_surface
 from search_spaces.failure_surface import Surface as FailureSurface
+from search_spaces.failure_surface import few_cells
 from search_spaces.spaces import StudySpec
 from study.failures import FailureKind
 from study.sae_metrics import corrected_mcc
@@ -26,8 +27,6 @@ _OF_TRANSITIONS = (
     "sae_all_dead", "ae_loss", "ae_loss_dedicated", "ae_loss_bias_only", "ae_diagonal_mean", "ae_features_represented",
     "ae_dimensions_per_feature", "ae_condition_number",
 )  # fmt: skip
-BATCHES = 2
-"""In which the cells are read by the surface of a figure; each costs a fit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,21 +120,21 @@ class StudyRows:
     @cached_property
     def surfaces(self) -> dict[str, Surface]:
         """The smoothed rate of any failure, for each architecture that has a lattice worth smoothing."""
-        cells = self.cells[self.cells["l1"] > 0]
-        if cells.empty:
+        if not self.varies("sparsity", "l1"):
             return {}
-        ends = {axis: (float(cells[axis].min()), float(cells[axis].max())) for axis in ("sparsity", "l1")}
-        domain = Domain(tuple(dict.fromkeys(cells["architecture"])), ends["sparsity"], ends["l1"])
-        counts = Counts.of(domain, *(cells[name] for name in ("architecture", "sparsity", "l1", "failures", "replicates")))
+        frame, _ = without_zero_l1(self.frame)
+        tally = Tally.of(frame)
+        domain, cells = tally.domain, tally.cells
         smooth = [
             place
             for place in range(len(domain.architectures))
-            if all(domain.varies) and not few_cells(counts.take(counts.architecture == place), domain.varies)
+            if all(domain.varies) and not few_cells(cells.take(cells.architecture == place), domain.varies)
         ]
         if not smooth:
             return {}
-        fitted = fit_surface(domain, counts, dealt(counts) % BATCHES)
-        return {domain.architectures[place]: _on_lattice(fitted, place, cells) for place in smooth}
+        fitted = tally.surface(failed(frame).to_numpy())
+        levels = self.cells[self.cells["l1"] > 0]
+        return {domain.architectures[place]: _on_lattice(fitted, place, levels) for place in smooth}
 
 
 def _on_lattice(fitted: FailureSurface, place: int, cells: pd.DataFrame) -> Surface:
