@@ -10,13 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 
 from analysis.palette import FAILURE_COLOURS, level_ticks
-from analysis.statistics import cell_rates, failed, per_autoencoder, rate_interval
+from analysis.statistics import per_autoencoder
 from study.failures import FailureKind
 
 _Float = NDArray[np.float64]
@@ -106,87 +104,6 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
         ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1), frameon=False, fontsize=8)
 
 
-@dataclass(frozen=True, eq=False)
-class FailureCurve:
-    """The rate of one failure by sparsity, with 95 % intervals; all (sparsities,)."""
-
-    failure: str
-    sparsities: _Float
-    rate: _Float
-    low: _Float
-    high: _Float
-    replicates: NDArray[np.int64]
-
-
-def failure_curve(frame: pd.DataFrame, failure: str = "any") -> FailureCurve:
-    """Failure rate by sparsity over everything else in the frame; a collapse counts once for each autoencoder."""
-    if failure == FailureKind.AE_COLLAPSED.value:
-        frame = per_autoencoder(frame)
-    grouped = frame.assign(failed=failed(frame, failure)).groupby("sparsity")["failed"].agg(["size", "sum"])
-    k, n = grouped["sum"].to_numpy(dtype=np.float64), grouped["size"].to_numpy(dtype=np.int64)
-    low, high = rate_interval(k, n)
-    return FailureCurve(failure, grouped.index.to_numpy(dtype=np.float64), k / n, low, high, n)
-
-
-def plot_failure_curve(curve: FailureCurve, ax: Axes, place: int = 0, places: int = 1, label: str = "") -> None:
-    """Points with interval bars at their sparsity; nothing drawn between what was measured.
-
-    Several curves on one Axes stand beside each other: `place` of `places`, told apart by shade and marker.
-    """
-    known = curve.failure in {kind.value for kind in FailureKind}
-    colour = FAILURE_COLOURS[FailureKind(curve.failure)][0] if known else "#333333"
-    if places > 1:
-        colour = to_hex(colormaps["cividis"](place / places))
-    bars = 100 * np.stack([curve.rate - curve.low, curve.high - curve.rate])
-    x = curve.sparsities + 0.012 * (place - (places - 1) / 2) / places
-    marker = "osD^vPX*"[place % 8]
-    ax.errorbar(x, 100 * curve.rate, bars, fmt=marker, color=colour, capsize=2, markersize=4.5, clip_on=False, label=label or None)
-    ax.set_xlabel("sparsity S = P(feature = 0)")
-    ax.set_ylabel(f"{curve.failure}, % of seeds")
-    ax.set_ylim(bottom=0)
-
-
-@dataclass(frozen=True, eq=False)
-class RateMap:
-    """Failure rate of one architecture over sparsity × l1; NaN where nothing was measured."""
-
-    architecture: str
-    sparsities: _Float
-    l1: _Float
-    rate: _Float
-    """(l1, sparsities)."""
-    replicates: int
-
-
-def rate_map(frame: pd.DataFrame, architecture: str, failure: str = "any") -> RateMap:
-    """Failure rates of one architecture's cells as a table."""
-    own = frame[frame["architecture"] == architecture]
-    table = cell_rates(own, failure).pivot(index="l1", columns="sparsity", values="rate")
-    return RateMap(
-        architecture,
-        table.columns.to_numpy(dtype=np.float64),
-        table.index.to_numpy(dtype=np.float64),
-        table.to_numpy(dtype=np.float64),
-        len(own),
-    )
-
-
-def plot_rate_map(rates: RateMap, ax: Axes) -> None:
-    """One rectangle a measured cell, grey hatch where none was; light is safe, dark fails."""
-    ax.set_facecolor("#dddddd")
-    ax.patch.set_hatch("///")
-    ax.patch.set_edgecolor("#aaaaaa")
-    ax.pcolormesh(
-        np.arange(rates.rate.shape[1] + 1), np.arange(rates.rate.shape[0] + 1), rates.rate, cmap="cividis_r", vmin=0, vmax=1
-    )
-    for axis, values, count in ((ax.xaxis, rates.sparsities, 5), (ax.yaxis, rates.l1, 7)):
-        shown = np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).astype(int))
-        axis.set_ticks(shown + 0.5, [f"{values[i]:.2g}" for i in shown])
-    ax.set_xlabel("sparsity S")
-    ax.set_ylabel("l1")
-    ax.set_title(rates.architecture, fontsize=10)
-
-
 def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
     """Every replicate as a dot in the colour of its verdict, and the median of all as a bar.
 
@@ -213,11 +130,3 @@ def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
 GOLDEN = 0.618_033_988_75
 """Multiples of it, modulo 1, are spread evenly however many there are."""
 _LOGARITHMIC = {"ae_loss", "ae_dimensions_per_feature", "sae_mse", "hidden_rms", "ae_condition_number", "sae_loss"}
-
-
-def plot_gram(W: _Float, title: str, ax: Axes) -> None:
-    """WᵀW of one autoencoder, W (H, N): diverging around 0, the same scale, −1 to 1, in every panel."""
-    ax.imshow(W.T @ W, cmap="RdBu_r", vmin=-1, vmax=1)
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.set_title(title, fontsize=8)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from scipy.stats import binom
 
 from analysis import load, plots, tune_frame
+from analysis.phase_plots import failure_curves
 from analysis.published import published_experiment, rate_text, side_by_side
 from analysis.report import findings, verdict_table, write_report
 from analysis.statistics import cell_rates, failed, on_lattice, rate_interval
@@ -96,17 +96,6 @@ def test_verdict_shares_sum_to_one() -> None:
     assert composition.replicates.tolist() == [3, 1]
 
 
-def test_rate_map_leaves_gaps_where_nothing_was_measured() -> None:
-    """Missing, not zero."""
-    frame = frame_of({("5-3-5", 0.5, 0.01): ["none", "sae_dead"], ("5-3-5", 0.9, 0.1): ["sae_dead"], ("6-3-6", 0.1, 1.0): ["none"]})
-    rates = plots.rate_map(frame, "5-3-5")
-    np.testing.assert_array_equal(rates.rate, [[0.5, np.nan], [np.nan, 1.0]])
-    assert rates.replicates == 3
-    ax = Figure().subplots()
-    plots.plot_rate_map(rates, ax)
-    assert ax.get_title() == "5-3-5"
-
-
 def test_every_verdict_has_a_colour_and_a_sentence() -> None:
     """A kind that is added must be told from the others."""
     assert set(plots.FAILURE_COLOURS) == set(FailureKind)
@@ -172,6 +161,6 @@ def test_collapse_counts_once_for_each_autoencoder() -> None:
     """One collapsed AE under two l1 values is one collapse, not two."""
     one = frame_of({("5-3-5", 0.9, l1): ["ae_collapsed", "none", "none"] for l1 in (0.01, 0.1)})
     frame = one.assign(data_seed=one["seed"], ae_seed=one["seed"])
-    curve = plots.failure_curve(frame, "ae_collapsed")
-    assert curve.replicates.tolist() == [3]
-    assert curve.rate.tolist() == [1 / 3]
+    curves = failure_curves(frame, "ae_collapsed")
+    assert curves["replicates"].tolist() == [3]
+    assert curves["rate"].tolist() == [1 / 3]
