@@ -43,7 +43,7 @@ import pyarrow.compute as pc
 import ray
 import yaml
 from ray import cloudpickle, tune
-from ray.exceptions import RayActorError, WorkerCrashedError
+from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search.variant_generator import generate_variants
 
@@ -373,8 +373,9 @@ def _fit(folder: StudyFolder, packs: list[Pack], workers: int, watch: _Watch, st
         with _interrupted_by_ctrl_c():
             tuner.fit()
     finally:
-        with contextlib.suppress(Exception):  # a cluster that died took the desk with it, and has its own error to tell
-            ray.kill(desk)  # on a Ray that lives on it would stay: Tune's copy of the trainable holds on to it
+        # On a Ray that lives on the desk would stay (Tune's copy of the trainable holds on to it); a Ray that died took it along.
+        with contextlib.suppress(RayError, ConnectionError, RuntimeError):
+            ray.kill(desk)
 
 
 class _StopWhen(tune.Stopper):

@@ -40,7 +40,7 @@ class ReferenceEngine:
     name = "reference"
     family = "exact"
     lanes = 256
-    """Replicates trained together: parameters, moments and gradient of so many stay in a core's cache."""
+    """Autoencoders that are trained together, with all SAEs on them; of so many the parameters stay in a core's cache."""
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
         """Measured on one core of a 2-core server: a call's overhead a step, and a cost a parameter and sample."""
