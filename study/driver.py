@@ -48,15 +48,17 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search.variant_generator import generate_variants
 
 from search_spaces.errors import MisuseError
+from search_spaces.learners import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
+from study.batches import COLUMNS, Batches, learner_of
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
 from study.packs import Pack, estimated_seconds, missing_packs, physical_cores, plan_packs
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
-from study.searchers import PackQueue
+from study.searchers import LearnerQueue, PackQueue
 from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.trainable import Desk, PackTrainable
 
@@ -73,7 +75,7 @@ class Progress:
     """How far a running study is."""
 
     planned: int
-    """Replicates of the study."""
+    """Replicates of the study; of a search, the most that it trains."""
     done: int
     """Replicates whose rows are there, earlier runs included."""
     trained: int
@@ -82,6 +84,8 @@ class Progress:
     """Since this run's first pack was handed out."""
     failures: Mapping[str, int]
     """Rows of this run by FailureKind, `none` left out."""
+    learned: Mapping[str, float] = field(default_factory=dict)
+    """What a search's learner says of how far it is."""
 
     @property
     def rate(self) -> float:
@@ -143,6 +147,8 @@ class Outcome:
     """The engine that trained: what `auto` stands for."""
     errors: tuple[str, ...] = field(default=())
     """What packs raised: faults of the program, not of replicates."""
+    learner: Learner | None = field(default=None, repr=False, compare=False)
+    """A search's, as it ended."""
 
 
 def launch(
@@ -312,39 +318,63 @@ def _run(
     stop = threading.Event()
     began = time.monotonic()
     with DriverRecord(folder, force, stop.set) as record:
-        shards = folder.read_shards(["replicate_id", "failure"])
+        shards = folder.read_shards(list(COLUMNS if spec.search else ("replicate_id", "failure")))
         folder.set_aside(shards.unreadable)
         rows = shards.rows.filter(pc.not_equal(shards.rows["failure"], FailureKind.CRASHED)) if retry_crashed else shards.rows
-        missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
-        planned = done + sum(map(len, missing))
-        watch = _Watch(folder, planned, done, on_progress)
+        batches = Batches(learner_of(spec, folder.storage), spec, rows) if spec.search else None
+        if batches is None:
+            missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
+            planned = done + sum(map(len, missing))
+        else:
+            missing, done, planned = batches.learn(), batches.found, batches.learner.budget
+        watch = _Watch(folder, planned, done, on_progress, batches)
         if missing:
             with _ray(address, workers, lambda: record.__exit__()) as cpus:
                 workers = min(workers or cpus, cpus)
                 if not folder.exists():
                     folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
+                if not folder.exists() or spec.search:  # whose budget may be another than before
                     folder.write_text("study.yaml", yaml.safe_dump(spec.to_mapping(), sort_keys=False, allow_unicode=True))
-                _fit(folder, plan_packs(missing, spec.pack_size, workers), workers, watch, stop)
-        state = "failed" if watch.errors else "done" if done + watch.trained >= planned else "stopped"
+                _fit(folder, spec, missing, workers, watch, stop)
+        done = watch.done
+        complete = batches.complete if batches else done >= planned
+        planned = done if complete else planned
+        state = "failed" if watch.errors else "done" if complete else "stopped"
         record.end("done" if state == "done" else "stopped")
     return Outcome(
         folder.name,
         folder.path,
         state,
         planned,
-        done + watch.trained,
+        done,
         watch.trained,
         dict(watch.failures),
         time.monotonic() - began,
         engine_named(spec.engine).name,
         tuple(watch.errors),
+        batches.learner if batches else None,
     )
 
 
-def _fit(folder: StudyFolder, packs: list[Pack], workers: int, watch: _Watch, stop: threading.Event) -> None:
-    """One Tuner run over the packs."""
+def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], workers: int, watch: _Watch, stop: threading.Event) -> None:
+    """One Tuner run over what is missing, and over what a search asks for from there."""
+    packs = plan_packs(missing, spec.pack_size, workers)
     desk = ray.remote(Desk).options(num_cpus=0).remote(min(workers, len(packs)))
-    queue = PackQueue(packs, lambda pack: ray.get(desk.put.remote(pack.pack_id, pack.to_text())), watch.poison)
+
+    def lay_out(pack: Pack) -> None:
+        ray.get(desk.put.remote(pack.pack_id, pack.to_text()))
+
+    if watch.batches is None:
+        queue = PackQueue(packs, lay_out, watch.poison)
+    else:
+        queue = LearnerQueue(
+            packs,
+            lay_out,
+            watch.poison,
+            watch.batches,
+            lambda missing: plan_packs(missing, spec.pack_size, workers),
+            lambda pack_id: folder.read_whole_shard(pack_id, COLUMNS),
+        )
     watch.queue = queue
     trainable = tune.with_resources(
         tune.with_parameters(PackTrainable, storage=folder.storage.given_absolute, study=folder.name, desk=desk), {"CPU": 1}
@@ -397,13 +427,27 @@ class _StopWhen(tune.Stopper):
 class _Watch(tune.Callback):
     """Counts what the run's trials bring in, and settles what to do about those that fail."""
 
-    def __init__(self, folder: StudyFolder, planned: int, done: int, on_progress: Callable[[Progress], None] | None) -> None:
-        self._folder, self._planned, self._done, self._on_progress = folder, planned, done, on_progress
+    def __init__(
+        self,
+        folder: StudyFolder,
+        planned: int,
+        done: int,
+        on_progress: Callable[[Progress], None] | None,
+        batches: Batches | None = None,
+    ) -> None:
+        self._folder, self._planned, self._done_before, self._on_progress = folder, planned, done, on_progress
+        self.batches = batches
+        """Of a search."""
         self._began = time.monotonic()
         self.queue: PackQueue | None = None
         self.trained = 0
         self.failures: Counter[str] = Counter()
         self.errors: list[str] = []
+
+    @property
+    def done(self) -> int:
+        """Replicates of the study whose rows are there."""
+        return (self._done_before if self.batches is None else self.batches.found) + self.trained
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self.trained == 0 and len(trials) == 1:
@@ -437,10 +481,11 @@ class _Watch(tune.Callback):
             self._on_progress(
                 Progress(
                     self._planned,
-                    self._done + self.trained,
+                    self.done,
                     self.trained,
                     time.monotonic() - self._began,
                     dict(self.failures),
+                    self.batches.summary if self.batches else {},
                 )
             )
 
