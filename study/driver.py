@@ -160,6 +160,7 @@ def launch(
     dtype: str | None = None,
     seeds: str | None = None,
     pack_size: int | str | None = None,
+    search: Mapping[str, Any] | None = None,
     num_samples: int = 1,
     storage: str | Path = DEFAULT_STORAGE,
     address: str | None = None,
@@ -171,12 +172,23 @@ def launch(
 
     space: a named space, a study file, a `StudySpec`, the mapping that a study file holds, or Ray Tune's domains
     {"architecture": …, "sparsity": …, "l1": …, "seed": …} (see `study_from_domains`). The other arguments override
-    what it says. Uses the Ray of this process if there is one; else connects to `address`, or starts a local Ray of
-    `workers` CPUs and stops it afterwards. Raises MisuseError before anything starts when something cannot be;
+    what it says. With search, {"kind": "map", …} or {"kind": "l1", …} and the fields of `MapSearch` or `L1Search`, it
+    trains what an adaptive search of the space's ranges asks for.
+
+    Uses the Ray of this process if there is one; else connects to `address`, or starts a local Ray of `workers` CPUs and
+    stops it afterwards. Raises MisuseError before anything starts when something cannot be;
     KeyboardInterrupt (Ctrl-C) keeps what is done.
     """
     spec = study_spec(
-        space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=pack_size, num_samples=num_samples
+        space,
+        name=name,
+        protocol=protocol,
+        engine=engine,
+        dtype=dtype,
+        seeds=seeds,
+        pack_size=pack_size,
+        search=search,
+        num_samples=num_samples,
     )
     folder = Storage.at(storage).study(spec.name)
     refuse_other_specification(folder, spec)
@@ -214,6 +226,7 @@ def study_spec(
     dtype: str | None = None,
     seeds: str | None = None,
     pack_size: int | str | None = None,
+    search: Mapping[str, Any] | None = None,
     num_samples: int = 1,
 ) -> StudySpec:
     """The validated specification that `launch` would run."""
@@ -225,6 +238,11 @@ def study_spec(
         given = study_from_file(space).to_mapping()
     else:
         given = {"name": str(space), "protocol": "dissertation", "space": named_space(str(space)).model_dump(mode="json")}
+    if search is not None:
+        of_file = given.get("search") or {}
+        given["search"] = (of_file if of_file.get("kind") == search["kind"] else {}) | dict(search)
+        if str(space) in SPACES:
+            given["name"] = f"{space}-{search['kind']}"
     options = {"name": name, "protocol": protocol, "engine": engine, "dtype": dtype, "pack_size": pack_size}
     given |= {key: value for key, value in options.items() if value is not None}
     spec = study_from(given)
