@@ -137,10 +137,11 @@ def launch(
 
 def _tell_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
     from study import driver
+    from study.planning import plan_study
 
     folder = Storage.at(storage).study(spec.name)
     driver.refuse_other_specification(folder, spec)
-    summary = driver.plan_study(folder, spec, driver.local_workers(workers)).summary()
+    summary = plan_study(folder, spec, driver.local_workers(workers)).summary()
     if as_json:
         _print_json(summary)
         return

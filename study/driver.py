@@ -55,7 +55,7 @@ from study.batches import COLUMNS, Batches, learner_of
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
-from study.packs import Pack, estimated_seconds, missing_packs, physical_cores, plan_packs
+from study.packs import Pack, missing_packs, physical_cores, plan_packs
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
 from study.searchers import LearnerQueue, PackQueue
@@ -66,8 +66,6 @@ MAX_FAILURES = 2
 """How often Tune gives a pack to a fresh worker after its worker died."""
 PATIENCE_SECONDS = 0.3
 """How long Ctrl-C lets Tune save its result lines."""
-BYTES_PER_ROW = 400
-"""Of a shard, measured: for planning."""
 
 
 @dataclass(frozen=True)
@@ -96,36 +94,6 @@ class Progress:
     def seconds_left(self) -> float:
         """At the present rate; inf before the first pack is done."""
         return (self.planned - self.done) / self.rate if self.rate > 0 else math.inf
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a launch would do."""
-
-    spec: StudySpec
-    packs: list[Pack]
-    """What is missing, cut for the workers."""
-    planned: int
-    done: int
-    engine: str
-    """The engine that `auto` stands for."""
-
-    def summary(self) -> dict[str, Any]:
-        """The plan as figures, for --dry-run."""
-        missing = self.planned - self.done
-        return {
-            "study": self.spec.name,
-            "protocol": self.spec.protocol.name,
-            "protocol_id": self.spec.protocol.protocol_id,
-            "engine": self.engine,
-            "dtype": self.spec.dtype,
-            "replicates": self.planned,
-            "already_done": self.done,
-            "packs": len(self.packs),
-            "replicates_per_pack": max((len(pack) for pack in self.packs), default=0),
-            "core_hours": sum(map(estimated_seconds, self.packs)) / 3600,
-            "storage_megabytes": missing * BYTES_PER_ROW / 1e6,
-        }
 
 
 @dataclass(frozen=True)
@@ -301,13 +269,6 @@ def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
                 f"study={folder.name!r} was made with {key}={theirs}, this is {ours}: their rows are not comparable. Launch a "
                 "study of another --name, or go on with the version that began this one (manifest.json names it)."
             )
-
-
-def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
-    """What is missing of the study, cut into packs."""
-    missing, done = missing_packs(spec, folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist())
-    planned = done + sum(map(len, missing))
-    return Plan(spec, plan_packs(missing, spec.pack_size, workers), planned, done, engine_named(spec.engine).name)
 
 
 def local_workers(workers: int | None) -> int:
