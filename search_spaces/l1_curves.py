@@ -86,7 +86,6 @@ class RisingRate:
         return Crossing(np.bincount(place.ravel(), posterior.ravel(), self.size + 2) / posterior.sum())
 
 
-
 BIN = 10
 """Steps in one bin of the test of monotony: 0.05 decades."""
 BASES = (0.02, 0.1, 0.4, 0.8, 2.0, 4.5)
@@ -120,9 +119,7 @@ class Monotony:
         bins, bases = self.bins, np.minimum(level * np.array(BASES), 0.9)
         place = np.arange(bins) + 0.5
         self._bases_of_bumps = int(np.sum(bases < level))
-        centre, sd, peak = (
-            axis.ravel() for axis in np.meshgrid(place, np.array(BUMP_SDS), np.array(BUMP_PEAKS), indexing="ij")
-        )
+        centre, sd, peak = (axis.ravel() for axis in np.meshgrid(place, np.array(BUMP_SDS), np.array(BUMP_PEAKS), indexing="ij"))
         self._centre = centre
         bump = peak[:, None] * np.exp(-0.5 * ((place - centre[:, None]) / sd[:, None]) ** 2)  # (bumps, bins)
         self._bumped = _log_rates(1 - (1 - bases[: self._bases_of_bumps, None, None]) * (1 - bump))

@@ -147,7 +147,7 @@ class L1Learner:
     def ask(self) -> list[Replicates]:
         """The next batch, one `Replicates` an architecture; [] to wait for rows, or when nothing is left to ask."""
         number = len(self._asked)
-        if number - self._told >= AHEAD or SWEEPS <= number and self._told < SWEEPS:
+        if number - self._told >= AHEAD or (number >= SWEEPS and self._told < SWEEPS):
             return []
         plan = []
         for place, cell in enumerate(self._cells):
@@ -310,7 +310,7 @@ class _CellRows:
     def half_width(self) -> float:
         """Half of the interval of the upper edge, in decades; infinite where it reaches beyond the range or there is none."""
         low, high = (self.high.quantile(share) for share in _ENDS)
-        inside = self.bump_x is None and 0 <= low and high < self._size
+        inside = self.bump_x is None and low >= 0 and high < self._size
         return (high - low) * STEP / 2 if inside else np.inf
 
     @property

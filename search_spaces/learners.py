@@ -38,10 +38,6 @@ class Learner(Protocol):
     """
 
     @property
-    def budget(self) -> int:
-        """Replicates that it asks for at most."""
-
-    @property
     def done(self) -> bool:
         """Whether nothing more will be asked for."""
 

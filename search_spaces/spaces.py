@@ -167,22 +167,20 @@ class MapSearch(_Model):
     """Studies of the same storage, protocol and dtype whose rows it starts from."""
 
 
-L1_BUDGET = 250
-"""Replicates that an L1 search spends on an architecture and sparsity if it is not told otherwise."""
-
-
 class L1Search(_Model):
     """An adaptive L1 search: for each of the space's architectures and sparsities, over the range of its l1."""
 
     kind: Literal["l1"] = "l1"
     failure: tuple[str, ...] = ("sae_dead", "sae_starved")
-    """What counts as a failure above the safe interval."""
+    """The kinds of failure whose rate together must stay below the level; ("any",) for all."""
     level: float = 0.1
-    """The collapse threshold is where its rate crosses this."""
-    budget: int | None = None
-    """Replicates to train at most; None for L1_BUDGET of each architecture and sparsity."""
-    precision: float = 0.02
-    """Stop a column when the standard error of its threshold is at most this, in decades."""
+    """The collapse threshold is where the rate crosses this."""
+    budget: int = 250
+    """Replicates of each architecture and sparsity, at most."""
+    precision: float | None = None
+    """Enough where half of the threshold's 90 % interval is at most this, in decades; None spends the budget."""
+    recovery: Literal["mcc", "f1"] = "mcc"
+    """What the best l1 has most of: signed MCC, or F1 of the latents as detectors."""
 
 
 class StudySpec(_Model):
@@ -254,7 +252,9 @@ class StudySpec(_Model):
         """The most replicates that the study's search trains; ValueError where it has none."""
         if self.search is None or not isinstance(self.space, GridSpace):
             raise ValueError("this study is no search: it trains every replicate of its space.")
-        return self.search.budget or L1_BUDGET * len(self.space.architectures) * len(self.space.sparsities)
+        if isinstance(self.search, MapSearch):
+            return self.search.budget
+        return self.search.budget * len(self.space.architectures) * len(self.space.sparsities)
 
     def science(self) -> dict[str, Any]:
         """What makes two studies the same: all but pack_size and engine, which change no row of one engine family, and budget."""

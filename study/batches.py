@@ -14,7 +14,6 @@ from search_spaces.learners import LEARNED_FROM, Learner, Rows
 from search_spaces.spaces import StudySpec
 from study.engines import engine_named
 from study.packs import Pack
-from study.row_store import Storage
 
 COLUMNS = ("replicate_id", *LEARNED_FROM)
 
@@ -102,8 +101,3 @@ class Batches:
             by_table.setdefault(id(table), (table, []))[1].append(place)
         rows = pa.concat_tables([table.take(pa.array(places)) for table, places in by_table.values()])
         return {name: rows[name].to_numpy() for name in LEARNED_FROM}
-
-
-def learner_of(spec: StudySpec, storage: Storage) -> Learner:
-    """The learner that the study's specification asks for, told nothing yet."""
-    raise NotImplementedError

@@ -51,7 +51,7 @@ from search_spaces.errors import MisuseError
 from search_spaces.learners import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
-from study.batches import COLUMNS, Batches, learner_of
+from study.batches import COLUMNS, Batches
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
@@ -59,6 +59,7 @@ from study.packs import Pack, missing_packs, physical_cores, plan_packs
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
 from study.searchers import LearnerQueue, PackQueue
+from study.searches import learner_of
 from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.trainable import Desk, PackTrainable
 
@@ -305,7 +306,7 @@ def _run(
             missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
             planned = done + sum(map(len, missing))
         else:
-            missing, done, planned = batches.learn(), batches.found, batches.learner.budget
+            missing, done, planned = batches.learn(), batches.found, spec.search_budget
         watch = _Watch(folder, planned, done, on_progress, batches)
         if missing:
             with _ray(address, workers, lambda: record.__exit__()) as cpus:

@@ -26,16 +26,14 @@ import pyarrow.compute as pc
 
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.errors import MisuseError
+from search_spaces.l1_search import BEFORE_SAE
 from search_spaces.protocol import Protocol, protocol_from
 from search_spaces.spaces import parse_seeds
 from study.engines import engine_named
 from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack
-
-RECOVERY = {"mcc": "mcc_decoder_features", "f1": "f1_latents_features"}
-NO_AUTOENCODER = (FailureKind.CRASHED.value, FailureKind.DIVERGED.value, FailureKind.AE_COLLAPSED.value)
-"""Failures that no l1 cures: such replicates say nothing of it."""
+from study.searches import RECOVERY_COLUMNS
 
 
 def l1_objective(
@@ -55,8 +53,8 @@ def l1_objective(
     whose autoencoder is sound is the figure `recovery`, NaN where none is. The others: `failure_rate` and `sae_dead_rate`
     among the same, `l0`, `explained_variance` (means), `ae_collapsed` (a count), `replicates`. Raises MisuseError.
     """
-    if recovery not in RECOVERY:
-        raise MisuseError(f"recovery={recovery!r} is unknown. Expected one of {', '.join(RECOVERY)}.")
+    if recovery not in RECOVERY_COLUMNS:
+        raise MisuseError(f"recovery={recovery!r} is unknown. Expected one of {', '.join(RECOVERY_COLUMNS)}.")
     if dtype not in ("float64", "float32"):
         raise MisuseError(f"dtype={dtype!r} is unknown. Expected float64 or float32.")
     fixed = {"architecture": architecture, "sparsity": sparsity}
@@ -64,7 +62,7 @@ def l1_objective(
 
     def objective(config: dict[str, Any]) -> dict[str, Any]:
         at = config | {name: value for name, value in fixed.items() if value is not None}
-        return _figures(_pack(at, own_seeds, own_protocol, own_engine, dtype), RECOVERY[recovery])
+        return _figures(_pack(at, own_seeds, own_protocol, own_engine, dtype), RECOVERY_COLUMNS[recovery])
 
     return objective
 
@@ -80,7 +78,7 @@ def _pack(at: dict[str, Any], seeds: tuple[int, ...], protocol: Protocol, engine
 def _figures(pack: Pack, recovery: str) -> dict[str, Any]:
     rows = run_pack(pack)
     counts = Counter(rows["failure"].to_pylist())
-    sound = rows.filter(pc.invert(pc.is_in(rows["failure"], pa.array(NO_AUTOENCODER))))
+    sound = rows.filter(pc.invert(pc.is_in(rows["failure"], pa.array(BEFORE_SAE))))
     verdicts = np.array(sound["failure"].to_pylist(), dtype=object)
 
     def mean(column: str) -> float:

@@ -30,8 +30,6 @@ SPEC = study_from(
 class Halving:
     """Asks ten replicates a batch at an l1 that depends on the failures told; one batch ahead of what it was told."""
 
-    budget = 60
-
     def __init__(self) -> None:
         self.asked: list[float] = []
         self.told: list[float] = []
