@@ -437,6 +437,12 @@ SPACES: dict[str, GridSpace] = {
     "architectures": GridSpace(
         architectures=STUDIED_ARCHITECTURES, sparsities=_linear(0.3, 0.98, 12), l1=_log(1e-4, 1, 13), seeds=tuple(range(16))
     ),
+    "thresholds": GridSpace(  # for `sae-study l1`: what it searches are the ranges
+        architectures=("5-3-5", "6-3-6", "8-4-8", "10-5-10", "12-6-12", "15-7-15", "20-5-20", "20-10-20"),
+        sparsities=(0.5, 0.8, 0.9, 0.95),
+        l1=(1e-4, 10.0),
+        seeds=(0,),
+    ),
     "full": GridSpace(
         architectures=STUDIED_ARCHITECTURES, sparsities=_linear(0.3, 0.98, 24), l1=_log(1e-4, 1, 25), seeds=tuple(range(200))
     ),

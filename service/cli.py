@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from analysis.comparison import Comparison
     from analysis.failure_regions import Region
+    from search_spaces.l1_search import L1Learner
     from search_spaces.refinement import Refinement
     from search_spaces.spaces import StudySpec
     from study.driver import Outcome
@@ -176,9 +177,8 @@ def map_(
     as_json: AsJson = False,
 ) -> None:
     """Map the failure regions of a space's ranges: each batch of replicates goes where the map is unsure."""
-    from study import driver
-
     given = {
+        "kind": "map",
         "failure": failure,
         "level": level,
         "budget": budget,
@@ -188,7 +188,64 @@ def map_(
         "l1s_per_autoencoder": l1s_per_autoencoder,
         "earlier": earlier or None,
     }
-    search = {"kind": "map"} | {key: value for key, value in given.items() if value is not None}
+    _search(space, given, name, protocol, engine, dtype, address, pack_size, workers, force, dry_run, storage, as_json)
+
+
+@app.command()
+def l1(
+    space: Space,
+    failure: Annotated[
+        list[str] | None, typer.Option(help="A kind that must stay rare; may stand again. Default: sae_dead and sae_starved.")
+    ] = None,
+    level: Annotated[float | None, typer.Option(help="How often it may come: the edge is there. Default: 0.1.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Replicates of each architecture and sparsity. Default: 250.")] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="Enough where half of the edge's 90 % interval is this many decades. Default: spend all.")
+    ] = None,
+    recovery: Annotated[str | None, typer.Option(help="What the best l1 has most of: mcc or f1. Default: mcc.")] = None,
+    name: Name = None,
+    protocol: ProtocolName = None,
+    engine: EngineName = None,
+    dtype: Dtype = None,
+    address: Address = None,
+    pack_size: PackSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    storage: Where = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Find, for each architecture and sparsity of a space, the safe interval of l1 and the best l1 within the space's range."""
+    given = {
+        "kind": "l1",
+        "failure": failure or None,
+        "level": level,
+        "budget": budget,
+        "precision": precision,
+        "recovery": recovery,
+    }
+    _search(space, given, name, protocol, engine, dtype, address, pack_size, workers, force, dry_run, storage, as_json)
+
+
+def _search(
+    space: str,
+    given: dict[str, Any],
+    name: str | None,
+    protocol: str | None,
+    engine: str | None,
+    dtype: str | None,
+    address: str | None,
+    pack_size: str | None,
+    workers: int | None,
+    force: bool,
+    dry_run: bool,
+    storage: str,
+    as_json: bool,
+) -> None:
+    """Launch, or plan, an adaptive search."""
+    from study import driver
+
+    search = {key: value for key, value in given.items() if value is not None}
     spec = driver.study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, pack_size=_number_or_text(pack_size), search=search
     )
@@ -544,12 +601,15 @@ def diagnose(
 
 def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
     """What a launch, search or resume came to."""
+    from search_spaces.l1_search import L1Learner
     from search_spaces.refinement import Refinement
 
     folder = Storage.at(storage).study(outcome.study)
     document = {name: value for name, value in vars(outcome).items() if name != "learner"}
     if isinstance(outcome.learner, Refinement):
         _tell_map(outcome.learner, document, folder, as_json)
+    elif isinstance(outcome.learner, L1Learner):
+        _tell_l1(outcome.learner, document, folder, as_json)
     else:
         _tell_verdicts(outcome, document, folder, as_json)
     if not as_json:
@@ -596,6 +656,42 @@ def _tell_map(learner: Refinement, document: dict[str, Any], folder: StudyFolder
         f"of the border as drawn (regret {found.estimated_regret:.4f})."
     )
     out.print("Map: " + ", ".join(files))
+
+
+def _tell_l1(learner: L1Learner, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
+    """The safe interval and the best l1 of every cell."""
+    from analysis.l1_intervals import l1_sentences, write_l1
+    from study.status import read_spec
+
+    found = learner.results()
+    sentences = l1_sentences(found, read_spec(folder).protocol)
+    files = [f"{folder.path}/{name}" for name in write_l1(folder, found)]
+    if as_json:
+        _print_json({**document, "cells": [asdict(interval) for interval in found], "findings": sentences, "files": files})
+        return
+    heads = ("sparsity", "safe from [90 %]", "safe to [90 %]", "best l1 [90 %]", "MCC", "closed form", "replicates", "AE collapsed")
+    table = Table(Column("architecture", no_wrap=True), *heads)
+    for cell in found:
+        table.add_row(
+            cell.architecture,
+            f"{cell.sparsity:g}",
+            cell.low if cell.safe_low is None else _with_interval(cell.safe_low, cell.safe_low_interval),
+            cell.high if cell.safe_high is None else _with_interval(cell.safe_high, cell.safe_high_interval),
+            "–" if cell.best_l1 is None else _with_interval(cell.best_l1, cell.best_l1_interval or (None, None)),
+            "–" if cell.best_mcc is None else f"{cell.best_mcc:.3f}",
+            "–" if cell.predicted_high is None else f"{cell.predicted_high:.3g}",
+            str(cell.replicates),
+            str(cell.ae_collapsed),
+        )
+    out.print(table)
+    for sentence in sentences:
+        out.print(sentence)
+    out.print("Written: " + ", ".join(files))
+
+
+def _with_interval(value: float, ends: tuple[float | None, float | None]) -> str:
+    low, high = ("…" if end is None else f"{end:.3g}" for end in ends)
+    return f"{value:.3g} [{low}, {high}]"
 
 
 def _print_verdicts(table: pd.DataFrame) -> None:
