@@ -67,18 +67,26 @@ def recommend_l1(
 
 
 def _stored(folder: StudyFolder, name: str, sparsity: float) -> L1Interval:
-    found = folder.read_json(L1_FILE)
-    if found is None:
+    found = read_l1(folder)
+    if not found:
         raise MisuseError(f"study={folder.name!r} holds no finished L1 search. Run `sae-study l1`, or leave the study out.")
-    for cell in found["cells"]:
-        if cell["architecture"] == name and abs(cell["sparsity"] - sparsity) < 1e-9:
-            fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in cell.items()}
-            return L1Interval(**fields)
+    for interval in found:
+        if interval.architecture == name and abs(interval.sparsity - sparsity) < 1e-9:
+            return interval
     raise MisuseError(
         f"study={folder.name!r} has not searched {name} at sparsity {sparsity:g}, but "
-        f"{', '.join(sorted({cell['architecture'] for cell in found['cells']}))} at "
-        f"{', '.join(str(s) for s in sorted({cell['sparsity'] for cell in found['cells']}))}."
+        f"{', '.join(dict.fromkeys(interval.architecture for interval in found))} at "
+        f"{', '.join(f'{s:g}' for s in sorted({interval.sparsity for interval in found}))}."
     )
+
+
+def read_l1(folder: StudyFolder) -> tuple[L1Interval, ...]:
+    """What `write_l1` kept in the study's folder; () where nothing is."""
+    found = folder.read_json(L1_FILE) or {"cells": []}
+    cells: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in cell.items()} for cell in found["cells"]
+    ]
+    return tuple(L1Interval(**cell) for cell in cells)
 
 
 def l1_table(found: Sequence[L1Interval]) -> pd.DataFrame:

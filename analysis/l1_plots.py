@@ -22,7 +22,8 @@ MOST_COLUMNS = 4
 def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], ax: Axes) -> None:
     """One architecture: a bar from the lower to the upper edge at each sparsity, both with intervals, and the best l1.
 
-    Where SAEs die before the code is sparse there is no safe value, and the bar is hatched. Edges beyond the range that was searched end at the axis' `limits`; a cell without an upper edge is marked.
+    Where SAEs die before the code is sparse there is no safe value, and the bar is hatched. Edges beyond the range that was
+    searched end at the axis' `limits`; a cell without an upper edge is marked.
     """
     for place, interval in enumerate(found):
         low = interval.safe_low if interval.safe_low is not None else limits[0]

@@ -52,7 +52,9 @@ def main() -> None:
     """Print a table."""
     replicates, nodes = (int(float(argument)) for argument in sys.argv[1:3]) if len(sys.argv) > 2 else (10**8, 1000)
     workers = nodes * CORES
-    print(f"{replicates:,} replicates, {nodes:,} nodes of {CORES} cores; {workers / ACTORS_A_SECOND / 60:.0f} min to start workers\n")
+    print(
+        f"{replicates:,} replicates, {nodes:,} nodes of {CORES} cores; {workers / ACTORS_A_SECOND / 60:.0f} min to start workers\n"
+    )
     print("| replicates | packs | seconds a pack | makespan | driver busy | workers busy | rows/s | driver memory | files | rows |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, core_rate in REPLICATES_A_CORE_SECOND.items():
