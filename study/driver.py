@@ -50,6 +50,7 @@ from ray.tune.search.variant_generator import generate_variants
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
+from study.cluster import Crew, pinned_here, refuse_unseen_storage, runtime_env
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
@@ -256,7 +257,7 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
     """Raise MisuseError if the study's folder holds another study than this one, or something that is no study."""
     if not folder.exists() and (other := set(folder.listing()) - {DRIVER_FILE, STOP_FILE}):
         raise MisuseError(
-            f"{folder.path} is there and is no study (it holds {min(other)}). Choose another --name or --storage; "
+            f"{folder.place()} is there and is no study (it holds {min(other)}). Choose another --name or --storage; "
             "nothing in it was touched."
         )
     if folder.exists() and (stored := read_spec(folder)).science() != spec.science():
@@ -319,17 +320,18 @@ def _run(
         planned = done + sum(map(len, missing))
         watch = _Watch(folder, planned, done, on_progress)
         if missing:
-            with _ray(address, workers, lambda: record.__exit__()) as cpus:
-                workers = min(workers or cpus, cpus)
+            with _ray(address, workers, lambda: record.__exit__()):
+                refuse_unseen_storage(folder)
+                crew = Crew.of(missing[0].engine, workers)
                 if not folder.exists():
                     folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
                     folder.write_text("study.yaml", yaml.safe_dump(spec.to_mapping(), sort_keys=False, allow_unicode=True))
-                _fit(folder, plan_packs(missing, spec.pack_size, workers), workers, watch, stop)
+                _fit(folder, plan_packs(missing, spec.pack_size, crew.at_once), crew, watch, stop)
         state = "failed" if watch.errors else "done" if done + watch.trained >= planned else "stopped"
         record.end("done" if state == "done" else "stopped")
     return Outcome(
         folder.name,
-        folder.path,
+        folder.place(),
         state,
         planned,
         done + watch.trained,
@@ -341,26 +343,27 @@ def _run(
     )
 
 
-def _fit(folder: StudyFolder, packs: list[Pack], workers: int, watch: _Watch, stop: threading.Event) -> None:
+def _fit(folder: StudyFolder, packs: list[Pack], crew: Crew, watch: _Watch, stop: threading.Event) -> None:
     """One Tuner run over the packs."""
-    desk = ray.remote(Desk).options(num_cpus=0).remote(min(workers, len(packs)))
+    desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
     queue = PackQueue(packs, lambda pack: ray.get(desk.put.remote(pack.pack_id, pack.to_text())), watch.poison)
     watch.queue = queue
     trainable = tune.with_resources(
-        tune.with_parameters(PackTrainable, storage=folder.storage.given_absolute, study=folder.name, desk=desk), {"CPU": 1}
+        tune.with_parameters(PackTrainable, storage=folder.storage.place(), study=folder.name, desk=desk), crew.resources
     )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=queue,
             num_samples=-1,
-            max_concurrent_trials=workers,
+            max_concurrent_trials=crew.at_once,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
-            storage_path=folder.storage.tune_path(folder.name),
+            storage_path=folder.tune_path,
+            storage_filesystem=folder.storage.filesystem,
             failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), watch],
@@ -498,15 +501,15 @@ there (it crashes, or takes seconds); what it has started ends with the process.
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, workers: int | None, before_leaving: Callable[[], None]) -> Iterator[int]:
-    """A Ray to run on, and how many CPUs it has; ended afterwards if it was begun here."""
+def _ray(address: str | None, workers: int | None, before_leaving: Callable[[], None]) -> Iterator[None]:
+    """A Ray to run on; ended afterwards if it was begun here."""
     if ray.is_initialized():
-        yield _cluster_cpus()
+        yield
         return
     with _ctrl_c_held(before_leaving):
         _start_ray(address, workers)
     try:
-        yield _cluster_cpus()
+        yield
     except KeyboardInterrupt:
         if address is None:
             _shut_down_at_once()
@@ -522,7 +525,7 @@ def _start_ray(address: str | None, workers: int | None) -> None:
             cpus = local_workers(workers)
             ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
         else:
-            ray.init(address, **quiet)
+            ray.init(address, runtime_env=runtime_env(), **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
         raise MisuseError(f"Ray cannot be reached at address={address!r} ({_last_line(error)}).") from None
 
@@ -559,13 +562,6 @@ def _shut_down_at_once() -> None:
     node.kill_all_processes = lambda check_alive=True, allow_graceful=True, wait=False: kill(
         check_alive=False, allow_graceful=False
     )
-
-
-def _cluster_cpus() -> int:
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    if cpus < 1:
-        raise MisuseError("the Ray cluster has no CPU to give. Add a node with CPUs, or leave --address out.")
-    return cpus
 
 
 @contextlib.contextmanager

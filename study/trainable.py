@@ -59,6 +59,8 @@ class PackTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
         self._folder = Storage.at(storage).study(study)
+        if not self._folder.exists():  # a node that came late, and does not mount what the others do
+            raise FileNotFoundError(f"{self._folder.place('study.yaml')} is not seen on node {os.uname().nodename}")
         self._desk = desk
         self._waited = False
 
