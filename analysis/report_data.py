@@ -59,8 +59,8 @@ class StudyRows:
 
     @cached_property
     def planned(self) -> int:
-        """Replicates of the specification."""
-        return sum(map(len, self.spec.replicates()))
+        """Replicates of the specification; a search has as many as it turns out to need."""
+        return len(self.rows) if self.spec.search else sum(map(len, self.spec.replicates()))
 
     @cached_property
     def cells(self) -> pd.DataFrame:

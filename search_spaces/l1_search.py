@@ -1,0 +1,411 @@
+"""The safe interval of l1 and the best l1 of every (architecture, sparsity): an ask/tell learner, free of processes.
+
+    learner = L1Learner(L1SearchSpec(cells=(("10-5-10", 0.9),)))
+    while batch := learner.ask():
+        learner.tell(rows_of(batch))
+
+What is asked is a function of the specification and of the rows told, batch by batch: a learner that is told the stored
+rows of its earlier batches asks the same again. A batch holds some replicates of every cell that is not finished; all
+cells use the same seeds, and each autoencoder serves two values of l1: one at the edge, for its exact place, and one
+below it, for what else is asked (does the rate only rise, where does the code turn dense, where is recovery best).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.cells import Architecture, Cell, Replicate, Replicates, checked_l1, checked_sparsity
+from search_spaces.errors import MisuseError
+from search_spaces.l1_curves import STEP, Crossing, Descent, Floats, Ints, Monotony, RisingRate, Score
+
+BEFORE_SAE = ("crashed", "diverged", "ae_collapsed")
+"""Failures that no l1 cures: such replicates are counted, and left out of every rate and score."""
+DENSE = "sae_dense"
+BATCH = 24
+"""Replicates of a cell in a batch."""
+SWEEPS = 2
+"""Batches that are spread over the whole range before anything is refined."""
+L1S_IN_SWEEP = 4
+"""Values of l1 on each autoencoder of a sweep, far apart."""
+AHEAD = 2
+"""Batches that may be asked and not yet told, so that workers do not wait for the learner."""
+NEAR = 0.5
+"""Decades to each side of the predicted edge in which half of the second sweep lies."""
+CLEARANCE = 96
+"""Replicates below the edge that look for a bump."""
+LOW_SHARE, BEST_SHARE = 0.25, 0.25
+"""Of the replicates below the edge: at the lower edge, and at what may be the best l1."""
+BUMP_PRIOR = 0.25
+"""Odds of a bump, which say how many replicates look at the place where it may be."""
+SURE_OF_BUMP = 4.5
+"""Log Bayes factor from which a cell is "not monotone"."""
+CREDIBLE = 0.9
+
+
+@dataclass(frozen=True)
+class L1SearchSpec:
+    """What is searched, and when it is enough. Raises MisuseError for a range, level or budget that is none."""
+
+    cells: tuple[tuple[str, float], ...]
+    """(architecture, sparsity), as ("10-5-10", 0.9)."""
+    l1: tuple[float, float] = (1e-4, 10.0)
+    """Lowest and highest value."""
+    failure: tuple[str, ...] = ("sae_dead", "sae_starved")
+    """The kinds whose rate together must stay below the level; ("any",) for all."""
+    level: float = 0.1
+    budget: int = 256
+    """Replicates of a cell, at most."""
+    precision: float | None = None
+    """A cell is finished when half of the interval of `safe_high` is at most this, in decades. None: spend the budget."""
+    score: str | None = "mcc_decoder_features"
+    """The column whose mean over seeds the best l1 has; None: do not look for it, nor for the lower edge."""
+    predicted_high: tuple[float | None, ...] = ()
+    """Where theory expects the upper edge of each cell; () for nowhere."""
+    seed: int = 0
+    """The first of the replicates' seeds, which count up from it; also of the points' random numbers."""
+
+    def __post_init__(self) -> None:
+        cells = tuple((str(Architecture.parse(name)), checked_sparsity(sparsity)) for name, sparsity in self.cells)
+        if not cells or len(set(cells)) < len(cells):
+            raise MisuseError(f"cells={list(cells)} must name at least one (architecture, sparsity), and none twice.")
+        object.__setattr__(self, "cells", cells)
+        low, high = (checked_l1(end) for end in self.l1)
+        if not 0 < low < high or np.log10(high / low) < 0.5:
+            raise MisuseError(f"l1 from {low:g} to {high:g} is no range to search. Give half a decade or more, above 0.")
+        object.__setattr__(self, "l1", (low, high))
+        if not 0.01 <= self.level <= 0.5:
+            raise MisuseError(f"level={self.level!r} is outside [0.01, 0.5].")
+        if self.budget < SWEEPS * BATCH:
+            raise MisuseError(f"budget={self.budget!r} is below {SWEEPS * BATCH}, the replicates of a cell that are spread first.")
+        if set(self.failure) & set(BEFORE_SAE) or not self.failure:
+            raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(BEFORE_SAE)}.")
+        if self.predicted_high and len(self.predicted_high) != len(cells):
+            raise MisuseError(f"predicted_high has {len(self.predicted_high)} values for {len(cells)} cells. Give one a cell.")
+        if self.precision is not None and not self.precision > 0:
+            raise MisuseError(f"precision={self.precision!r} is not a number of decades above 0.")
+
+
+@dataclass(frozen=True)
+class L1Interval:
+    """What was found for one cell. An end of an interval is None where it lies beyond the range that was searched."""
+
+    architecture: str
+    sparsity: float
+    safe_low: float | None
+    """From this l1 on the rate of `sae_dense` is below the level; None where `low` says why."""
+    safe_low_interval: tuple[float | None, float | None]
+    safe_high: float | None
+    """Up to this l1 the failure's rate is below the level; None where `high` says why."""
+    safe_high_interval: tuple[float | None, float | None]
+    monotone: bool
+    """False: the rate rises, falls and rises again, and no single edge describes it."""
+    best_l1: float | None
+    best_l1_interval: tuple[float, float] | None
+    best_mcc: float | None
+    """The mean score at best_l1."""
+    predicted_high: float | None
+    replicates: int
+    autoencoders: int
+    """Distinct ones among the replicates."""
+    ae_collapsed: int
+    """Replicates left out, because the fault lies before the SAE."""
+    high: str
+    """"inside", "fails throughout", "never fails", "not monotone"."""
+    low: str
+    """"inside", "never dense", "dense throughout", "not asked"."""
+    bump_l1: float | None
+    """Where the rate is high below the last rise, if it is not monotone."""
+
+
+Rows = Mapping[str, NDArray[Any]]
+
+
+class L1Learner:
+    """Searches all cells at once. Each batch must be told whole, in the order in which batches were asked."""
+
+    def __init__(self, spec: L1SearchSpec) -> None:
+        self.spec = spec
+        self._lattice = _Lattice(*spec.l1)
+        self._rising = RisingRate(self._lattice.size, spec.level)
+        self._monotony = Monotony(self._lattice.size, spec.level)
+        self._cells = [_CellRows(self, place) for place in range(len(spec.cells))]
+        self._asked: list[list[tuple[int, Ints, Ints]]] = []
+        self._told = 0
+        self._next_seed = spec.seed
+
+    @property
+    def done(self) -> bool:
+        """Whether every cell has its precision or has spent its budget, and all that was asked is told."""
+        return self._told == len(self._asked) and self._told >= SWEEPS and all(cell.finished for cell in self._cells)
+
+    def ask(self) -> list[Replicates]:
+        """The next batch, one `Replicates` an architecture; [] to wait for rows, or when nothing is left to ask."""
+        number = len(self._asked)
+        if number - self._told >= AHEAD or (number >= SWEEPS and self._told < SWEEPS):
+            return []
+        plan = []
+        for place, cell in enumerate(self._cells):
+            rng = np.random.default_rng((self.spec.seed, number, place))
+            if number < SWEEPS:
+                x, seed = self._swept(number, place, rng)
+            elif cell.finished or cell.left < 2:
+                continue
+            else:
+                x = cell.refined(min(BATCH, cell.left) // 2, rng)
+                seed = np.tile(np.arange(len(x) // 2), 2)
+            plan.append((place, x, self._next_seed + seed))
+            cell.asked += len(x)
+        if not plan:
+            return []
+        self._asked.append(plan)
+        self._next_seed = 1 + max(int(seed.max()) for _, _, seed in plan)
+        return self._replicates(plan)
+
+    def tell(self, rows: Rows) -> None:
+        """Learn the oldest batch that was not told; rows in any order. ValueError if they are not that batch."""
+        if self._told == len(self._asked):
+            raise ValueError("every batch that was asked has been told.")
+        keys = zip(
+            np.asarray(rows["architecture"]).tolist(),
+            np.asarray(rows["sparsity"]).tolist(),
+            np.asarray(rows["l1"]).tolist(),
+            np.asarray(rows["seed"]).tolist(),
+        )
+        found = {key: position for position, key in enumerate(keys)}
+        failure = np.asarray(rows["failure"]).astype(str)
+        score = np.asarray(rows[self.spec.score], dtype=np.float64) if self.spec.score else None
+        plan = self._asked[self._told]
+        for place, x, seed in plan:
+            name, sparsity = self.spec.cells[place]
+            try:
+                order = [found[name, sparsity, l1, s] for l1, s in zip(self._lattice.l1(x).tolist(), seed.tolist())]
+            except KeyError as missing:
+                raise ValueError(f"the rows lack {missing} of the batch that is to be told.") from None
+            self._cells[place].add(x, seed, failure[order], None if score is None else score[order])
+        self._told += 1
+
+    def results(self) -> list[L1Interval]:
+        """What is known of each cell now, in the specification's order."""
+        return [cell.result() for cell in self._cells]
+
+    def summary(self) -> dict[str, float | int | str]:
+        """For a line of progress."""
+        widths = [cell.half_width for cell in self._cells if len(cell)]
+        return {
+            "replicates": sum(len(cell) for cell in self._cells),
+            "cells_finished": sum(cell.finished for cell in self._cells if len(cell)),
+            "median_half_width_decades": float(np.median(widths)) if widths else float("inf"),
+        }
+
+    def _swept(self, number: int, place: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """x spread evenly, each seed's far apart; in the second sweep half of them near the predicted edge, if there is one."""
+        size = self._lattice.size
+        spread = (np.arange(BATCH) + rng.random(BATCH)) / BATCH
+        predicted = self.spec.predicted_high[place] if self.spec.predicted_high else None
+        if number == SWEEPS - 1 and predicted is not None:
+            middle = np.log10(predicted / self.spec.l1[0]) / STEP / size
+            near = middle + NEAR / STEP / size * (2 * spread[::2] - 1)
+            spread = np.sort(np.concatenate([spread[1::2], near]))
+        x = np.clip((spread * size).astype(np.int64), 0, size - 1)
+        seeds = np.arange(BATCH) % (BATCH // L1S_IN_SWEEP)
+        return _distinct(x, seeds, size), seeds
+
+    def _replicates(self, plan: list[tuple[int, Ints, Ints]]) -> list[Replicates]:
+        of: dict[str, list[Replicate]] = {}
+        for place, x, seed in plan:
+            name, sparsity = self.spec.cells[place]
+            architecture = Architecture.parse(name)
+            of.setdefault(name, []).extend(
+                Replicate(Cell(architecture, sparsity, l1), s) for l1, s in zip(self._lattice.l1(x).tolist(), seed.tolist())
+            )
+        return [Replicates.of(replicates) for replicates in of.values()]
+
+
+class _Lattice:
+    """Values of l1, STEP decades apart, rounded to six digits."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.size = 1 + int(np.floor(np.log10(high / low) / STEP + 1e-6))
+        self._l1 = np.array([float(f"{low * 10 ** (step * STEP):.6g}") for step in range(self.size)])
+
+    def l1(self, x: Ints) -> Floats:
+        return self._l1[x]
+
+    def at(self, x: int) -> float | None:
+        """None beyond either end."""
+        return float(self._l1[x]) if 0 <= x < self.size else None
+
+
+class _CellRows:
+    """The rows of one cell, and what they say."""
+
+    def __init__(self, learner: L1Learner, place: int) -> None:
+        self._learner, self._place = learner, place
+        self._spec, self._size = learner.spec, learner._lattice.size
+        self.asked = 0
+        self.bump_x: int | None = None
+        """Where a bump was seen for sure, once it was."""
+        self._x: Ints = np.empty(0, dtype=np.int64)
+        self._seed: Ints = np.empty(0, dtype=np.int64)
+        self._failure: NDArray[np.str_] = np.empty(0, dtype="U16")
+        self._score: Floats = np.empty(0)
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    @property
+    def left(self) -> int:
+        return self._spec.budget - self.asked
+
+    def add(self, x: Ints, seed: Ints, failure: NDArray[np.str_], score: Floats | None) -> None:
+        self._x, self._seed = np.concatenate([self._x, x]), np.concatenate([self._seed, seed])
+        self._failure = np.concatenate([self._failure, failure])
+        self._score = np.concatenate([self._score, np.full(len(x), np.nan) if score is None else score])
+        for name in ("high", "low", "descent", "score"):
+            self.__dict__.pop(name, None)
+        if self.bump_x is None and self.descent.log_bayes_factor > SURE_OF_BUMP:
+            self.bump_x = int(np.argmax(self.descent.bump))
+
+    @property
+    def _judged(self) -> NDArray[np.bool_]:
+        """Rows whose SAE was trained on a healthy autoencoder."""
+        return ~np.isin(self._failure, BEFORE_SAE)
+
+    def _counts(self, failed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        judged = self._judged
+        failures = np.bincount(self._x[judged], failed[judged], self._size)
+        return failures, np.bincount(self._x[judged], minlength=self._size).astype(np.float64)
+
+    @property
+    def _failed(self) -> NDArray[np.bool_]:
+        return self._failure != "none" if self._spec.failure == ("any",) else np.isin(self._failure, self._spec.failure)
+
+    @cached_property
+    def high(self) -> Crossing:
+        """Where the failure's rate rises to the level."""
+        return self._learner._rising.crossing(*self._counts(self._failed))
+
+    @cached_property
+    def low(self) -> Crossing:
+        """Where the rate of a dense code falls to the level; on the lattice turned round."""
+        failures, replicates = self._counts(self._failure == DENSE)
+        return self._learner._rising.crossing(failures[::-1], replicates[::-1])
+
+    @cached_property
+    def descent(self) -> Descent:
+        return self._learner._monotony.descent(*self._counts(self._failed))
+
+    @cached_property
+    def score(self) -> Score | None:
+        known = self._judged & np.isfinite(self._score)
+        return Score(self._size, self._x[known], self._seed[known], self._score[known]) if known.sum() >= 2 else None
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval of the upper edge, in decades; infinite where it reaches beyond the range or there is none."""
+        low, high = (self.high.quantile(share) for share in _ENDS)
+        inside = self.bump_x is None and low >= 0 and high < self._size
+        return (high - low) * STEP / 2 if inside else np.inf
+
+    @property
+    def finished(self) -> bool:
+        if self.left < 2:
+            return True
+        if self.bump_x is not None and self._spec.score is None:
+            return True
+        return self._spec.precision is not None and self._cleared >= CLEARANCE and self.half_width <= self._spec.precision
+
+    @property
+    def _cleared(self) -> int:
+        """Replicates that lie below the rise."""
+        return int(np.sum(self._x[self._judged] < self.descent.below_rise))
+
+    def refined(self, seeds: int, rng: np.random.Generator) -> Ints:
+        """x of twice as many replicates as seeds: seeds that were given the edge, then the same seeds elsewhere."""
+        edge = self._within(self.high, seeds, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
+        rest = 2 * seeds - len(edge)
+        low = best = np.empty(0, dtype=np.int64)
+        if self._spec.score is not None:
+            low = self._size - 1 - self._within(self.low, round(LOW_SHARE * rest), rng)
+            best = self._thompson(round(BEST_SHARE * rest), rng)
+        bumps = self._suspected(rest - len(low) - len(best), rng)
+        clear = self._spread(rest - len(low) - len(best) - len(bumps), rng)
+        x = np.concatenate([edge, rng.permutation(np.concatenate([low, best, bumps, clear]))])
+        return _distinct(x, np.tile(np.arange(seeds), 2), self._size)
+
+    def _within(self, crossing: Crossing, count: int, rng: np.random.Generator) -> Ints:
+        """Draws of a crossing: fewer, as it is the less sure to lie in the range."""
+        return crossing.draw(round(count * float(crossing.mass[1:-1].sum())), rng)
+
+    def _thompson(self, count: int, rng: np.random.Generator) -> Ints:
+        score = self.score
+        return np.empty(0, dtype=np.int64) if score is None else score.places[score.draws(count, rng).argmax(1)]
+
+    def _suspected(self, count: int, rng: np.random.Generator) -> Ints:
+        """Draws from where a bump may be, as many as it is probable."""
+        if self.bump_x is not None:
+            return np.empty(0, dtype=np.int64)
+        odds = BUMP_PRIOR * np.exp(min(self.descent.log_bayes_factor, 50.0))
+        return rng.choice(self._size, round(count * odds / (1 + odds)), p=self.descent.bump)
+
+    def _spread(self, count: int, rng: np.random.Generator) -> Ints:
+        """Evenly below the rise."""
+        return ((np.arange(count) + rng.random(count)) / max(count, 1) * max(self.descent.below_rise, 1)).astype(np.int64)
+
+    def result(self) -> L1Interval:
+        lattice = self._learner._lattice
+        name, sparsity = self._spec.cells[self._place]
+        middle, first, last = (self.high.quantile(share) for share in (0.5, *_ENDS))
+        safe_high, high_ends = lattice.at(middle), (lattice.at(first), lattice.at(last))
+        high = "inside" if safe_high is not None else "fails throughout" if middle < 0 else "never fails"
+        if self.bump_x is not None:
+            safe_high, high_ends, high = None, (None, None), "not monotone"
+        safe_low, low_ends, low = None, (None, None), "not asked"
+        if self._spec.score is not None:
+            turned = [self._size - 1 - self.low.quantile(share) for share in (0.5, *_ENDS)]
+            safe_low, low_ends = lattice.at(turned[0]), (lattice.at(turned[2]), lattice.at(turned[1]))
+            low = "inside" if safe_low is not None else "never dense" if turned[0] < 0 else "dense throughout"
+        best = best_interval = best_score = None
+        if self.score is not None:
+            draws = self.score.draws(1000, np.random.default_rng(self._spec.seed)).argmax(1)
+            best = lattice.at(int(self.score.places[self.score.mean.argmax()]))
+            ends = np.quantile(self.score.places[draws], _ENDS, method="nearest")
+            best_interval, best_score = tuple(float(v) for v in lattice.l1(ends)), float(self.score.mean.max())
+        return L1Interval(
+            architecture=name,
+            sparsity=sparsity,
+            safe_low=safe_low,
+            safe_low_interval=low_ends,
+            safe_high=safe_high,
+            safe_high_interval=high_ends,
+            monotone=self.bump_x is None,
+            best_l1=best,
+            best_l1_interval=best_interval,
+            best_mcc=best_score,
+            predicted_high=self._spec.predicted_high[self._place] if self._spec.predicted_high else None,
+            replicates=len(self),
+            autoencoders=len(np.unique(self._seed)),
+            ae_collapsed=int(np.sum(~self._judged)),
+            high=high,
+            low=low,
+            bump_l1=None if self.bump_x is None else lattice.at(self.bump_x),
+        )
+
+
+_ENDS = ((1 - CREDIBLE) / 2, (1 + CREDIBLE) / 2)
+
+
+def _distinct(x: Ints, seed: Ints, size: int) -> Ints:
+    """x moved by single steps until no two replicates of one seed are at one value."""
+    moved, taken = x.copy(), set()
+    for place, s in enumerate(seed.tolist()):
+        while (s, int(moved[place])) in taken:
+            moved[place] = (moved[place] + 1) % size
+        taken.add((s, int(moved[place])))
+    return moved
