@@ -53,6 +53,11 @@ class Crew:
         return cls(resources, workers or there, min(there, workers or there))
 
 
+def is_alive(node: str | None) -> bool:
+    """Whether the cluster still has the node of this id."""
+    return any(one["NodeID"] == node for one in _alive_nodes())
+
+
 def _alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 

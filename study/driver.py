@@ -43,7 +43,7 @@ import pyarrow.compute as pc
 import ray
 import yaml
 from ray import cloudpickle, tune
-from ray.exceptions import RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, WorkerCrashedError
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search.variant_generator import generate_variants
 
@@ -52,20 +52,18 @@ from search_spaces.learners import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
 from study.batches import COLUMNS, Batches
-from study.cluster import Crew, pinned_here, refuse_unseen_storage, runtime_env
+from study.cluster import Crew, is_alive, pinned_here, refuse_unseen_storage, runtime_env
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
 from study.packs import Pack, missing_packs, physical_cores, plan_packs
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
-from study.searchers import LearnerQueue, PackQueue
+from study.searchers import Fault, LearnerQueue, PackQueue
 from study.searches import learner_of
 from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.trainable import Desk, PackTrainable
 
-MAX_FAILURES = 2
-"""How often Tune gives a pack to a fresh worker after its worker died."""
 PATIENCE_SECONDS = 0.3
 """How long Ctrl-C lets Tune save its result lines."""
 
@@ -357,7 +355,7 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
             lambda missing: plan_packs(missing, spec.pack_size, crew.at_once),
             lambda pack_id: folder.read_whole_shard(pack_id, COLUMNS),
         )
-    watch.queue = queue
+    watch.queue, watch.desk = queue, desk
     trainable = tune.with_resources(
         tune.with_parameters(PackTrainable, storage=folder.storage.place(), study=folder.name, desk=desk), crew.resources
     )
@@ -374,7 +372,8 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
             name=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
             storage_path=folder.tune_path,
             storage_filesystem=folder.storage.filesystem,
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            # What failed is the queue's to try again: Tune would count a lost node as it counts a crash.
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), watch],
             stop=_StopWhen(stop),
@@ -423,6 +422,7 @@ class _Watch(tune.Callback):
         """Of a search."""
         self._began = time.monotonic()
         self.queue: PackQueue | None = None
+        self.desk: Any = None
         self.trained = 0
         self.failures: Counter[str] = Counter()
         self.errors: list[str] = []
@@ -446,11 +446,17 @@ class _Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assert self.queue is not None
         error = _trial_exception(trial)
-        if isinstance(error, (RayActorError, WorkerCrashedError)) and not getattr(error, "actor_init_failed", False):
-            self.queue.worker_died(trial.trial_id)
-        else:
-            pack = self.queue.failed(trial.trial_id)
-            self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates: {_last_line(error)}")
+        fault = self._fault(error, trial.config["pack_id"])
+        pack = self.queue.failed(trial.trial_id, fault)
+        if pack is not None:
+            self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates, {fault.value} again and again: {_last_line(error)}")
+
+    def _fault(self, error: BaseException | str, pack_id: str) -> Fault:
+        if not isinstance(error, (RayActorError, WorkerCrashedError)) or getattr(error, "actor_init_failed", False):
+            return Fault.RAISED
+        if isinstance(error, ActorUnavailableError) or not is_alive(ray.get(self.desk.node_of.remote(pack_id))):
+            return Fault.LOST
+        return Fault.DIED
 
     def poison(self, pack: Pack) -> None:
         """Record a replicate that killed every worker that tried it."""
