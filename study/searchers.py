@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import enum
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -15,8 +16,20 @@ from study.batches import Batches
 from study.packs import Pack
 
 
+class Fault(enum.Enum):
+    """What became of a trial that ended without rows."""
+
+    LOST = "its node was lost"
+    DIED = "its worker died"
+    RAISED = "it raised"
+
+
+TRIES = {Fault.LOST: 10, Fault.DIED: 3, Fault.RAISED: 2}
+"""How often a pack may end in each. Lost nodes are not the pack's fault; what raised may have been a storage's bad moment."""
+
+
 class PackQueue(Searcher):
-    """Hands packs to Tune in order; a pack that kills its worker comes back as two halves.
+    """Hands packs to Tune in order; one that fails is handed out again, one that kills its workers comes back as two halves.
 
     `lay_out` is told each pack before its trial may ask for it; `on_poison` is told of a single replicate that killed
     every worker that tried it. Neither the queue nor its state outlives the run: a resumed study plans anew from the
@@ -29,6 +42,7 @@ class PackQueue(Searcher):
         self._live: dict[str, Pack] = {}
         self._lay_out = lay_out
         self._on_poison = on_poison
+        self._faults: Counter[tuple[str, Fault]] = Counter()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack's configuration; FINISHED only when nothing can come back any more."""
@@ -45,19 +59,25 @@ class PackQueue(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not error:
-            self._live.pop(trial_id, None)  # an errored one stays until `worker_died` or `failed` says why
+            self._live.pop(trial_id, None)  # an errored one stays until `failed` says why
 
-    def worker_died(self, trial_id: str) -> None:
-        """The trial's worker died with it, again and again: halve the pack, or record its only replicate."""
+    def failed(self, trial_id: str, fault: Fault) -> Pack | None:
+        """Try the trial's pack again, as often as TRIES says; then halve it, or record its only replicate, if its workers
+        died, and else give it up: it is returned."""
         pack = self._live.pop(trial_id)
-        if len(pack) == 1:
-            self._on_poison(pack)
-        else:
+        self._faults[pack.pack_id, fault] += 1
+        if self._faults[pack.pack_id, fault] < TRIES[fault]:
+            (self._queue.append if fault is Fault.RAISED else self._queue.appendleft)(pack)
+        elif fault is not Fault.DIED:
+            return pack
+        elif len(pack) > 1:
             self._queue.extendleft(reversed(pack.halves()))
+        else:
+            self._poisoned(pack)
+        return None
 
-    def failed(self, trial_id: str) -> Pack:
-        """The trial raised: a fault of the program, not of a replicate. Its pack is not tried again."""
-        return self._live.pop(trial_id)
+    def _poisoned(self, pack: Pack) -> None:
+        self._on_poison(pack)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_metric": self._metric, "_mode": self._mode}  # Tune pickles the searcher with every snapshot
@@ -104,11 +124,9 @@ class LearnerQueue(PackQueue):
             self._arrived.append(self._read(result["pack_id"]))
             self._go_on_learning()
 
-    def worker_died(self, trial_id: str) -> None:
-        pack = self._live[trial_id]
-        super().worker_died(trial_id)
-        if len(pack) == 1:
-            self._arrived.append(self._read(pack.pack_id))
+    def _poisoned(self, pack: Pack) -> None:
+        super()._poisoned(pack)
+        self._arrived.append(self._read(pack.pack_id))
 
     def _more_may_come(self) -> bool:
         return self._thought is not None

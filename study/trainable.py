@@ -35,14 +35,21 @@ class Desk:
         self._workers = workers
         self._arrived: set[tuple[str, int]] = set()
         self._packs: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}
 
     def put(self, pack_id: str, text: str) -> None:
         """Lay a pack out, as `Pack.to_text` writes it."""
         self._packs[pack_id] = text
+        self._nodes.pop(pack_id, None)
 
-    def pack(self, pack_id: str) -> str:
-        """The text of a pack that was laid out."""
+    def pack(self, pack_id: str, node: str) -> str:
+        """The text of a pack that was laid out, for a worker on this node."""
+        self._nodes[pack_id] = node
         return self._packs[pack_id]
+
+    def node_of(self, pack_id: str) -> str | None:
+        """Where the pack went since it was last laid out; None where nobody has come for it."""
+        return self._nodes.get(pack_id)
 
     def arrive(self, node: str, pid: int) -> bool:
         """Say that a worker is up; True once all are."""
@@ -59,7 +66,10 @@ class PackTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
         self._folder = Storage.at(storage).study(study)
+        if not self._folder.exists():  # a node that came late, and does not mount what the others do
+            raise FileNotFoundError(f"{self._folder.place('study.yaml')} is not seen on node {os.uname().nodename}")
         self._desk = desk
+        self._node = ray.get_runtime_context().get_node_id()
         self._waited = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -68,7 +78,7 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         self._wait_for_the_others()
         began = time.perf_counter()
-        pack = Pack.from_text(ray.get(self._desk.pack.remote(self.config["pack_id"])))
+        pack = Pack.from_text(ray.get(self._desk.pack.remote(self.config["pack_id"], self._node)))
         rows = run_pack(pack, study=self._folder.name, trial_id=self.trial_id)
         shard = self._folder.write_shard(pack.pack_id, rows)
         failures = Counter(rows["failure"].to_pylist())
@@ -84,9 +94,8 @@ class PackTrainable(tune.Trainable):
 
     def _wait_for_the_others(self) -> None:
         deadline = time.monotonic() + GATE_SECONDS
-        node = ray.get_runtime_context().get_node_id()
         while not self._waited and time.monotonic() < deadline:
-            self._waited = ray.get(self._desk.arrive.remote(node, os.getpid()))
+            self._waited = ray.get(self._desk.arrive.remote(self._node, os.getpid()))
             if not self._waited:
                 time.sleep(0.05)
         self._waited = True
