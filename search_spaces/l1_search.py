@@ -137,7 +137,6 @@ class L1Learner:
         self._cells = [_CellRows(self, place) for place in range(len(spec.cells))]
         self._asked: list[list[tuple[int, Ints, Ints]]] = []
         self._told = 0
-        self._next_seed = spec.seed
 
     @property
     def done(self) -> bool:
@@ -147,7 +146,7 @@ class L1Learner:
     def ask(self) -> list[Replicates]:
         """The next batch, one `Replicates` an architecture; [] to wait for rows, or when nothing is left to ask."""
         number = len(self._asked)
-        if number - self._told >= AHEAD or SWEEPS <= number and self._told < SWEEPS:
+        if number - self._told >= AHEAD or (number >= SWEEPS and self._told < SWEEPS):
             return []
         plan = []
         for place, cell in enumerate(self._cells):
@@ -159,12 +158,12 @@ class L1Learner:
             else:
                 x = cell.refined(min(BATCH, cell.left) // 2, rng)
                 seed = np.tile(np.arange(len(x) // 2), 2)
-            plan.append((place, x, self._next_seed + seed))
+            plan.append((place, x, cell.next_seed + seed))
             cell.asked += len(x)
+            cell.next_seed += 1 + int(seed.max())
         if not plan:
             return []
         self._asked.append(plan)
-        self._next_seed = 1 + max(int(seed.max()) for _, _, seed in plan)
         return self._replicates(plan)
 
     def tell(self, rows: Rows) -> None:
@@ -249,6 +248,7 @@ class _CellRows:
         self._learner, self._place = learner, place
         self._spec, self._size = learner.spec, learner._lattice.size
         self.asked = 0
+        self.next_seed = learner.spec.seed + place * learner.spec.budget
         self.bump_x: int | None = None
         """Where a bump was seen for sure, once it was."""
         self._x: Ints = np.empty(0, dtype=np.int64)
@@ -278,9 +278,10 @@ class _CellRows:
         return ~np.isin(self._failure, BEFORE_SAE)
 
     def _counts(self, failed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-        judged = self._judged
-        failures = np.bincount(self._x[judged], failed[judged], self._size)
-        return failures, np.bincount(self._x[judged], minlength=self._size).astype(np.float64)
+        """Failures and replicates at each value of the lattice."""
+        weights = np.stack([failed & self._judged, self._judged]).astype(np.float64)
+        failures, replicates = (np.bincount(self._x, weight, self._size) for weight in weights)
+        return failures, replicates
 
     @property
     def _failed(self) -> NDArray[np.bool_]:
@@ -310,7 +311,7 @@ class _CellRows:
     def half_width(self) -> float:
         """Half of the interval of the upper edge, in decades; infinite where it reaches beyond the range or there is none."""
         low, high = (self.high.quantile(share) for share in _ENDS)
-        inside = self.bump_x is None and 0 <= low and high < self._size
+        inside = self.bump_x is None and low >= 0 and high < self._size
         return (high - low) * STEP / 2 if inside else np.inf
 
     @property
@@ -341,7 +342,7 @@ class _CellRows:
 
     def _within(self, crossing: Crossing, count: int, rng: np.random.Generator) -> Ints:
         """Draws of a crossing: fewer, as it is the less sure to lie in the range."""
-        return crossing.draw(round(count * float(crossing.mass[1:-1].sum())), rng)
+        return crossing.draw(round(count * crossing.inside), rng)
 
     def _thompson(self, count: int, rng: np.random.Generator) -> Ints:
         score = self.score
@@ -366,17 +367,19 @@ class _CellRows:
         high = "inside" if safe_high is not None else "fails throughout" if middle < 0 else "never fails"
         if self.bump_x is not None:
             safe_high, high_ends, high = None, (None, None), "not monotone"
-        safe_low, low_ends, low = None, (None, None), "not asked"
+        safe_low: float | None = None
+        low_ends: tuple[float | None, float | None] = (None, None)
+        low = "not asked"
         if self._spec.score is not None:
             turned = [self._size - 1 - self.low.quantile(share) for share in (0.5, *_ENDS)]
             safe_low, low_ends = lattice.at(turned[0]), (lattice.at(turned[2]), lattice.at(turned[1]))
             low = "inside" if safe_low is not None else "never dense" if turned[0] < 0 else "dense throughout"
-        best = best_interval = best_score = None
+        best_l1 = best_score = best_ends = None
         if self.score is not None:
             draws = self.score.draws(1000, np.random.default_rng(self._spec.seed)).argmax(1)
-            best = lattice.at(int(self.score.places[self.score.mean.argmax()]))
-            ends = np.quantile(self.score.places[draws], _ENDS, method="nearest")
-            best_interval, best_score = tuple(float(v) for v in lattice.l1(ends)), float(self.score.mean.max())
+            best_l1, best_score = lattice.at(int(self.score.places[self.score.mean.argmax()])), float(self.score.mean.max())
+            first, last = np.quantile(self.score.places[draws], _ENDS, method="nearest")
+            best_ends = float(lattice.l1(first)), float(lattice.l1(last))
         return L1Interval(
             architecture=name,
             sparsity=sparsity,
@@ -385,8 +388,8 @@ class _CellRows:
             safe_high=safe_high,
             safe_high_interval=high_ends,
             monotone=self.bump_x is None,
-            best_l1=best,
-            best_l1_interval=best_interval,
+            best_l1=best_l1,
+            best_l1_interval=best_ends,
             best_mcc=best_score,
             predicted_high=self._spec.predicted_high[self._place] if self._spec.predicted_high else None,
             replicates=len(self),
