@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from search_spaces.cells import SEED_COLUMNS
+from search_spaces.failures import failed
 from study.failures import FailureKind
 from study.row_store import DEFAULT_STORAGE, StudyFolder
 from study.status import existing_study
@@ -38,7 +39,7 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     shards = folder.read_shards()
     frame = shards.rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     frame = frame.astype(dict.fromkeys(_ALWAYS_THERE, "int64"))
-    frame["sae_all_dead"] = (frame["dead_latents"] == frame["n_latents"]).fillna(False).astype(bool)
+    frame["sae_all_dead"] = failed(frame, "sae_all_dead").fillna(False).astype(bool)
     reported = {line["pack_id"] for line in _result_lines(folder)}
     frame.attrs = {
         "study": folder.name,

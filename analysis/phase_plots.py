@@ -191,7 +191,7 @@ def plot_phase_diagram(diagram: PhaseDiagram, ax: Axes, legend: bool = True) -> 
     if diagram.surface is None:
         _draw_critical(diagram, ax)
     else:
-        _draw_surface(diagram.surface, diagram.level, ax)
+        draw_surface(diagram.surface, diagram.level, ax)
     ax.set_xlim(x[0], x[-1])
     ax.set_ylim(y[0], max(y[-1], top))
     if legend:
@@ -233,7 +233,7 @@ def _draw_critical(diagram: PhaseDiagram, ax: Axes) -> None:
         ax.plot(*at, "o", markersize=4, color="black", markeredgecolor="white", markeredgewidth=0.6)
 
 
-def _draw_surface(surface: Surface, level: float, ax: Axes) -> None:
+def draw_surface(surface: Surface, level: float, ax: Axes) -> None:
     """The fitted level as a line, its 5 % and 95 % as dashed ones."""
     for values, at, style, width in (
         (surface.mean, level, "-", 1.8),

@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaln, roots_legendre, xlogy
 from scipy.stats import beta, binom, chi2_contingency, false_discovery_control, fisher_exact, hypergeom, norm
 
+from search_spaces import failures as asked_for
 from search_spaces.cells import SEED_COLUMNS
 from search_spaces.errors import MisuseError
-from search_spaces.protocol import closest
 from study.data import stream
 from study.failures import FailureKind
 
@@ -33,19 +33,13 @@ CELL = ["architecture", "sparsity", "l1"]
 LEVEL = 0.05
 """The size of a test where none is asked for: a sentence speaks of a difference where p is at most this."""
 POWER = 0.9
-FAILURES = ("any", *(kind.value for kind in FailureKind if kind is not FailureKind.NONE), "sae_all_dead")
-"""What may be asked for: any failure, one kind, or what the source called one (all latents dead, whatever the reason)."""
 
 
 def failed(frame: pd.DataFrame, failure: str = "any") -> pd.Series[bool]:
     """Whether each row failed in the way asked for; MisuseError for an unknown one."""
-    if failure not in FAILURES:
-        raise MisuseError(f"failure={failure!r} is unknown.{closest(failure, FAILURES)} Expected one of {', '.join(FAILURES)}.")
-    if failure == "any":
-        return frame["failure"] != FailureKind.NONE.value
     if failure == "sae_all_dead":
         return frame["sae_all_dead"]
-    return frame["failure"] == failure
+    return asked_for.failed(frame, failure)
 
 
 def rate_interval(

@@ -2,11 +2,11 @@
 
     learner = Refinement(MapSpec(domain, budget=8_000))
     while not learner.done:
-        asked = learner.ask(1_000)
-        learner.tell(outcomes_of(asked))
+        learner.tell(rows_of(learner.ask()))
 
-What is asked is a function of the specification and of the rows told so far, in the batches in which they were told: a
-learner that is told the same stored rows asks the same again. So resuming is asking and telling again.
+Every batch but the first two is planned from the rows of all batches but the one before it, which may be in training
+meanwhile. So what is asked is a function of the specification and of the rows told, whenever they come: resuming is
+asking and telling again.
 
 After an even first pass a batch has four parts: *straddle* sharpens the boundary as the mixture sees it; the *tree's
 risk* keeps to where the honest part is unsure; *surprise* follows up replicates that contradict the map; Sobol looks
@@ -16,14 +16,15 @@ everywhere. Straddle: Bryan et al. 2005, "Active learning for identifying functi
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc
 from scipy.stats import qmc
+from threadpoolctl import threadpool_limits
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.errors import MisuseError
@@ -40,7 +41,11 @@ from search_spaces.failure_surface import (
     kernel_sum,
     misclassified_volume,
 )
+from search_spaces.failures import checked_failure, failed
+from search_spaces.learners import Rows
 
+LEAST_BATCH, MOST_BATCH, GROWTH = 256, 10_000, 0.1
+"""A batch that is not given a size has this share of what was asked before, within these bounds."""
 STRADDLE, TREE_RISK, SURPRISE = 0.6, 0.05, 0.15
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
 STRADDLE_VOLUME = 0.002
@@ -57,10 +62,14 @@ class MapSpec:
     domain: Domain
     budget: int
     """Replicates to ask for, earlier rows not counted."""
+    failure: str = "any"
+    """What counts as one: `any`, a FailureKind, or `sae_all_dead`."""
     level: float = 0.5
     """The failure region is where the rate is at or above it."""
     first_pass: int = 2048
     """Replicates that are spread evenly before anything is refined."""
+    batch: int | None = None
+    """Replicates a batch; None: growing with what was asked."""
     l1s_per_autoencoder: int = 1
     """How many values of l1 share one autoencoder (one seed at one sparsity); up to 10 costs little accuracy."""
     misclassified_volume: float | None = None
@@ -68,67 +77,40 @@ class MapSpec:
     regret: float | None = None
     """Stop when the expected regret is at most this; right where rates near the level fill much of the plane."""
     seed: int = 0
-    """Of the points asked for; replicates' own seeds are counted up from the highest that was told."""
+    """Of the points asked for; replicates' own seeds are counted up from 0, or from the highest of earlier rows."""
 
     def __post_init__(self) -> None:
-        for name in ("budget", "first_pass", "l1s_per_autoencoder"):
-            if getattr(self, name) < 1:
-                raise MisuseError(f"{name}={getattr(self, name)!r} is not a number >= 1.")
+        checked_failure(self.failure)
+        for name in ("budget", "first_pass", "batch", "l1s_per_autoencoder"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise MisuseError(f"{name}={value!r} is not a number >= 1.")
         for name in ("level", "misclassified_volume", "regret"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
                 raise MisuseError(f"{name}={value!r} is outside (0, 1).")
 
 
-@dataclass(frozen=True, eq=False)
-class Outcomes:
-    """Trained replicates: columns of shape (n,)."""
-
-    architecture: NDArray[np.str_]
-    """As "10-5-10"."""
-    sparsity: Floats
-    l1: Floats
-    seed: Ints
-    failed: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, replicates: Sequence[Replicates], failed: ArrayLike) -> Outcomes:
-        """Outcomes of what was asked, in its order."""
-        names = [str(part.architecture) for part in replicates for _ in range(len(part))]
-        sparsity, l1, seed = (
-            np.concatenate([getattr(part, column) for part in replicates]) for column in ("sparsity", "l1", "seed")
-        )
-        return cls(np.array(names, dtype=np.str_), sparsity, l1, seed, np.asarray(failed, dtype=bool))
-
-    def __len__(self) -> int:
-        return len(self.seed)
-
-    def identities(self) -> list[tuple[str, float, float, int]]:
-        """What tells replicates apart."""
-        return list(zip(self.architecture.tolist(), self.sparsity.tolist(), self.l1.tolist(), self.seed.tolist()))
-
-    def take(self, rows: NDArray[np.bool_] | Ints) -> Outcomes:
-        """The chosen rows."""
-        return Outcomes(self.architecture[rows], self.sparsity[rows], self.l1[rows], self.seed[rows], self.failed[rows])
-
-    def counts(self, domain: Domain) -> Counts:
-        """One row a point; MisuseError for one outside the domain."""
-        return Counts.of(domain, self.architecture, self.sparsity, self.l1, self.failed).merged()
-
-
 class Refinement:
-    """Learns where the failure rate crosses a level. A row told twice counts once; order within a tell is irrelevant."""
+    """Learns where the failure rate crosses a level."""
 
-    def __init__(self, spec: MapSpec, earlier: Outcomes | None = None) -> None:
+    def __init__(self, spec: MapSpec, earlier: Rows | None = None) -> None:
         """Start from nothing, or from rows of earlier studies (all inside the domain)."""
         self.spec = spec
-        self.spent = 0
-        """Replicates told so far, earlier ones not counted."""
-        self._known: set[tuple[str, float, float, int]] = set()
-        self._state = _State(spec, fit_surface(spec.domain, _no_counts()))
-        if earlier is not None:
-            rows = self._new(earlier)
-            self._state = _State(spec, fit_surface(spec.domain, rows.counts(spec.domain)))
+        self.told = 0
+        """Replicates of which rows were told, earlier ones not counted."""
+        counts, self._next_seed = _no_counts(), 0
+        if earlier is not None and len(earlier["seed"]):
+            counts, self._next_seed = self._counts(earlier), 1 + int(earlier["seed"].max())
+        with threadpool_limits(1, "blas"):  # the matrices are small: more threads wait for each other
+            self._state = _State(spec, fit_surface(spec.domain, counts))
+        self._earlier = int(counts.replicates.sum())
+        self._planned = 0
+        self._precise = False
+        self._to_ask: deque[list[Replicates]] = deque()
+        self._asked: deque[int] = deque()
+        self._plan()
+        self._plan()
 
     @property
     def surface(self) -> Surface:
@@ -147,49 +129,62 @@ class Refinement:
 
     @property
     def done(self) -> bool:
-        """Whether the budget is spent, or the precision asked for is reached (not before the first pass is through)."""
-        if self.spent >= self.spec.budget:
-            return True
-        if len(self._known) < self.spec.first_pass:
-            return False
+        """Whether nothing more will be asked: the budget is spent, or the precision was reached after the first pass."""
+        return not self._to_ask and (self._precise or self._planned >= self.spec.budget)
+
+    def ask(self) -> list[Replicates]:
+        """The next batch, one `Replicates` an architecture; none while two are out, or where it is done."""
+        if not self._to_ask:
+            return []
+        batch = self._to_ask.popleft()
+        self._asked.append(sum(map(len, batch)))
+        return batch
+
+    def tell(self, rows: Rows) -> None:
+        """Learn from a batch: tree and process are first scored on it, then fitted anew. The rows' order is irrelevant."""
+        if not self._asked or len(rows["seed"]) != self._asked[0]:
+            raise ValueError(f"{len(rows['seed'])} rows were told; out are batches of {list(self._asked)}, the first is due whole.")
+        self.told += self._asked.popleft()
+        with threadpool_limits(1, "blas"):
+            self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
+        self._precise = self._precise or (self._earlier + self.told >= self.spec.first_pass and self._is_precise())
+        if not self._precise:
+            self._plan()
+
+    def summary(self) -> dict[str, float]:
+        """For progress lines."""
+        return {
+            "replicates": self.told,
+            "estimated_misclassified_volume": self.expected_misclassified_volume,
+            "estimated_regret": self.expected_regret,
+        }
+
+    def _counts(self, rows: Rows) -> Counts:
+        """One row a point; MisuseError for one outside the domain."""
+        outcomes = failed(rows, self.spec.failure)
+        return Counts.of(self.spec.domain, rows["architecture"], rows["sparsity"], rows["l1"], outcomes).merged()
+
+    def _is_precise(self) -> bool:
         volume, regret = self.spec.misclassified_volume, self.spec.regret
         return (volume is not None and self.expected_misclassified_volume <= volume) or (
             regret is not None and self.expected_regret <= regret
         )
 
-    def ask(self, count: int) -> list[Replicates]:
-        """At most `count` replicates, one `Replicates` an architecture; the same again until rows are told.
-
-        Never more than the budget leaves, nor than the first pass does while that lasts.
-        """
-        if count < 1:
-            raise MisuseError(f"count={count!r} is not a number >= 1.")
-        left = self.spec.budget - self.spent
-        first = self.spec.first_pass - len(self._known)
-        count = min(count, left, first if first > 0 else count)
-        points = self._state.spread(count, self.spent) if first > 0 else self._state.refined(count, self.spent)
+    def _plan(self) -> None:
+        """Another batch, unless the budget is spent: the rest of the first pass but for one batch, that batch, refinement."""
+        left = self.spec.budget - self._planned
+        if left <= 0:
+            return
+        size = self.spec.batch or min(max(LEAST_BATCH, int(GROWTH * self._planned)), MOST_BATCH)
+        first = self.spec.first_pass - self._earlier - self._planned
+        if first > 0:
+            points = self._state.spread(min(max(first - size, min(size, first)), left, MOST_BATCH), self._planned)
+        else:
+            points = self._state.refined(min(size, left), self._planned)
         seeds = (self._next_seed + points.autoencoder) % 2**32
-        return _replicates(self.spec.domain, points, seeds)
-
-    def tell(self, rows: Outcomes) -> None:
-        """Learn from a batch: tree and process are first scored on it, then fitted anew."""
-        rows = self._new(rows)
-        if len(rows):
-            self.spent += len(rows)
-            self._state = _State(self.spec, self.surface.updated(rows.counts(self.spec.domain)))
-
-    @property
-    def _next_seed(self) -> int:
-        return 1 + max((key[3] for key in self._known), default=-1)
-
-    def _new(self, rows: Outcomes) -> Outcomes:
-        """Rows not told before, each once."""
-        fresh = []
-        for place, key in enumerate(rows.identities()):
-            if key not in self._known:
-                self._known.add(key)
-                fresh.append(place)
-        return rows.take(np.array(fresh, dtype=np.int64))
+        self._next_seed += points.autoencoders
+        self._planned += len(seeds)
+        self._to_ask.append(_replicates(self.spec.domain, points, seeds))
 
 
 @dataclass(frozen=True, eq=False)

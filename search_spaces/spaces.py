@@ -145,6 +145,44 @@ def _linear(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(float(f"{value:.12g}") for value in np.linspace(low, high, count))
 
 
+class MapSearch(_Model):
+    """An adaptive failure map: the space's architectures, over the ranges of its sparsities and l1."""
+
+    kind: Literal["map"] = "map"
+    failure: str = "any"
+    """What counts as a failure: any, a kind, or sae_all_dead."""
+    level: float = 0.5
+    """The failure region is where the rate is at or above it."""
+    budget: int = 10_000
+    """Replicates to train, those of earlier studies not counted."""
+    first_pass: int = 2048
+    """Replicates spread evenly before anything is refined."""
+    l1s_per_autoencoder: int = 1
+    """How many values of l1 share one autoencoder; up to about 10 costs little accuracy and saves AE training."""
+    misclassified_volume: float | None = None
+    """Stop when the expected misclassified share of the volume is at most this."""
+    regret: float | None = None
+    """Stop when the expected regret is at most this: right where rates near the level fill much of the plane."""
+    earlier: tuple[str, ...] = ()
+    """Studies of the same storage, protocol and dtype whose rows it starts from."""
+
+
+class L1Search(_Model):
+    """An adaptive L1 search: for each of the space's architectures and sparsities, over the range of its l1."""
+
+    kind: Literal["l1"] = "l1"
+    failure: tuple[str, ...] = ("sae_dead", "sae_starved")
+    """The kinds of failure whose rate together must stay below the level; ("any",) for all."""
+    level: float = 0.1
+    """The collapse threshold is where the rate crosses this."""
+    budget: int = 250
+    """Replicates of each architecture and sparsity, at most."""
+    precision: float | None = None
+    """Enough where half of the threshold's 90 % interval is at most this, in decades; None spends the budget."""
+    recovery: Literal["mcc", "f1"] = "mcc"
+    """What the best l1 has most of: signed MCC, or F1 of the latents as detectors."""
+
+
 class StudySpec(_Model):
     """A study file: one named launch of one space under one protocol."""
 
@@ -156,6 +194,8 @@ class StudySpec(_Model):
     pack_size: Literal["auto"] | int = "auto"
     """Replicates trained together in one trial."""
     space: GridSpace | ListedSpace
+    search: MapSearch | L1Search | None = Field(default=None, discriminator="kind")
+    """None trains every replicate of the space; a search trains those that it needs to know of."""
 
     @field_validator("name", mode="before")
     @classmethod
@@ -197,13 +237,29 @@ class StudySpec(_Model):
         except ValidationError as error:
             _raise_first(error, model)
 
+    @model_validator(mode="after")
+    def _searched(self) -> StudySpec:
+        if self.search is not None and not isinstance(self.space, GridSpace):
+            raise MisuseError("search needs a grid: its ranges are what is searched. This study lists its replicates one by one.")
+        return self
+
     def replicates(self) -> list[Replicates]:
-        """What the study trains, one `Replicates` an architecture."""
+        """What the study trains, one `Replicates` an architecture; of a search, the grid whose ranges it searches."""
         return self.space.replicates()
 
+    @property
+    def search_budget(self) -> int:
+        """The most replicates that the study's search trains; ValueError where it has none."""
+        if self.search is None or not isinstance(self.space, GridSpace):
+            raise ValueError("this study is no search: it trains every replicate of its space.")
+        if isinstance(self.search, MapSearch):
+            return self.search.budget
+        return self.search.budget * len(self.space.architectures) * len(self.space.sparsities)
+
     def science(self) -> dict[str, Any]:
-        """What makes two studies the same: all but pack_size and engine, which change no row of one engine family."""
-        return self.to_mapping() | {"pack_size": None, "engine": None}
+        """What makes two studies the same: all but pack_size and engine, which change no row of one engine family, and budget."""
+        mapping = self.to_mapping() | {"pack_size": None, "engine": None}
+        return mapping | {"search": mapping["search"] | {"budget": None}} if self.search else mapping
 
     def to_mapping(self) -> dict[str, Any]:
         """A mapping that `study_from` reads back to an equal specification."""
@@ -380,6 +436,12 @@ SPACES: dict[str, GridSpace] = {
     ),
     "architectures": GridSpace(
         architectures=STUDIED_ARCHITECTURES, sparsities=_linear(0.3, 0.98, 12), l1=_log(1e-4, 1, 13), seeds=tuple(range(16))
+    ),
+    "thresholds": GridSpace(  # for `sae-study l1`: what it searches are the ranges
+        architectures=("5-3-5", "6-3-6", "8-4-8", "10-5-10", "12-6-12", "15-7-15", "20-5-20", "20-10-20"),
+        sparsities=(0.5, 0.8, 0.9, 0.95),
+        l1=(1e-4, 10.0),
+        seeds=(0,),
     ),
     "full": GridSpace(
         architectures=STUDIED_ARCHITECTURES, sparsities=_linear(0.3, 0.98, 24), l1=_log(1e-4, 1, 25), seeds=tuple(range(200))

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.comparison import Comparison
+    from analysis.failure_regions import Region
+    from search_spaces.l1_search import L1Learner
+    from search_spaces.refinement import Refinement
+    from search_spaces.spaces import StudySpec
     from study.driver import Outcome
     from study.driver import Progress as StudyProgress
 
@@ -49,6 +53,13 @@ Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, or au
 Workers = Annotated[int | None, typer.Option(help="Packs trained at a time. Default: one a physical core.")]
 PackSize = Annotated[str | None, typer.Option(help="Replicates a pack, or auto.")]
 Force = Annotated[bool, typer.Option(help="Run although another driver is running this study.")]
+
+Space = Annotated[str, typer.Argument(help="A named space, or a study file (YAML).")]
+Name = Annotated[str | None, typer.Option(help="The study's name; default: the space's.")]
+ProtocolName = Annotated[str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")]
+EngineName = Annotated[str | None, typer.Option(help=f"One of {', '.join(ENGINES)}; auto is the fastest on CPUs.")]
+Dtype = Annotated[str | None, typer.Option(help="float64 or float32.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 MOST_CELLS_SHOWN = 40
 LINE_SECONDS = 10.0
@@ -97,17 +108,17 @@ def spaces(as_json: AsJson = False) -> None:
 
 @app.command()
 def launch(
-    space: Annotated[str, typer.Argument(help="A named space, or a study file (YAML).")],
-    name: Annotated[str | None, typer.Option(help="The study's name; default: the space's.")] = None,
-    protocol: Annotated[str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")] = None,
-    engine: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENGINES)}; auto is the fastest on CPUs.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float64 or float32.")] = None,
+    space: Space,
+    name: Name = None,
+    protocol: ProtocolName = None,
+    engine: EngineName = None,
+    dtype: Dtype = None,
     seeds: Annotated[str | None, typer.Option(help="start:stop, as in Python.")] = None,
     address: Address = None,
     pack_size: PackSize = None,
     workers: Workers = None,
     force: Force = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    dry_run: DryRun = False,
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
@@ -118,14 +129,128 @@ def launch(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=_number_or_text(pack_size)
     )
     if dry_run:
-        folder = Storage.at(storage).study(spec.name)
-        driver.refuse_other_specification(folder, spec)
-        summary = driver.plan_study(folder, spec, driver.local_workers(workers)).summary()
-        if as_json:
-            _print_json(summary)
-        else:
-            for key, value in summary.items():
-                out.print(f"{key:>20}  {value:.3g}" if isinstance(value, float) else f"{key:>20}  {value}")
+        _tell_plan(spec, storage, workers, as_json)
+        return
+    with _progress(as_json, Storage.at(storage).study(spec.name)) as on_progress:
+        outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
+    _tell_outcome(outcome, storage, as_json)
+
+
+def _tell_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
+    from study import driver
+    from study.planning import plan_study
+
+    folder = Storage.at(storage).study(spec.name)
+    driver.refuse_other_specification(folder, spec)
+    summary = plan_study(folder, spec, driver.local_workers(workers)).summary()
+    if as_json:
+        _print_json(summary)
+        return
+    width = max(map(len, summary))
+    for key, value in summary.items():
+        out.print(f"{key:>{width}}  {value:.3g}" if isinstance(value, float) else f"{key:>{width}}  {value}")
+
+
+@app.command("map")
+def map_(
+    space: Space,
+    failure: Annotated[str | None, typer.Option(help="any, a kind of failure, or sae_all_dead. Default: any.")] = None,
+    level: Annotated[float | None, typer.Option(help="The region is where the rate is at least this. Default: 0.5.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Replicates to train at most. Default: 10000.")] = None,
+    misclassified_volume: Annotated[
+        float | None, typer.Option(help="Stop when the expected misclassified share of the plane is at most this.")
+    ] = None,
+    regret: Annotated[float | None, typer.Option(help="Stop when the expected regret is at most this.")] = None,
+    first_pass: Annotated[int | None, typer.Option(help="Replicates spread evenly at first. Default: 2048.")] = None,
+    l1s_per_autoencoder: Annotated[int | None, typer.Option(help="Values of l1 that share one autoencoder. Default: 1.")] = None,
+    earlier: Annotated[list[str] | None, typer.Option("--from", help="A study whose rows it starts from; may stand again.")] = None,
+    name: Name = None,
+    protocol: ProtocolName = None,
+    engine: EngineName = None,
+    dtype: Dtype = None,
+    address: Address = None,
+    pack_size: PackSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    storage: Where = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Map the failure regions of a space's ranges: each batch of replicates goes where the map is unsure."""
+    given = {
+        "kind": "map",
+        "failure": failure,
+        "level": level,
+        "budget": budget,
+        "misclassified_volume": misclassified_volume,
+        "regret": regret,
+        "first_pass": first_pass,
+        "l1s_per_autoencoder": l1s_per_autoencoder,
+        "earlier": earlier or None,
+    }
+    _search(space, given, name, protocol, engine, dtype, address, pack_size, workers, force, dry_run, storage, as_json)
+
+
+@app.command()
+def l1(
+    space: Space,
+    failure: Annotated[
+        list[str] | None, typer.Option(help="A kind that must stay rare; may stand again. Default: sae_dead and sae_starved.")
+    ] = None,
+    level: Annotated[float | None, typer.Option(help="How often it may come: the edge is there. Default: 0.1.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Replicates of each architecture and sparsity. Default: 250.")] = None,
+    precision: Annotated[
+        float | None, typer.Option(help="Enough where half of the edge's 90 % interval is this many decades. Default: spend all.")
+    ] = None,
+    recovery: Annotated[str | None, typer.Option(help="What the best l1 has most of: mcc or f1. Default: mcc.")] = None,
+    name: Name = None,
+    protocol: ProtocolName = None,
+    engine: EngineName = None,
+    dtype: Dtype = None,
+    address: Address = None,
+    pack_size: PackSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    storage: Where = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> None:
+    """Find, for each architecture and sparsity of a space, the safe interval of l1 and the best l1 within the space's range."""
+    given = {
+        "kind": "l1",
+        "failure": failure or None,
+        "level": level,
+        "budget": budget,
+        "precision": precision,
+        "recovery": recovery,
+    }
+    _search(space, given, name, protocol, engine, dtype, address, pack_size, workers, force, dry_run, storage, as_json)
+
+
+def _search(
+    space: str,
+    given: dict[str, Any],
+    name: str | None,
+    protocol: str | None,
+    engine: str | None,
+    dtype: str | None,
+    address: str | None,
+    pack_size: str | None,
+    workers: int | None,
+    force: bool,
+    dry_run: bool,
+    storage: str,
+    as_json: bool,
+) -> None:
+    """Launch, or plan, an adaptive search."""
+    from study import driver
+
+    search = {key: value for key, value in given.items() if value is not None}
+    spec = driver.study_spec(
+        space, name=name, protocol=protocol, engine=engine, dtype=dtype, pack_size=_number_or_text(pack_size), search=search
+    )
+    if dry_run:
+        _tell_plan(spec, storage, workers, as_json)
         return
     with _progress(as_json, Storage.at(storage).study(spec.name)) as on_progress:
         outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
@@ -300,6 +425,13 @@ def regions(
         listed = [asdict(region) for region in found]
         _print_json({"study": study, "level": level, "regions": listed, "left_out_l1_zero": left_out})
         return
+    _print_regions(
+        found, f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet."
+    )
+
+
+def _print_regions(found: list[Region], nothing: str) -> None:
+    """A table, or the sentence that there is none."""
     heads = ("sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence", "beyond")
     table = Table(Column("region", no_wrap=True, overflow="fold"), *heads)
     for region in found[:MOST_CELLS_SHOWN]:
@@ -314,7 +446,6 @@ def regions(
             f"{region.confidence:.3f}",
             ", ".join(region.neighbours),
         )
-    nothing = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet."
     out.print(table if found else nothing)
     if len(found) > MOST_CELLS_SHOWN:
         out.print(f"… and {len(found) - MOST_CELLS_SHOWN} more, no surer than these; --json lists them all.")
@@ -469,30 +600,98 @@ def diagnose(
 
 
 def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
-    """What a launch or resume came to: the verdicts by cell, and the findings."""
-    from analysis.frames import load
-    from analysis.report import findings, verdict_table
+    """What a launch, search or resume came to."""
+    from search_spaces.l1_search import L1Learner
+    from search_spaces.refinement import Refinement
 
     folder = Storage.at(storage).study(outcome.study)
-    frame = load(outcome.study, storage)
-    sentences = findings(frame, outcome.planned)
-    if as_json:
-        _print_json({**asdict(outcome), "findings": sentences})
+    document = {name: value for name, value in vars(outcome).items() if name != "learner"}
+    if isinstance(outcome.learner, Refinement):
+        _tell_map(outcome.learner, document, folder, as_json)
+    elif isinstance(outcome.learner, L1Learner):
+        _tell_l1(outcome.learner, document, folder, as_json)
     else:
-        _print_verdicts(verdict_table(frame))
-        for sentence in sentences:
-            out.print(sentence)
+        _tell_verdicts(outcome, document, folder, as_json)
+    if not as_json:
         out.print(
             f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
             f"{outcome.engine} engine, rows in {outcome.path}"
         )
-    _warn_of_gaps(frame, folder)
     for error in outcome.errors:
         err.print(f"error: {error}", markup=False)
     if outcome.state == "stopped":
         err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; go on with: {folder.command('resume')}")
     if outcome.state != "done":
         raise typer.Exit(1)
+
+
+def _tell_verdicts(outcome: Outcome, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
+    """The verdicts by cell, and the findings."""
+    from analysis.frames import load
+    from analysis.report import findings, verdict_table
+
+    frame = load(outcome.study, folder.storage.given)
+    sentences = findings(frame, outcome.planned)
+    if as_json:
+        _print_json({**document, "findings": sentences})
+    else:
+        _print_verdicts(verdict_table(frame))
+        for sentence in sentences:
+            out.print(sentence)
+    _warn_of_gaps(frame, folder)
+
+
+def _tell_map(learner: Refinement, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
+    """The failure regions, and how much of the map is unsure."""
+    from analysis.maps import failure_map, write_map
+
+    found = failure_map(folder, learner)
+    files = [f"{folder.path}/{name}" for name in write_map(folder, learner, found)]
+    if as_json:
+        _print_json({**document, **asdict(found), "files": files})
+        return
+    _print_regions(found.regions, f"No cell of {folder.name} fails at a rate of {found.level:g} or more.")
+    out.print(
+        f"{found.replicates} replicates; an expected {found.estimated_misclassified_volume:.1%} of the space is on the wrong side "
+        f"of the border as drawn (regret {found.estimated_regret:.4f})."
+    )
+    out.print("Map: " + ", ".join(files))
+
+
+def _tell_l1(learner: L1Learner, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
+    """The safe interval and the best l1 of every cell."""
+    from analysis.l1_intervals import l1_sentences, write_l1
+    from study.status import read_spec
+
+    found = learner.results()
+    sentences = l1_sentences(found, read_spec(folder).protocol)
+    files = [f"{folder.path}/{name}" for name in write_l1(folder, found)]
+    if as_json:
+        _print_json({**document, "cells": [asdict(interval) for interval in found], "findings": sentences, "files": files})
+        return
+    heads = ("sparsity", "safe from [90 %]", "safe to [90 %]", "best l1 [90 %]", "MCC", "closed form", "replicates", "AE collapsed")
+    table = Table(Column("architecture", no_wrap=True), *heads)
+    for cell in found:
+        table.add_row(
+            cell.architecture,
+            f"{cell.sparsity:g}",
+            cell.low if cell.safe_low is None else _with_interval(cell.safe_low, cell.safe_low_interval),
+            cell.high if cell.safe_high is None else _with_interval(cell.safe_high, cell.safe_high_interval),
+            "–" if cell.best_l1 is None else _with_interval(cell.best_l1, cell.best_l1_interval or (None, None)),
+            "–" if cell.best_mcc is None else f"{cell.best_mcc:.3f}",
+            "–" if cell.predicted_high is None else f"{cell.predicted_high:.3g}",
+            str(cell.replicates),
+            str(cell.ae_collapsed),
+        )
+    out.print(table)
+    for sentence in sentences:
+        out.print(sentence)
+    out.print("Written: " + ", ".join(files))
+
+
+def _with_interval(value: float, ends: tuple[float | None, float | None]) -> str:
+    low, high = ("…" if end is None else f"{end:.3g}" for end in ends)
+    return f"{value:.3g} [{low}, {high}]"
 
 
 def _print_verdicts(table: pd.DataFrame) -> None:

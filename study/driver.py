@@ -48,15 +48,18 @@ from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search.variant_generator import generate_variants
 
 from search_spaces.errors import MisuseError
+from search_spaces.learners import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
+from study.batches import COLUMNS, Batches
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
-from study.packs import Pack, estimated_seconds, missing_packs, physical_cores, plan_packs
+from study.packs import Pack, missing_packs, physical_cores, plan_packs
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
-from study.searchers import PackQueue
+from study.searchers import LearnerQueue, PackQueue
+from study.searches import learner_of
 from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.trainable import Desk, PackTrainable
 
@@ -64,8 +67,6 @@ MAX_FAILURES = 2
 """How often Tune gives a pack to a fresh worker after its worker died."""
 PATIENCE_SECONDS = 0.3
 """How long Ctrl-C lets Tune save its result lines."""
-BYTES_PER_ROW = 400
-"""Of a shard, measured: for planning."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Progress:
     """How far a running study is."""
 
     planned: int
-    """Replicates of the study."""
+    """Replicates of the study; of a search, the most that it trains."""
     done: int
     """Replicates whose rows are there, earlier runs included."""
     trained: int
@@ -82,6 +83,8 @@ class Progress:
     """Since this run's first pack was handed out."""
     failures: Mapping[str, int]
     """Rows of this run by FailureKind, `none` left out."""
+    learned: Mapping[str, float] = field(default_factory=dict)
+    """What a search's learner says of how far it is."""
 
     @property
     def rate(self) -> float:
@@ -92,36 +95,6 @@ class Progress:
     def seconds_left(self) -> float:
         """At the present rate; inf before the first pack is done."""
         return (self.planned - self.done) / self.rate if self.rate > 0 else math.inf
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a launch would do."""
-
-    spec: StudySpec
-    packs: list[Pack]
-    """What is missing, cut for the workers."""
-    planned: int
-    done: int
-    engine: str
-    """The engine that `auto` stands for."""
-
-    def summary(self) -> dict[str, Any]:
-        """The plan as figures, for --dry-run."""
-        missing = self.planned - self.done
-        return {
-            "study": self.spec.name,
-            "protocol": self.spec.protocol.name,
-            "protocol_id": self.spec.protocol.protocol_id,
-            "engine": self.engine,
-            "dtype": self.spec.dtype,
-            "replicates": self.planned,
-            "already_done": self.done,
-            "packs": len(self.packs),
-            "replicates_per_pack": max((len(pack) for pack in self.packs), default=0),
-            "core_hours": sum(map(estimated_seconds, self.packs)) / 3600,
-            "storage_megabytes": missing * BYTES_PER_ROW / 1e6,
-        }
 
 
 @dataclass(frozen=True)
@@ -143,6 +116,8 @@ class Outcome:
     """The engine that trained: what `auto` stands for."""
     errors: tuple[str, ...] = field(default=())
     """What packs raised: faults of the program, not of replicates."""
+    learner: Learner | None = field(default=None, repr=False, compare=False)
+    """A search's, as it ended."""
 
 
 def launch(
@@ -154,6 +129,7 @@ def launch(
     dtype: str | None = None,
     seeds: str | None = None,
     pack_size: int | str | None = None,
+    search: Mapping[str, Any] | None = None,
     num_samples: int = 1,
     storage: str | Path = DEFAULT_STORAGE,
     address: str | None = None,
@@ -165,12 +141,23 @@ def launch(
 
     space: a named space, a study file, a `StudySpec`, the mapping that a study file holds, or Ray Tune's domains
     {"architecture": …, "sparsity": …, "l1": …, "seed": …} (see `study_from_domains`). The other arguments override
-    what it says. Uses the Ray of this process if there is one; else connects to `address`, or starts a local Ray of
-    `workers` CPUs and stops it afterwards. Raises MisuseError before anything starts when something cannot be;
+    what it says. With search, {"kind": "map", …} or {"kind": "l1", …} and the fields of `MapSearch` or `L1Search`, it
+    trains what an adaptive search of the space's ranges asks for.
+
+    Uses the Ray of this process if there is one; else connects to `address`, or starts a local Ray of `workers` CPUs and
+    stops it afterwards. Raises MisuseError before anything starts when something cannot be;
     KeyboardInterrupt (Ctrl-C) keeps what is done.
     """
     spec = study_spec(
-        space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=pack_size, num_samples=num_samples
+        space,
+        name=name,
+        protocol=protocol,
+        engine=engine,
+        dtype=dtype,
+        seeds=seeds,
+        pack_size=pack_size,
+        search=search,
+        num_samples=num_samples,
     )
     folder = Storage.at(storage).study(spec.name)
     refuse_other_specification(folder, spec)
@@ -208,6 +195,7 @@ def study_spec(
     dtype: str | None = None,
     seeds: str | None = None,
     pack_size: int | str | None = None,
+    search: Mapping[str, Any] | None = None,
     num_samples: int = 1,
 ) -> StudySpec:
     """The validated specification that `launch` would run."""
@@ -219,6 +207,11 @@ def study_spec(
         given = study_from_file(space).to_mapping()
     else:
         given = {"name": str(space), "protocol": "dissertation", "space": named_space(str(space)).model_dump(mode="json")}
+    if search is not None:
+        of_file = given.get("search") or {}
+        given["search"] = (of_file if of_file.get("kind") == search["kind"] else {}) | dict(search)
+        if str(space) in SPACES:
+            given["name"] = f"{space}-{search['kind']}"
     options = {"name": name, "protocol": protocol, "engine": engine, "dtype": dtype, "pack_size": pack_size}
     given |= {key: value for key, value in options.items() if value is not None}
     spec = study_from(given)
@@ -279,13 +272,6 @@ def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
             )
 
 
-def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
-    """What is missing of the study, cut into packs."""
-    missing, done = missing_packs(spec, folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist())
-    planned = done + sum(map(len, missing))
-    return Plan(spec, plan_packs(missing, spec.pack_size, workers), planned, done, engine_named(spec.engine).name)
-
-
 def local_workers(workers: int | None) -> int:
     """How many workers a local Ray gets: as many as asked for, or one a physical core.
 
@@ -312,39 +298,63 @@ def _run(
     stop = threading.Event()
     began = time.monotonic()
     with DriverRecord(folder, force, stop.set) as record:
-        shards = folder.read_shards(["replicate_id", "failure"])
+        shards = folder.read_shards(list(COLUMNS if spec.search else ("replicate_id", "failure")))
         folder.set_aside(shards.unreadable)
         rows = shards.rows.filter(pc.not_equal(shards.rows["failure"], FailureKind.CRASHED)) if retry_crashed else shards.rows
-        missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
-        planned = done + sum(map(len, missing))
-        watch = _Watch(folder, planned, done, on_progress)
+        batches = Batches(learner_of(spec, folder.storage), spec, rows) if spec.search else None
+        if batches is None:
+            missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
+            planned = done + sum(map(len, missing))
+        else:
+            missing, done, planned = batches.learn(), batches.found, spec.search_budget
+        watch = _Watch(folder, planned, done, on_progress, batches)
         if missing:
             with _ray(address, workers, lambda: record.__exit__()) as cpus:
                 workers = min(workers or cpus, cpus)
                 if not folder.exists():
                     folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
+                if not folder.exists() or spec.search:  # whose budget may be another than before
                     folder.write_text("study.yaml", yaml.safe_dump(spec.to_mapping(), sort_keys=False, allow_unicode=True))
-                _fit(folder, plan_packs(missing, spec.pack_size, workers), workers, watch, stop)
-        state = "failed" if watch.errors else "done" if done + watch.trained >= planned else "stopped"
+                _fit(folder, spec, missing, workers, watch, stop)
+        done = watch.done
+        complete = batches.complete if batches else done >= planned
+        planned = done if complete else planned
+        state = "failed" if watch.errors else "done" if complete else "stopped"
         record.end("done" if state == "done" else "stopped")
     return Outcome(
         folder.name,
         folder.path,
         state,
         planned,
-        done + watch.trained,
+        done,
         watch.trained,
         dict(watch.failures),
         time.monotonic() - began,
         engine_named(spec.engine).name,
         tuple(watch.errors),
+        batches.learner if batches else None,
     )
 
 
-def _fit(folder: StudyFolder, packs: list[Pack], workers: int, watch: _Watch, stop: threading.Event) -> None:
-    """One Tuner run over the packs."""
+def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], workers: int, watch: _Watch, stop: threading.Event) -> None:
+    """One Tuner run over what is missing, and over what a search asks for from there."""
+    packs = plan_packs(missing, spec.pack_size, workers)
     desk = ray.remote(Desk).options(num_cpus=0).remote(min(workers, len(packs)))
-    queue = PackQueue(packs, lambda pack: ray.get(desk.put.remote(pack.pack_id, pack.to_text())), watch.poison)
+
+    def lay_out(pack: Pack) -> None:
+        ray.get(desk.put.remote(pack.pack_id, pack.to_text()))
+
+    if watch.batches is None:
+        queue = PackQueue(packs, lay_out, watch.poison)
+    else:
+        queue = LearnerQueue(
+            packs,
+            lay_out,
+            watch.poison,
+            watch.batches,
+            lambda missing: plan_packs(missing, spec.pack_size, workers),
+            lambda pack_id: folder.read_whole_shard(pack_id, COLUMNS),
+        )
     watch.queue = queue
     trainable = tune.with_resources(
         tune.with_parameters(PackTrainable, storage=folder.storage.given_absolute, study=folder.name, desk=desk), {"CPU": 1}
@@ -397,13 +407,27 @@ class _StopWhen(tune.Stopper):
 class _Watch(tune.Callback):
     """Counts what the run's trials bring in, and settles what to do about those that fail."""
 
-    def __init__(self, folder: StudyFolder, planned: int, done: int, on_progress: Callable[[Progress], None] | None) -> None:
-        self._folder, self._planned, self._done, self._on_progress = folder, planned, done, on_progress
+    def __init__(
+        self,
+        folder: StudyFolder,
+        planned: int,
+        done: int,
+        on_progress: Callable[[Progress], None] | None,
+        batches: Batches | None = None,
+    ) -> None:
+        self._folder, self._planned, self._done_before, self._on_progress = folder, planned, done, on_progress
+        self.batches = batches
+        """Of a search."""
         self._began = time.monotonic()
         self.queue: PackQueue | None = None
         self.trained = 0
         self.failures: Counter[str] = Counter()
         self.errors: list[str] = []
+
+    @property
+    def done(self) -> int:
+        """Replicates of the study whose rows are there."""
+        return (self._done_before if self.batches is None else self.batches.found) + self.trained
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if self.trained == 0 and len(trials) == 1:
@@ -437,10 +461,11 @@ class _Watch(tune.Callback):
             self._on_progress(
                 Progress(
                     self._planned,
-                    self._done + self.trained,
+                    self.done,
                     self.trained,
                     time.monotonic() - self._began,
                     dict(self.failures),
+                    self.batches.summary if self.batches else {},
                 )
             )
 

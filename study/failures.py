@@ -12,40 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from search_spaces.failures import FailureKind as FailureKind
 from search_spaces.protocol import Protocol
 from study.sae_metrics import corrected_mcc
-
-
-class FailureKind(StrEnum):
-    """What is seen, in order of precedence."""
-
-    CRASHED = "crashed"
-    DIVERGED = "diverged"
-    AE_COLLAPSED = "ae_collapsed"
-    SAE_DEAD = "sae_dead"
-    SAE_STARVED = "sae_starved"
-    SAE_DENSE = "sae_dense"
-    UNFAITHFUL = "unfaithful"
-    UNRECOVERED = "unrecovered"
-    NONE = "none"
-
-    @property
-    def sentence(self) -> str:
-        """What readers are told."""
-        return _SENTENCES[self]
-
-
-_SENTENCES = {
-    FailureKind.CRASHED: "the replicate killed its worker",
-    FailureKind.DIVERGED: "a weight or a loss is not finite",
-    FailureKind.AE_COLLAPSED: "the autoencoder does no better than a bias alone, the fault lies before the SAE",
-    FailureKind.SAE_DEAD: "every latent is dead, with a healthy autoencoder",
-    FailureKind.SAE_STARVED: "far fewer live latents than represented features",
-    FailureKind.SAE_DENSE: "the code is not sparse",
-    FailureKind.UNFAITHFUL: "the SAE does not reconstruct the activations",
-    FailureKind.UNRECOVERED: "the SAE reconstructs, but its decoder is not the features",
-    FailureKind.NONE: "no failure",
-}
 
 
 class Cause(StrEnum):

@@ -242,11 +242,12 @@ class StudyFolder:
     def read_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """One shard's rows; None where it is corrupt."""
         try:
-            return self._read_whole_shard(pack_id, columns)
+            return self.read_whole_shard(pack_id, columns)
         except (pa.ArrowException, OSError, KeyError):  # what pyarrow raises over damaged bytes
             return None
 
-    def _read_whole_shard(self, pack_id: str, columns: Sequence[str] | None) -> pa.Table:
+    def read_whole_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """One shard's rows; what pyarrow raises where it is corrupt or not there."""
         with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
             table = pq.read_table(file, page_checksum_verification=True, use_threads=False)
         names = ROW_SCHEMA.names if columns is None else list(columns)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+import pyarrow as pa
 from ray.tune.search import Searcher
+from threadpoolctl import threadpool_limits
 
+from study.batches import Batches
 from study.packs import Pack
 
 
@@ -33,7 +37,11 @@ class PackQueue(Searcher):
             self._lay_out(pack)
             self._live[trial_id] = pack
             return {"pack_id": pack.pack_id}
-        return None if self._live else Searcher.FINISHED
+        return None if self._live or self._more_may_come() else Searcher.FINISHED
+
+    def _more_may_come(self) -> bool:
+        """Whether there may be packs to hand out although none is in training."""
+        return False
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not error:
@@ -59,3 +67,61 @@ class PackQueue(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: `resume` plans a new run from the rows."""
+
+
+class LearnerQueue(PackQueue):
+    """Hands out what a learner asks for, and the rows of finished packs to the learner.
+
+    The learner thinks in a thread of its own, so that Tune goes on handing out what is queued.
+    """
+
+    def __init__(
+        self,
+        packs: Iterable[Pack],
+        lay_out: Callable[[Pack], None],
+        on_poison: Callable[[Pack], None],
+        batches: Batches,
+        cut: Callable[[list[Pack]], list[Pack]],
+        read: Callable[[str], pa.Table],
+    ) -> None:
+        """packs: what the batches asked for first; cut: for the workers what they ask for next; read: a pack's rows by its id."""
+        super().__init__(packs, lay_out, on_poison)
+        self._batches, self._cut, self._read = batches, cut, read
+        self._arrived: list[pa.Table] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._thought: Future[list[Pack]] | None = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        self._go_on_learning()
+        while not self._queue and not self._live and self._thought is not None:
+            wait([self._thought])  # nothing to train meanwhile, and Tune would look again only after a second
+            self._go_on_learning()
+        return super().suggest(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        super().on_trial_complete(trial_id, result, error)
+        if result and "shard" in result and not error:
+            self._arrived.append(self._read(result["pack_id"]))
+            self._go_on_learning()
+
+    def worker_died(self, trial_id: str) -> None:
+        pack = self._live[trial_id]
+        super().worker_died(trial_id)
+        if len(pack) == 1:
+            self._arrived.append(self._read(pack.pack_id))
+
+    def _more_may_come(self) -> bool:
+        return self._thought is not None
+
+    def _go_on_learning(self) -> None:
+        """Queue what a thought brought, and begin the next one if rows have arrived since."""
+        if self._thought is not None and self._thought.done():
+            self._queue.extend(self._cut(self._thought.result()))
+            self._thought = None
+        if self._thought is None and self._arrived:
+            arrived, self._arrived = self._arrived, []
+            self._thought = self._thread.submit(self._learn, arrived)
+
+    def _learn(self, arrived: list[pa.Table]) -> list[Pack]:
+        with threadpool_limits(1, "blas"):
+            return self._batches.learn(arrived)

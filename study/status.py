@@ -32,7 +32,7 @@ class Status:
     state: str
     """`running`, `done`, `stopped` (by a user or an error), or `cut off` (its driver died)."""
     planned: int
-    """Replicates of the specification."""
+    """Replicates of the specification; of a search at work the most that it trains."""
     done: int
     """Replicates whose rows are there."""
     failures: dict[str, int]
@@ -46,11 +46,17 @@ def status(name: str, storage: str = DEFAULT_STORAGE) -> Status:
     """The status of a study; MisuseError where there is none of that name."""
     folder = existing_study(name, storage)
     shards = folder.read_shards(["replicate_id", "failure"])
-    missing, done = missing_packs(read_spec(folder), shards.rows["replicate_id"].to_pylist())
-    planned = done + sum(map(len, missing))
+    driver = folder.read_json(DRIVER_FILE)
+    spec = read_spec(folder)
+    if spec.search is None:
+        missing, done = missing_packs(spec, shards.rows["replicate_id"].to_pylist())
+        planned = done + sum(map(len, missing))
+    else:
+        done = len(shards.rows)
+        ended = driver is not None and driver.get("state") == "done"
+        planned = done if ended else max(done, spec.search_budget)
     failures = Counter(shards.rows["failure"].to_pylist())
     failures.pop("none", None)
-    driver = folder.read_json(DRIVER_FILE)
     if is_running(driver):
         state = "running"
     elif done >= planned:

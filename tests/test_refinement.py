@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from search_spaces import MisuseError, Replicates
 from search_spaces.failure_surface import Domain
-from search_spaces.refinement import MapSpec, Outcomes, Refinement, evenly, systematic
+from search_spaces.learners import Rows
+from search_spaces.refinement import MapSpec, Refinement, evenly, systematic
 from tests.truths import DOMAIN, TRUTHS
 
 Floats = NDArray[np.float64]
@@ -22,98 +23,159 @@ def slanted(a: NDArray[np.int64], u: Floats, v: Floats) -> Floats:
     return np.where(u + v > 1 + 0.2 * a, 0.95, 0.03)
 
 
-def trained(asked: list[Replicates], domain: Domain = PAIR, rate: Callable[..., Floats] = slanted) -> Outcomes:
+def identities(rows: Rows) -> list[tuple[str, float, float, int]]:
+    """What tells replicates apart, in order."""
+    return list(zip(*(rows[name].tolist() for name in ("architecture", "sparsity", "l1", "seed"))))
+
+
+def asked_rows(asked: list[Replicates], fails: ArrayLike = False) -> Rows:
+    """Rows of what was asked, in its order; fails says which died."""
+    names = np.repeat([str(part.architecture) for part in asked], [len(part) for part in asked])
+    columns = {name: np.concatenate([getattr(part, name) for part in asked]) for name in ("sparsity", "l1", "seed")}
+    return {"architecture": names, **columns, "failure": np.where(np.broadcast_to(fails, len(names)), "sae_dead", "none")}
+
+
+def trained(asked: list[Replicates], domain: Domain = PAIR, rate: Callable[..., Floats] = slanted) -> Rows:
     """What comes of replicates: a coin that depends on the replicate alone."""
-    rows = Outcomes.of(asked, np.zeros(sum(map(len, asked))))
-    p = rate(domain.index(rows.architecture), domain.u(rows.sparsity), domain.v(rows.l1))
-    coins = np.array([np.random.default_rng(abs(hash(key[1:]))).random() for key in rows.identities()])
-    return Outcomes(rows.architecture, rows.sparsity, rows.l1, rows.seed, coins < p)
+    rows = asked_rows(asked)
+    p = rate(domain.index(rows["architecture"]), domain.u(rows["sparsity"]), domain.v(rows["l1"]))
+    coins = np.array([np.random.default_rng(abs(hash(key[1:]))).random() for key in identities(rows)])
+    return asked_rows(asked, coins < p)
 
 
-def explored(spec: MapSpec, batch: int = 200, earlier: Outcomes | None = None) -> Refinement:
+def taken(rows: Rows, places: NDArray[np.int64]) -> Rows:
+    """Some of the rows."""
+    return {name: column[places] for name, column in rows.items()}
+
+
+def explored(spec: MapSpec, domain: Domain = PAIR, rate: Callable[..., Floats] = slanted) -> Refinement:
     """A learner that has spent its budget."""
-    learner = Refinement(spec, earlier)
+    learner = Refinement(spec)
     while not learner.done:
-        learner.tell(trained(learner.ask(batch), spec.domain))
+        learner.tell(trained(learner.ask(), domain, rate))
     return learner
 
 
-def keys(asked: list[Replicates]) -> list[tuple[str, float, float, int]]:
-    """What tells replicates apart, in order."""
-    return Outcomes.of(asked, np.zeros(sum(map(len, asked)))).identities()
-
-
 @pytest.fixture(scope="module")
-def begun() -> tuple[MapSpec, list[Outcomes]]:
-    """A small map's specification and its first three batches: 256 spread evenly, then twice 200."""
-    spec, told = MapSpec(PAIR, budget=900, first_pass=256, seed=3), []
+def begun() -> tuple[MapSpec, list[Rows]]:
+    """A small map's specification and its first four batches: a first pass of 156 and 100, then 100 and 100."""
+    spec, told = MapSpec(PAIR, budget=700, first_pass=256, batch=100, seed=3), []
     learner = Refinement(spec)
-    for count in (256, 200, 200):
-        told.append(trained(learner.ask(count)))
+    for _ in range(4):
+        told.append(trained(learner.ask()))
         learner.tell(told[-1])
     return spec, told
 
 
-def after(spec: MapSpec, told: list[Outcomes]) -> Refinement:
+def after(spec: MapSpec, told: list[Rows]) -> Refinement:
     """A learner that was told these batches."""
     learner = Refinement(spec)
     for rows in told:
+        learner.ask()
         learner.tell(rows)
     return learner
 
 
-def test_asking_twice_gives_the_same(begun: tuple[MapSpec, list[Outcomes]]) -> None:
-    """What is asked depends on what was told, not on how often it was asked; another seed asks for something else."""
-    spec, told = begun
-    learner = after(spec, told)
-    assert keys(learner.ask(100)) == keys(learner.ask(100))
-    assert keys(Refinement(spec).ask(50)) != keys(Refinement(MapSpec(PAIR, budget=900, first_pass=256, seed=4)).ask(50))
+def everything(learner: Refinement) -> list[list[tuple[str, float, float, int]]]:
+    """The batches that can be asked now."""
+    batches = []
+    while batch := learner.ask():
+        batches.append(identities(asked_rows(batch)))
+    return batches
 
 
-def test_replay_of_stored_rows_asks_the_same(begun: tuple[MapSpec, list[Outcomes]]) -> None:
-    """Resuming is telling again, row order within a batch is irrelevant, and a row told twice counts once."""
+def test_two_batches_may_be_out(begun: tuple[MapSpec, list[Rows]]) -> None:
+    """While one is trained another can be had, and no third before rows come; no replicate is asked for twice."""
+    learner = Refinement(begun[0])
+    first, second = everything(learner)
+    assert learner.ask() == []
+    assert not learner.done
+    learner.tell(begun[1][0])
+    (third,) = everything(learner)
+    assert len({*first, *second, *third}) == len(first) + len(second) + len(third) == 356
+
+
+def test_what_is_asked_does_not_depend_on_when_rows_come(begun: tuple[MapSpec, list[Rows]]) -> None:
+    """One batch at a time, two at a time, rows shuffled or not: the same batches. Another seed asks for something else."""
     spec, told = begun
     rng = np.random.default_rng(0)
-    shuffled = [rows.take(rng.permutation(len(rows))) for rows in told]
-    again = after(spec, [*shuffled, told[0], told[2]])
-    assert again.spent == sum(map(len, told))
-    assert keys(again.ask(150)) == keys(after(spec, told).ask(150))
+    learner, batches = Refinement(spec), []
+    batches += everything(learner)
+    for rows in told[:3]:
+        learner.tell(taken(rows, rng.permutation(len(rows["seed"]))))
+        batches += everything(learner)
+    assert batches[:4] == [identities(rows) for rows in told]
+    learner.tell(told[3])
+    assert batches[4:] + everything(learner) == everything(after(spec, told))
+    other = Refinement(MapSpec(PAIR, budget=700, first_pass=256, batch=100, seed=4))
+    assert everything(other)[0] != batches[0]
 
 
-def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Outcomes]]) -> None:
-    """The first pass ends where it was said to, the last batch with the budget; no replicate is asked for twice."""
+def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Rows]]) -> None:
+    """The first pass ends where it was said to, the last batch with the budget."""
     spec, told = begun
-    learner = Refinement(spec)
-    assert sum(map(len, learner.ask(10_000))) == 256
-    learner = after(spec, told)
-    left = learner.ask(10_000)
-    assert sum(map(len, left)) == 900 - 656
-    learner.tell(trained(left))
-    assert learner.done
-    assert learner.ask(100) == []
-    everything = [key for rows in told for key in rows.identities()] + keys(left)
-    assert len(set(everything)) == len(everything) == 900
+    assert [len(rows["seed"]) for rows in told] == [156, 100, 100, 100]
+    learner, sizes = after(spec, told), []
+    while not learner.done:
+        asked = learner.ask()
+        sizes.append(sum(map(len, asked)))
+        learner.tell(trained(asked))
+    assert sizes == [100, 100, 44]
+    assert learner.told == 700
+    assert learner.ask() == []
 
 
-def test_asked_cells_are_of_the_domain(begun: tuple[MapSpec, list[Outcomes]]) -> None:
-    """Every cell lies within the ranges, and each autoencoder has a seed of its own."""
-    rows = trained(after(*begun).ask(200))
-    assert ((rows.sparsity >= 0.3) & (rows.sparsity <= 0.98)).all()
-    assert ((rows.l1 >= 1e-4) & (rows.l1 <= 1)).all()
-    assert len(np.unique(rows.seed)) == 200
-    assert rows.seed.min() == 656
+def test_batches_grow_with_what_is_known() -> None:
+    """Without a size, the first pass but for 256, then batches of 256 and more: a tenth of what was asked before."""
+    learner, sizes = Refinement(MapSpec(PAIR, budget=9_000, first_pass=6_000)), []
+    while not learner.done:
+        asked = learner.ask()
+        sizes.append(sum(map(len, asked)))
+        learner.tell(trained(asked))
+    assert sizes == [5_744, 256, 600, 660, 726, 798, 216]
 
 
-def test_replicates_gather_where_the_rate_crosses_the_level(begun: tuple[MapSpec, list[Outcomes]]) -> None:
+def test_rows_that_are_not_the_batch_are_refused(begun: tuple[MapSpec, list[Rows]]) -> None:
+    """Rows before anything was asked, or some of a batch, are the caller's mistake."""
+    learner = Refinement(begun[0])
+    with pytest.raises(ValueError, match="156"):
+        learner.tell(begun[1][0])
+    learner.ask()
+    with pytest.raises(ValueError, match="156"):
+        learner.tell(begun[1][1])
+
+
+FAILING = {"any": (1, 1, 1, 0), "sae_dead": (0, 1, 0, 0), "crashed": (0, 0, 1, 0), "sae_all_dead": (1, 1, 0, 0)}
+
+
+@pytest.mark.parametrize("failure", FAILING)
+def test_failure_that_is_mapped_is_a_choice(failure: str) -> None:
+    """Any failure, one kind, or all latents dead whatever the reason; a crashed replicate has no count of dead latents."""
+    domain = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
+    learner = Refinement(MapSpec(domain, budget=4, failure=failure))
+    outcomes = {
+        "failure": np.array(["ae_collapsed", "sae_dead", "crashed", "none"], dtype=object),
+        "dead_latents": np.array([5.0, 5.0, np.nan, 0.0]),
+        "n_latents": np.array([5, 5, 5, 5]),
+    }
+    learner.tell({**asked_rows(learner.ask()), **outcomes})
+    assert learner.surface.counts.failures.sum() == sum(FAILING[failure])
+
+
+def near_boundary(rows: Rows) -> float:
+    """The share within 0.15 of where the rate crosses the level."""
+    off = PAIR.u(rows["sparsity"]) + PAIR.v(rows["l1"]) - 1 - 0.2 * PAIR.index(rows["architecture"])
+    return float((np.abs(off) / np.sqrt(2) < 0.15).mean())
+
+
+def test_replicates_gather_where_the_rate_crosses_the_level(begun: tuple[MapSpec, list[Rows]]) -> None:
     """After the first pass most replicates lie within 0.15 of the boundary, where a third would by chance."""
-    rows = trained(after(*begun).ask(240))
-    off = PAIR.u(rows.sparsity) + PAIR.v(rows.l1) - 1 - 0.2 * PAIR.index(rows.architecture)
-    assert (np.abs(off) / np.sqrt(2) < 0.15).mean() > 0.5
+    assert near_boundary(asked_rows(after(*begun).ask())) > 0.5
 
 
 def test_small_budget_finds_the_boundary() -> None:
     """900 replicates of two architectures classify all but 3 % of the plane, and it is known that they do."""
-    learner = explored(MapSpec(PAIR, budget=900, first_pass=256))
+    learner = explored(MapSpec(PAIR, budget=900, first_pass=256, batch=128))
     u, v = PAIR.centres()
     truth = slanted(np.arange(2)[:, None, None], u[:, None], v) >= 0.5
     assert ((learner.surface.on_grid().mean >= 0.5) != truth).mean() < 0.03
@@ -124,74 +186,79 @@ def test_small_budget_finds_the_boundary() -> None:
 def test_precision_asked_for_ends_the_search() -> None:
     """It stops at the first batch after which the expected misclassified volume, or the regret, is small enough."""
     for precision in ({"misclassified_volume": 0.08}, {"regret": 0.05}):
-        learner = explored(MapSpec(PAIR, budget=5_000, first_pass=256, **precision))  # type: ignore[arg-type]
-        assert 256 <= learner.spent < 5_000
+        learner = explored(MapSpec(PAIR, budget=5_000, first_pass=256, batch=200, **precision))  # type: ignore[arg-type]
+        assert 256 <= learner.told < 5_000
         assert learner.expected_misclassified_volume <= 0.08 or learner.expected_regret <= 0.05
 
 
 def test_first_pass_is_taken_whole() -> None:
     """Precision is not believed before the first pass is through."""
-    learner = Refinement(MapSpec(PAIR, budget=5_000, first_pass=256, misclassified_volume=0.9))
-    learner.tell(trained(learner.ask(255)))
+    spec = MapSpec(PAIR, budget=5_000, first_pass=256, batch=100, misclassified_volume=0.9)
+    learner = Refinement(spec)
+    learner.tell(trained(learner.ask()))
     assert not learner.done
-    learner.tell(trained(learner.ask(255)))
-    assert learner.spent == 256
-    assert learner.done
+    while not learner.done:
+        learner.tell(trained(learner.ask()))
+    assert learner.told == 256 + 100
 
 
 @pytest.mark.parametrize("l1s", [4, 10])
-def test_autoencoders_are_shared_over_l1(begun: tuple[MapSpec, list[Outcomes]], l1s: int) -> None:
+def test_autoencoders_are_shared_over_l1(begun: tuple[MapSpec, list[Rows]], l1s: int) -> None:
     """One (architecture, sparsity, seed) serves that many different l1 values, in the first pass and after it."""
-    spec = MapSpec(PAIR, budget=900, first_pass=256, seed=3, l1s_per_autoencoder=l1s)
-    for learner in (Refinement(spec), after(spec, begun[1])):
-        rows = trained(learner.ask(200))
+    spec = MapSpec(PAIR, budget=900, first_pass=400, batch=200, seed=3, l1s_per_autoencoder=l1s)
+    learner = Refinement(spec)
+    for _ in range(3):
+        rows = trained(learner.ask())
         groups: dict[tuple[str, float, int], set[float]] = {}
-        for architecture, sparsity, l1, seed in rows.identities():
+        for architecture, sparsity, l1, seed in identities(rows):
             groups.setdefault((architecture, sparsity, seed), set()).add(l1)
         assert {len(group) for group in groups.values()} == {l1s}
         assert len({seed for _, _, seed in groups}) == 200 // l1s
+        learner.tell(rows)
 
 
-def test_earlier_rows_are_used_and_cost_nothing(begun: tuple[MapSpec, list[Outcomes]]) -> None:
+def test_earlier_rows_are_used_and_cost_nothing(begun: tuple[MapSpec, list[Rows]]) -> None:
     """A learner may start from rows of another study: the first pass is done, the budget is whole."""
     spec, told = begun
-    learner = Refinement(spec, earlier=told[0])
-    assert learner.spent == 0
-    assert not learner.done
-    rows = trained(learner.ask(200))
-    off = PAIR.u(rows.sparsity) + PAIR.v(rows.l1) - 1 - 0.2 * PAIR.index(rows.architecture)
-    assert (np.abs(off) / np.sqrt(2) < 0.15).mean() > 0.4
-    assert rows.seed.min() == told[0].seed.max() + 1
-    learner.tell(told[0])
-    assert learner.spent == 0
+    earlier = {name: np.concatenate([rows[name] for rows in told]) for name in told[0]}
+    learner = Refinement(spec, earlier)
+    assert learner.told == 0
+    asked = learner.ask()
+    rows = asked_rows(asked)
+    assert len(rows["seed"]) == 100
+    assert near_boundary(rows) > 0.4
+    assert rows["seed"].min() == earlier["seed"].max() + 1
+    learner.tell(trained(asked))
+    while not learner.done:
+        learner.tell(trained(learner.ask()))
+    assert learner.told == 700
 
 
 def test_one_sparsity_or_one_l1_is_enough() -> None:
     """On a line the learner works as on a plane; where no l1 varies none is shared."""
     for domain in (Domain(("5-3-5",), (0.9, 0.9), (1e-4, 1)), Domain(("5-3-5",), (0.3, 0.98), (0.01, 0.01))):
-        learner = explored(MapSpec(domain, budget=200, first_pass=64, l1s_per_autoencoder=4), batch=68)
-        assert learner.spent == 200
+        learner = explored(MapSpec(domain, budget=200, first_pass=64, batch=68, l1s_per_autoencoder=4), domain)
+        assert learner.told == 200
         assert learner.surface.on_grid().mean.shape == domain.shape()
 
 
 def test_single_cell_is_measured_again_and_again() -> None:
     """Where nothing varies, every replicate has a seed of its own and the rate is one Beta posterior."""
     domain = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
-    learner = Refinement(MapSpec(domain, budget=40, first_pass=16))
-    failures = 0
+    learner, failures, seeds = Refinement(MapSpec(domain, budget=40, first_pass=16, batch=12)), 0, set()
     while not learner.done:
-        asked = learner.ask(12)
-        rows = Outcomes.of(asked, np.arange(sum(map(len, asked))) % 3 == 0)
-        failures += int(rows.failed.sum())
-        learner.tell(rows)
+        asked = learner.ask()
+        fails = np.arange(sum(map(len, asked))) % 3 == 0
+        failures += int(fails.sum())
+        seeds |= set(asked_rows(asked)["seed"].tolist())
+        learner.tell(asked_rows(asked, fails))
+    assert len(seeds) == 40
     assert learner.surface.on_grid().mean == pytest.approx((failures + 0.5) / 41)
 
 
 def test_islands_are_found_among_eight_architectures() -> None:
     """A place that fails amid safety draws replicates: by 5,048 most of the four islands of 1 % are seen."""
-    learner = Refinement(MapSpec(DOMAIN, budget=5_048))
-    while not learner.done:
-        learner.tell(trained(learner.ask(1_000), DOMAIN, TRUTHS["island"]))
+    learner = explored(MapSpec(DOMAIN, budget=5_048, batch=1_000), DOMAIN, TRUTHS["island"])
     u, v = DOMAIN.centres()
     a = np.arange(8)[:, None, None]
     inside = TRUTHS["island"](a, u[:, None], v) >= 0.5
@@ -223,6 +290,7 @@ def test_shared_values_are_spread_by_weight() -> None:
 IMPOSSIBLE: list[dict[str, float]] = [
     {"budget": 0},
     {"first_pass": 0},
+    {"batch": 0},
     {"l1s_per_autoencoder": 0},
     {"level": 1.0},
     {"misclassified_volume": 0.0},
@@ -237,7 +305,7 @@ def test_impossible_specification_is_refused(wrong: dict[str, float]) -> None:
         MapSpec(**({"domain": PAIR, "budget": 100} | wrong))  # type: ignore[arg-type]
 
 
-def test_nothing_can_be_asked_by_zero() -> None:
-    """A batch has one replicate or more."""
-    with pytest.raises(MisuseError, match="count"):
-        Refinement(MapSpec(PAIR, budget=10)).ask(0)
+def test_unknown_failure_is_refused() -> None:
+    """With the nearest one that there is."""
+    with pytest.raises(MisuseError, match="sae_dead"):
+        MapSpec(PAIR, budget=10, failure="sae_daed")

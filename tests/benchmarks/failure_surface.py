@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.failure_surface import Surface, fit_surface, misclassified_volume
-from search_spaces.refinement import MapSpec, Outcomes, Refinement
+from search_spaces.learners import Rows
+from search_spaces.refinement import MapSpec, Refinement
 from tests.truths import DOMAIN, TRUTHS, Points, Rate, island_of, lattice, sobol
 
 BUDGET, BATCH, SEEDS = 8_048, 1_000, 5
@@ -89,26 +90,27 @@ def _adaptive(name: str, seeds: int) -> None:
 def _run(name: str, seed: int) -> tuple[dict[int, Quality], float, float]:
     """Quality after each batch, and when all islands were seen, and sure."""
     rate, rng = TRUTHS[name], np.random.default_rng(1000 + seed)
-    learner, path = Refinement(MapSpec(DOMAIN, BUDGET, seed=seed)), {}
+    learner, path = Refinement(MapSpec(DOMAIN, BUDGET, batch=BATCH, seed=seed)), {}
     seen = sure = math.inf
     while not learner.done:
-        learner.tell(_outcomes(learner, rate, rng))
-        if learner.spent < learner.spec.first_pass:
+        learner.tell(_trained(learner, rate, rng))
+        if learner.told < learner.spec.first_pass:
             continue
-        path[learner.spent] = Quality.of(learner.surface, rate)
+        path[learner.told] = Quality.of(learner.surface, rate)
         made = learner.surface.on_grid()
         if _over_half_of_each_island(name, made.mean > 0.3):
-            seen = min(seen, learner.spent)
+            seen = min(seen, learner.told)
         if _over_half_of_each_island(name, made.exceedance(0.5) >= 0.5):
-            sure = min(sure, learner.spent)
+            sure = min(sure, learner.told)
     return path, seen, sure
 
 
-def _outcomes(learner: Refinement, rate: Rate, rng: np.random.Generator) -> Outcomes:
-    asked = learner.ask(BATCH)
-    rows = Outcomes.of(asked, np.zeros(sum(map(len, asked))))
-    p = rate(DOMAIN.index(rows.architecture), DOMAIN.u(rows.sparsity), DOMAIN.v(rows.l1))
-    return Outcomes(rows.architecture, rows.sparsity, rows.l1, rows.seed, rng.random(len(p)) < p)
+def _trained(learner: Refinement, rate: Rate, rng: np.random.Generator) -> Rows:
+    asked = learner.ask()
+    names = np.repeat([str(part.architecture) for part in asked], [len(part) for part in asked])
+    columns = {name: np.concatenate([getattr(part, name) for part in asked]) for name in ("sparsity", "l1", "seed")}
+    p = rate(DOMAIN.index(names), DOMAIN.u(columns["sparsity"]), DOMAIN.v(columns["l1"]))
+    return {"architecture": names, **columns, "failure": np.where(rng.random(len(p)) < p, "sae_dead", "none")}
 
 
 def _over_half_of_each_island(name: str, holds: NDArray[np.bool_]) -> bool:

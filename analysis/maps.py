@@ -1,0 +1,54 @@
+"""What an adaptive map came to: its regions, how much of it is still unsure, its figure; kept in the study's folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from analysis.drawing import draw
+from analysis.failure_regions import Region, failure_regions
+from analysis.frames import load
+from analysis.map_plots import map_figure
+from search_spaces.refinement import Refinement
+from study.row_store import StudyFolder
+
+MAP_FILE = "map.json"
+
+
+@dataclass(frozen=True)
+class FailureMap:
+    """An adaptive map as it stands."""
+
+    failure: str
+    level: float
+    replicates: int
+    """Trained and told to the learner."""
+    estimated_misclassified_volume: float
+    """Expected share of the space on the wrong side of the border; the truth was about half of it where it could be known."""
+    estimated_regret: float
+    """The same, each place weighted by how far its rate is from the level."""
+    regions: list[Region]
+    """The surest first."""
+
+
+def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
+    """The map of a study whose learner was led through its rows."""
+    frame = load(folder.name, folder.storage.given)
+    spec = learner.spec
+    return FailureMap(
+        spec.failure,
+        spec.level,
+        len(frame),
+        learner.expected_misclassified_volume,
+        learner.expected_regret,
+        failure_regions(frame, spec.failure, spec.level),
+    )
+
+
+def write_map(folder: StudyFolder, learner: Refinement, found: FailureMap) -> list[str]:
+    """Keep the map beside its rows: map.json, and the figure as PNG and SVG. The files' names within the study's folder."""
+    png, svg = draw(map_figure(learner.surface, found.failure, found.level))
+    content = {MAP_FILE: json.dumps(asdict(found), indent=2).encode(), "report/map.png": png, "report/map.svg": svg}
+    for name, data in content.items():
+        folder.write_bytes(name, data)
+    return list(content)

@@ -1,0 +1,116 @@
+"""What a launch would cost, before anything starts: replicates, packs, core-hours as measured here, storage, precision."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from search_spaces.cells import Architecture, Replicates
+from search_spaces.spaces import GridSpace, L1Search, MapSearch, StudySpec
+from study.engines import engine_named
+from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
+from study.row_store import StudyFolder
+from study.run_pack import run_pack
+
+BYTES_PER_ROW = 400
+"""Of a shard, measured."""
+CALIBRATION_SECONDS = 0.5
+"""What the timed pack should take by the estimate."""
+L1S_PER_SEED = 2
+"""Values of l1 that share an autoencoder in an L1 search, about: for its cost."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a launch would do."""
+
+    spec: StudySpec
+    planned: int
+    """Replicates; of a search the most that it trains."""
+    done: int
+    packs: int
+    replicates_per_pack: int
+    estimated_core_seconds: float
+    """Of what is missing, by the engine's table of costs."""
+    calibration: float | None
+    """Measured here over the table, for one pack of the study; None where nothing is missing, or the engine is `torch`."""
+
+    def summary(self) -> dict[str, Any]:
+        """The plan as figures, for --dry-run."""
+        search = self.spec.search
+        told: dict[str, Any] = {
+            "study": self.spec.name,
+            "protocol": self.spec.protocol.name,
+            "protocol_id": self.spec.protocol.protocol_id,
+            "engine": engine_named(self.spec.engine).name,
+            "dtype": self.spec.dtype,
+            "replicates": self.planned,
+            "already_done": self.done,
+            "packs": self.packs,
+            "replicates_per_pack": self.replicates_per_pack,
+            "core_hours": self.estimated_core_seconds * (self.calibration or 1.0) / 3600,
+            "calibration": self.calibration,
+            "storage_megabytes": (self.planned - self.done) * BYTES_PER_ROW / 1e6,
+        }
+        if isinstance(search, MapSearch):
+            told |= {"search": "map", "expected_misclassified_volume": expected_precision(self.spec, search)}
+        if isinstance(search, L1Search):
+            told |= {"search": "l1"}
+        return told
+
+
+def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
+    """What is missing of the study, and what it costs: a pack of it is trained and timed here."""
+    there = folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist()
+    if spec.search is None:
+        missing, done = missing_packs(spec, there)
+        planned = done + sum(map(len, missing))
+    else:
+        done, planned = len(there), spec.search_budget
+        missing = _of_search(spec, planned - done)
+    packs = plan_packs(missing, spec.pack_size, workers)
+    largest = max(map(len, packs), default=0)
+    return Plan(spec, planned, done, len(packs), largest, sum(map(estimated_seconds, missing)), calibration(missing))
+
+
+def calibration(wanted: list[Pack]) -> float | None:
+    """Processor seconds over estimated ones, of a part of the costliest pack, trained twice: the first time compiles."""
+    if not wanted or wanted[0].engine == "torch":
+        return None
+    pack = max(wanted, key=lambda pack: estimated_seconds(pack) / len(pack))
+    share = min(1.0, CALIBRATION_SECONDS / estimated_seconds(pack))
+    pack = pack.take(slice(0, max(1, int(share * len(pack)))))
+    run_pack(pack.take(slice(0, 1)))
+    began = time.process_time()
+    run_pack(pack)
+    return (time.process_time() - began) / estimated_seconds(pack)
+
+
+def _of_search(spec: StudySpec, count: int) -> list[Pack]:
+    """As many replicates as a search would train, spread evenly over the architectures: for their cost alone."""
+    assert isinstance(spec.space, GridSpace)
+    shared = spec.search.l1s_per_autoencoder if isinstance(spec.search, MapSearch) else L1S_PER_SEED
+    each = -(-max(count, 0) // len(spec.space.architectures))
+    packs = []
+    for name in spec.space.architectures if each else ():
+        seeds = np.arange(each) // shared
+        l1 = np.resize(spec.space.l1, each).astype(np.float64)
+        sparsity = np.full(each, spec.space.sparsities[0])
+        replicates = Replicates(Architecture.parse(name), sparsity, l1, seeds, seeds, seeds, seeds)
+        packs.append(Pack(replicates, spec.protocol, spec.dtype, engine_named(spec.engine).name))
+    return packs
+
+
+def expected_precision(spec: StudySpec, search: MapSearch) -> tuple[float, float]:
+    """Misclassified shares of the space to expect when the budget is spent, for easy and for hard borders (docs/map.md)."""
+    assert isinstance(spec.space, GridSpace)
+    each = search.budget / len(spec.space.architectures)
+    easy, hard = (0.02 * (each / at) ** -0.5 for at in REPLICATES_TO_2_PERCENT)
+    return min(easy, 0.5), min(hard, 0.5)
+
+
+REPLICATES_TO_2_PERCENT = (256, 750)
+"""An architecture, to 2 % misclassified volume: medians of the easiest and hardest of the simulated truths."""

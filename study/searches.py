@@ -1,0 +1,109 @@
+"""Which learner a study's specification asks for, and what it starts from: earlier rows, or closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from search_spaces.cells import Architecture
+from search_spaces.errors import MisuseError
+from search_spaces.failure_surface import Domain
+from search_spaces.l1_search import L1Learner, L1SearchSpec
+from search_spaces.learners import LEARNED_FROM, Learner, Rows
+from search_spaces.protocol import Protocol
+from search_spaces.refinement import MapSpec, Refinement
+from search_spaces.spaces import GridSpace, L1Search, MapSearch, StudySpec
+from study import theory
+from study.data import importances
+from study.row_store import Storage
+from study.status import existing_study
+
+RECOVERY_COLUMNS = {"mcc": "mcc_decoder_features", "f1": "f1_latents_features"}
+
+
+def learner_of(spec: StudySpec, storage: Storage) -> Learner:
+    """The learner of a study that is a search, told nothing yet; MisuseError for a search that cannot be."""
+    assert isinstance(spec.space, GridSpace)
+    if isinstance(spec.search, MapSearch):
+        return Refinement(_map_spec(spec.space, spec.search), _earlier_rows(spec, spec.search, storage))
+    assert isinstance(spec.search, L1Search)
+    return L1Learner(_l1_spec(spec.space, spec.search, spec.protocol))
+
+
+def _map_spec(space: GridSpace, search: MapSearch) -> MapSpec:
+    architectures = sorted(map(Architecture.parse, space.architectures))
+    ranges = ((min(values), max(values)) for values in (space.sparsities, space.l1))
+    domain = Domain(tuple(map(str, architectures)), *ranges)
+    return MapSpec(
+        domain,
+        budget=search.budget,
+        failure=search.failure,
+        level=search.level,
+        first_pass=search.first_pass,
+        l1s_per_autoencoder=search.l1s_per_autoencoder,
+        misclassified_volume=search.misclassified_volume,
+        regret=search.regret,
+    )
+
+
+def _earlier_rows(spec: StudySpec, search: MapSearch, storage: Storage) -> Rows | None:
+    """Rows of the earlier studies that lie in the space; MisuseError where they were made in another way than these will be."""
+    if not search.earlier:
+        return None
+    tables = []
+    for name in search.earlier:
+        rows = existing_study(name, storage.given).read_shards(["replicate_id", "protocol_id", "dtype", *LEARNED_FROM]).rows
+        for column, ours in (("protocol_id", spec.protocol.protocol_id), ("dtype", spec.dtype)):
+            if others := set(rows[column].to_pylist()) - {ours}:
+                raise MisuseError(
+                    f"earlier study {name!r} has {column}={min(others)}, this one {ours}: their rates are not the same. Leave it "
+                    "out, or search under the same protocol and dtype."
+                )
+        tables.append(rows)
+    rows = _within(pa.concat_tables(tables), spec)
+    first = np.unique(rows["replicate_id"].to_numpy().astype(str), return_index=True)[1]
+    rows = rows.take(pa.array(np.sort(first)))
+    return {name: rows[name].to_numpy() for name in LEARNED_FROM}
+
+
+def _within(rows: pa.Table, spec: StudySpec) -> pa.Table:
+    space = spec.space
+    assert isinstance(space, GridSpace)
+    inside = pc.is_in(rows["architecture"], pa.array([str(Architecture.parse(name)) for name in space.architectures]))
+    for axis, values in (("sparsity", space.sparsities), ("l1", space.l1)):
+        low, high = (pc.greater_equal(rows[axis], min(values)), pc.less_equal(rows[axis], max(values)))
+        inside = pc.and_(inside, pc.and_(low, high))
+    return rows.filter(inside)
+
+
+def _l1_spec(space: GridSpace, search: L1Search, protocol: Protocol) -> L1SearchSpec:
+    if protocol.sae_variant == "topk" or not protocol.has_sae:
+        raise MisuseError(f"protocol={protocol.name!r} has no L1 penalty to search. Use one whose SAE is relu or jumprelu.")
+    cells = tuple((name, sparsity) for name in space.architectures for sparsity in space.sparsities)
+    return L1SearchSpec(
+        cells,
+        l1=(min(space.l1), max(space.l1)),
+        failure=search.failure,
+        level=search.level,
+        budget=search.budget,
+        precision=search.precision,
+        score=RECOVERY_COLUMNS[search.recovery],
+        predicted_high=tuple(predicted_collapse(Architecture.parse(name), sparsity, protocol) for name, sparsity in cells),
+        seed=min(space.seeds),
+    )
+
+
+def predicted_collapse(architecture: Architecture, sparsity: float, protocol: Protocol) -> float | None:
+    """The l1 from which SAEs die by closed form, on an AE of unit columns; None where the protocol has none.
+
+    Decoders that start as normal(0, sae_init_std) die from the first steps' pull on; unit columns at the optimum, l1 = 2.
+    """
+    if protocol.sae_input != "as_is" or protocol.sae_variant != "relu":
+        return None
+    if protocol.sae_decoder_init == "unit_norm":
+        return float(theory.death_line(1.0))
+    weights = importances(architecture.n_features, protocol)
+    represented = int(theory.features_represented(sparsity, weights, architecture.n_hidden))
+    init_std = protocol.sae_init_std * protocol.sae_init_scale
+    return float(theory.initial_death_line(init_std, 1.0, architecture.n_latents, represented))
