@@ -1,9 +1,7 @@
-"""What outcomes at values of l1 tell of one cell: where the failure rate crosses a level, whether it rises only, where recovery is best.
+"""What outcomes along l1 say: where the failure rate crosses a level, whether it only rises, where the score is best.
 
 x is log10 l1 on a lattice of STEP decades that starts at the lower end of the range; counts are arrays over it.
-
-Sources: Wasserman, Ramdas and Balakrishnan 2020, "Universal inference" (the test of monotony); Rasmussen and Williams
-2006, ch. 2 (the Gaussian process of the score).
+Source of the process: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", ch. 2.
 """
 
 from __future__ import annotations

@@ -12,21 +12,20 @@ below it, for what else is asked (does the rate only rise, where does the code t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates, checked_l1, checked_sparsity
 from search_spaces.errors import MisuseError
+from search_spaces.failures import FailureKind
 from search_spaces.l1_curves import STEP, Crossing, Descent, Floats, Ints, Monotony, RisingRate, Score
+from search_spaces.learners import Rows
 
-BEFORE_SAE = ("crashed", "diverged", "ae_collapsed")
+BEFORE_SAE = tuple(kind.value for kind in (FailureKind.CRASHED, FailureKind.DIVERGED, FailureKind.AE_COLLAPSED))
 """Failures that no l1 cures: such replicates are counted, and left out of every rate and score."""
-DENSE = "sae_dense"
 BATCH = 24
 """Replicates of a cell in a batch."""
 SWEEPS = 2
@@ -123,9 +122,6 @@ class L1Interval:
     """Where the rate is high below the last rise, if it is not monotone."""
 
 
-Rows = Mapping[str, NDArray[Any]]
-
-
 class L1Learner:
     """Searches all cells at once. Each batch must be told whole, in the order in which batches were asked."""
 
@@ -193,7 +189,7 @@ class L1Learner:
         """What is known of each cell now, in the specification's order."""
         return [cell.result() for cell in self._cells]
 
-    def summary(self) -> dict[str, float | int | str]:
+    def summary(self) -> dict[str, float]:
         """For a line of progress."""
         widths = [cell.half_width for cell in self._cells if len(cell)]
         return {
@@ -279,9 +275,9 @@ class _CellRows:
 
     def _counts(self, failed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Failures and replicates at each value of the lattice."""
-        weights = np.stack([failed & self._judged, self._judged]).astype(np.float64)
-        failures, replicates = (np.bincount(self._x, weight, self._size) for weight in weights)
-        return failures, replicates
+        judged = self._judged
+        failures = np.bincount(self._x[judged & failed], minlength=self._size)
+        return failures.astype(np.float64), np.bincount(self._x[judged], minlength=self._size).astype(np.float64)
 
     @property
     def _failed(self) -> NDArray[np.bool_]:
@@ -295,7 +291,7 @@ class _CellRows:
     @cached_property
     def low(self) -> Crossing:
         """Where the rate of a dense code falls to the level; on the lattice turned round."""
-        failures, replicates = self._counts(self._failure == DENSE)
+        failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
         return self._learner._rising.crossing(failures[::-1], replicates[::-1])
 
     @cached_property

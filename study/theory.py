@@ -14,9 +14,6 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from search_spaces.cells import Architecture
-from search_spaces.protocol import Protocol
-
 _Float = NDArray[np.float64]
 
 
@@ -171,21 +168,3 @@ def l1_for_l0(target_l0: float, column_norms: _Float, sparsity: float) -> float:
         raise ValueError(f"target_l0={target_l0} is out of reach: L0 lies in (0, {highest:.4g}] for these column norms.")
     top = float(np.max(death_line(column_norms)))
     return float(brentq(lambda l1: expected_l0(l1, column_norms, sparsity) - target_l0, 0.0, top, xtol=1e-12))
-
-
-def predicted_high(architecture: Architecture, sparsity: float, protocol: Protocol) -> float:
-    """Where theory expects the SAE to die: where a search of l1 starts, no more.
-
-    `initial_death_line` for decoders that start small and are free, `death_line` for columns of norm 1, both for features of
-    ‖W_i‖ = 1, as many as pay in `features_represented`. Rescaled activations: √(3 H/(F p)) for that norm, h's mean norm
-    being about √(F p/3).
-    """
-    importances = protocol.importance_decay ** np.arange(architecture.n_features)
-    represented = int(features_represented(sparsity, importances, architecture.n_hidden))
-    norm = 1.0
-    if protocol.sae_input == "rescaled":
-        norm = np.sqrt(3 * architecture.n_hidden / (represented * (1 - sparsity)))
-    if protocol.sae_decoder_norm == "unit" or protocol.sae_decoder_init == "unit_norm":
-        return float(death_line(norm))
-    std = protocol.sae_init_std * protocol.sae_init_scale
-    return float(min(death_line(norm), initial_death_line(std, norm, architecture.n_latents, represented)))

@@ -25,7 +25,7 @@ from search_spaces import PROTOCOLS, Architecture, Replicates
 from search_spaces.l1_search import BEFORE_SAE, L1Interval, L1Learner, L1SearchSpec
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.theory import predicted_high
+from study.searches import predicted_collapse
 
 LOW, HIGH, LEVEL = 1e-4, 10.0, 0.1
 FAILURE = ("sae_dead", "sae_starved")
@@ -36,8 +36,8 @@ CELLS = [
     for sparsity in (0.5, 0.8, 0.9, 0.95)
 ] + [("sound", architecture, sparsity) for architecture in ("5-3-5", "10-5-10", "20-5-20") for sparsity in (0.8, 0.95)]
 COARSE_LEVELS, COARSE_SEEDS = 31, 64
-FINE_LEVELS, FINE_SEEDS = 25, 400
-"""The truth: levels over the decade around the threshold that the coarse grid shows, and seeds a level."""
+FINE_LEVELS = 25
+"""The truth: levels over the decade around the threshold that the coarse grid shows."""
 JUDGING_SEEDS = 3_000_000 + np.arange(200)
 """On which the best values are compared."""
 COLUMNS = ["architecture", "sparsity", "l1", "seed", "failure", SCORE]
@@ -84,7 +84,7 @@ def truth(folder: Path, cell: CellName) -> Truth:
     x, failures, judged = counts(coarse, np.isin(coarse["failure"], FAILURE))
     rate = isotonic_regression(failures / judged, weights=judged).x
     middle = float(np.interp(LEVEL, rate + 1e-9 * np.arange(len(rate)), x))
-    levels = np.repeat(10 ** np.linspace(middle - 0.5, middle + 0.5, FINE_LEVELS), FINE_SEEDS)
+    levels = np.repeat(10 ** np.linspace(middle - 0.5, middle + 0.5, FINE_LEVELS), fine_seeds(cell))
     # Each level has seeds of its own: with common ones its errors would not average out along the curve
     fine = kept(folder, "fine", cell, levels, 2_000_000 + np.arange(len(levels)))
     x, failures, judged = counts(fine, np.isin(fine["failure"], FAILURE))
@@ -93,6 +93,12 @@ def truth(folder: Path, cell: CellName) -> Truth:
     best = tuple(float(np.unique(rows["l1"])[mean_scores(rows).argmax()]) for rows in (coarse, fine))
     crossing = fitted_crossing(x, failures, judged)
     return Truth(crossing, float(np.nanstd(again)), len(fine["l1"]), best)
+
+
+def fine_seeds(cell: CellName) -> int:
+    """Seeds a level of the truth: twice as many for narrow architectures, whose rates rise slowly."""
+    protocol, architecture, _ = cell
+    return 400 if protocol == "dissertation" and Architecture.parse(architecture).n_features <= 12 else 200
 
 
 def crossed(l1: NDArray[np.float64], seed: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -143,7 +149,7 @@ def searched(cells: Sequence[CellName], budget: int) -> list[L1Interval]:
     found = []
     for protocol in dict.fromkeys(cell[0] for cell in cells):
         names = [cell[1:] for cell in cells if cell[0] == protocol]
-        predicted = [predicted_high(Architecture.parse(name), sparsity, PROTOCOLS[protocol]) for name, sparsity in names]
+        predicted = [predicted_collapse(Architecture.parse(name), sparsity, PROTOCOLS[protocol]) for name, sparsity in names]
         spec = L1SearchSpec(tuple(names), (LOW, HIGH), FAILURE, LEVEL, budget, score=SCORE, predicted_high=tuple(predicted))
         learner, waiting = L1Learner(spec), deque[list[Replicates]]()
         while not learner.done:
