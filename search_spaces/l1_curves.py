@@ -28,7 +28,7 @@ FLOORS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 1.5)
 CEILINGS = (0.002, 0.05)
 """How far the rate stays below 1 far above the rise."""
 
-DRAWN_SHARE = 0.4
+DRAWN_SHARE = 0.5
 """Of a crossing's posterior, in its middle, in which further replicates are placed."""
 
 

@@ -5,9 +5,10 @@
         learner.tell(rows_of(batch))
 
 What is asked is a function of the specification and of the rows told, batch by batch: a learner that is told the stored
-rows of its earlier batches asks the same again. A batch holds some replicates of every cell that is not finished; all
-cells use the same seeds, and each autoencoder serves two values of l1: one at the edge, for its exact place, and one
-below it, for what else is asked (does the rate only rise, where does the code turn dense, where is recovery best).
+rows of its earlier batches asks the same again. A batch holds some replicates of every cell that is not finished. A cell
+counts its own seeds, so that errors of cells are independent; within it an autoencoder serves several values of l1, far
+apart: one at the upper edge, for its exact place, and others for what else is asked (does the rate only rise, where does
+the code turn dense, where is recovery best).
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ NEAR = 0.5
 """Decades to each side of the predicted edge in which half of the second sweep lies."""
 CLEARANCE = 96
 """Replicates below the edge that look for a bump."""
+UNCLEARED_SHARE, CLEARED_SHARE = 0.5, 0.25
+"""Of a batch, what is not at the upper edge: before and after that many were told."""
 LOW_SHARE, BEST_SHARE = 0.25, 0.25
-"""Of the replicates below the edge: at the lower edge, and at what may be the best l1."""
+"""Of these: at the lower edge, and at what may be the best l1; the rest look for a bump."""
 BUMP_PRIOR = 0.25
 """Odds of a bump, which say how many replicates look at the place where it may be."""
 SURE_OF_BUMP = 4.5
@@ -149,11 +152,10 @@ class L1Learner:
             rng = np.random.default_rng((self.spec.seed, number, place))
             if number < SWEEPS:
                 x, seed = self._swept(number, place, rng)
-            elif cell.finished or cell.left < 2:
+            elif cell.finished:
                 continue
             else:
-                x = cell.refined(min(BATCH, cell.left) // 2, rng)
-                seed = np.tile(np.arange(len(x) // 2), 2)
+                x, seed = cell.refined(min(BATCH, cell.left), rng)
             plan.append((place, x, cell.next_seed + seed))
             cell.asked += len(x)
             cell.next_seed += 1 + int(seed.max())
@@ -312,7 +314,7 @@ class _CellRows:
 
     @property
     def finished(self) -> bool:
-        if self.left < 2:
+        if self.left <= 0:
             return True
         if self.bump_x is not None and self._spec.score is None:
             return True
@@ -323,10 +325,11 @@ class _CellRows:
         """Replicates that lie below the rise."""
         return int(np.sum(self._x[self._judged] < self.descent.below_rise))
 
-    def refined(self, seeds: int, rng: np.random.Generator) -> Ints:
-        """x of twice as many replicates as seeds: seeds that were given the edge, then the same seeds elsewhere."""
-        edge = self._within(self.high, seeds, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
-        rest = 2 * seeds - len(edge)
+    def refined(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """x and seeds, counted from 0: replicates at the edge, each of a seed of its own, and others on the same autoencoders."""
+        edges = count - round((CLEARED_SHARE if self._cleared >= CLEARANCE else UNCLEARED_SHARE) * count)
+        edge = self._within(self.high, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
+        rest = count - len(edge)
         low = best = np.empty(0, dtype=np.int64)
         if self._spec.score is not None:
             low = self._size - 1 - self._within(self.low, round(LOW_SHARE * rest), rng)
@@ -334,7 +337,8 @@ class _CellRows:
         bumps = self._suspected(rest - len(low) - len(best), rng)
         clear = self._spread(rest - len(low) - len(best) - len(bumps), rng)
         x = np.concatenate([edge, rng.permutation(np.concatenate([low, best, bumps, clear]))])
-        return _distinct(x, np.tile(np.arange(seeds), 2), self._size)
+        seeds = np.arange(count) % max(len(edge), -(-count // 2))
+        return _distinct(x, seeds, self._size), seeds
 
     def _within(self, crossing: Crossing, count: int, rng: np.random.Generator) -> Ints:
         """Draws of a crossing: fewer, as it is the less sure to lie in the range."""
