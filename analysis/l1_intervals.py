@@ -67,18 +67,26 @@ def recommend_l1(
 
 
 def _stored(folder: StudyFolder, name: str, sparsity: float) -> L1Interval:
-    found = folder.read_json(L1_FILE)
-    if found is None:
+    found = read_l1(folder)
+    if not found:
         raise MisuseError(f"study={folder.name!r} holds no finished L1 search. Run `sae-study l1`, or leave the study out.")
-    for cell in found["cells"]:
-        if cell["architecture"] == name and abs(cell["sparsity"] - sparsity) < 1e-9:
-            fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in cell.items()}
-            return L1Interval(**fields)
+    for interval in found:
+        if interval.architecture == name and abs(interval.sparsity - sparsity) < 1e-9:
+            return interval
     raise MisuseError(
         f"study={folder.name!r} has not searched {name} at sparsity {sparsity:g}, but "
-        f"{', '.join(sorted({cell['architecture'] for cell in found['cells']}))} at "
-        f"{', '.join(str(s) for s in sorted({cell['sparsity'] for cell in found['cells']}))}."
+        f"{', '.join(dict.fromkeys(interval.architecture for interval in found))} at "
+        f"{', '.join(f'{s:g}' for s in sorted({interval.sparsity for interval in found}))}."
     )
+
+
+def read_l1(folder: StudyFolder) -> tuple[L1Interval, ...]:
+    """What `write_l1` kept in the study's folder; () where nothing is."""
+    found = folder.read_json(L1_FILE) or {"cells": []}
+    cells: list[dict[str, Any]] = [
+        {key: tuple(value) if isinstance(value, list) else value for key, value in cell.items()} for cell in found["cells"]
+    ]
+    return tuple(L1Interval(**cell) for cell in cells)
 
 
 def l1_table(found: Sequence[L1Interval]) -> pd.DataFrame:
@@ -115,6 +123,9 @@ def l1_sentences(found: Sequence[L1Interval], protocol: Protocol) -> list[str]:
     bumpy = [interval for interval in found if not interval.monotone]
     if bumpy:
         told.append(f"Not monotone, so without an upper edge: {', '.join(map(_cell, bumpy))}.")
+    empty = [interval for interval in found if nothing_safe(interval)]
+    if empty:
+        told.append(f"No l1 is safe, SAEs die before their codes are sparse: {', '.join(map(_cell, empty))}.")
     collapsed = sum(interval.ae_collapsed for interval in found)
     if collapsed:
         told.append(
@@ -137,10 +148,23 @@ def _on_the_source(interval: L1Interval) -> str:
     )
 
 
+def nothing_safe(interval: L1Interval) -> bool:
+    """Whether the upper edge lies below the lower one, or one of them takes up the whole range."""
+    if interval.high == "fails throughout" or interval.low == "dense throughout":
+        return True
+    return interval.safe_low is not None and interval.safe_high is not None and interval.safe_high <= interval.safe_low
+
+
 def place_in(interval: L1Interval, l1: float) -> str:
     """Where a value of l1 lies: inside the safe interval, or beyond which edge, or that nobody can say."""
     if not interval.monotone:
         return "not placed: the failure rate is not monotone here"
+    if nothing_safe(interval):
+        return "in no safe interval, for there is none" + (
+            f": codes are dense up to {interval.safe_low:.2g}, and from {interval.safe_high:.2g} on SAEs die"
+            if interval.safe_low is not None and interval.safe_high is not None
+            else ""
+        )
     (low_from, low_to), (high_from, high_to) = interval.safe_low_interval, interval.safe_high_interval
     if interval.low == "dense throughout" or (interval.safe_low is not None and l1 < interval.safe_low):
         return "below the safe interval: the code is dense" + _unsure(low_from, low_to, l1)

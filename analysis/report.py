@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from analysis.drawing import STYLE, Artist, Images
 from analysis.frames import load
+from analysis.l1_intervals import read_l1
 from analysis.report_data import StudyRows
 from analysis.report_findings import findings as findings
 from analysis.report_findings import page_findings
@@ -65,7 +66,7 @@ def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = N
     WᵀW matrices: rows hold no weights.
     """
     folder = existing_study(study, storage)
-    rows = StudyRows(folder.name, read_spec(folder), load(study, storage))
+    rows = StudyRows(folder.name, read_spec(folder), load(study, storage), read_l1(folder))
     page, write = _destination(folder, out)
     # One thread of the linear algebra library: its matrices are small, and the other core draws.
     with threadpool_limits(1, "blas"), matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:

@@ -17,6 +17,7 @@ from analysis.published import published_replicates
 from analysis.statistics import Monotonicity, cell_rates, failed, monotonicity, on_lattice, per_autoencoder
 from search_spaces.failure_surface import Surface as FailureSurface
 from search_spaces.failure_surface import few_cells
+from search_spaces.l1_search import L1Interval
 from search_spaces.spaces import StudySpec
 from study.failures import FailureKind
 from study.sae_metrics import corrected_mcc
@@ -37,6 +38,8 @@ class StudyRows:
     spec: StudySpec
     rows: pd.DataFrame
     """As `analysis.load` gives them."""
+    l1: tuple[L1Interval, ...] = ()
+    """What an L1 search found."""
 
     @cached_property
     def frame(self) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.crossings import Answer
 from analysis.failure_regions import Region
+from analysis.l1_intervals import l1_sentences
 from analysis.metric_trust import LEAST, TELLS
 from analysis.phase_diagrams import CriticalPoint
 from analysis.published import ARCHITECTURE, SPARSITY, published_finding
@@ -93,6 +94,7 @@ def page_findings(study: StudyRows) -> list[Finding]:
     found = [
         Finding("Not finished", tuple(unfinished(len(study.rows), study.planned)), "made"),
         Finding("The published failure", tuple(published_finding(study.frame)), "published"),
+        Finding("Safe values of l1", tuple(l1_sentences(study.l1, study.spec.protocol)), "l1"),
         Finding("Verdicts", tuple(verdict_sentences(study.rows)), "verdicts"),
         Finding("Collapse of the autoencoder by sparsity", tuple(collapse_sentences(study)), "collapse"),
         Finding("Surest failure regions", tuple(region_sentences(study.regions)), "regions"),

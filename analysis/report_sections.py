@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 from analysis import plots
 from analysis.crossings import Answer, Crossing
+from analysis.l1_intervals import l1_table
+from analysis.l1_plots import l1_figure
 from analysis.phase_diagrams import CriticalPoint, critical_table
 from analysis.phase_plots import (
     failure_curves,
@@ -101,8 +103,8 @@ def sections(study: StudyRows) -> Iterator[Section]:
         return
     of_measured = (_order_section, _metrics_section, _trust_section) if len(study.measured) else ()
     makers: tuple[Callable[[StudyRows], Section | None], ...] = (
-        _published_section, _verdict_section, _collapse_section, _phase_section, _region_section, *of_measured, _gram_section,
-        _cells_section,
+        _published_section, _l1_section, _verdict_section, _collapse_section, _phase_section, _region_section, *of_measured,
+        _gram_section, _cells_section,
     )  # fmt: skip
     for make in makers:
         if (section := make(study)) is not None:
@@ -165,6 +167,22 @@ def paired(comparison: pd.DataFrame) -> pd.DataFrame:
     texts = {name: [cell_text(value) for value in comparison[name]] for name in comparison.columns[2:]}
     pairs = {name: [" / ".join(pair) for pair in zip(texts[f"{name} published"], texts[f"{name} reproduced"])] for name in columns}
     return comparison[["sparsity", "failure"]].assign(**pairs)
+
+
+def _l1_section(study: StudyRows) -> Section | None:
+    if not study.l1:
+        return None
+    caption = (
+        "Above the upper edge more seeds die or starve than the level allows, below the lower edge more codes are dense; lines: "
+        "90 % intervals. Replicates whose autoencoder collapsed are left out. Dotted: where the closed form has SAEs die."
+    )
+    return Section(
+        "Safe values of l1",
+        "l1",
+        "From an adaptive search: each replicate went to where it told most about an edge or the best value.",
+        panels=[Panel("l1", l1_figure(study.l1), caption, wide=True)],
+        sheets=[Sheet("l1", l1_table(study.l1))],
+    )
 
 
 def _verdict_section(study: StudyRows) -> Section:
