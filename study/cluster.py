@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.util.client
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -82,15 +83,30 @@ def pinned_here() -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
+class Relay:
+    """An actor that keeps what a driver on the cluster tells of its progress until the client comes for it."""
+
+    def __init__(self) -> None:
+        self._told: list[Any] = []
+
+    def put(self, progress: Any) -> None:
+        self._told.append(progress)
+
+    def take(self) -> list[Any]:
+        """What was put since the last time."""
+        told, self._told = self._told, []
+        return told
+
+
 def refuse_unseen_storage(folder: StudyFolder) -> None:
     """Raise MisuseError if a node that may train packs does not see what the driver writes: a path of this machine alone.
 
-    A file is written, and a task on every other node looks for it. URIs of object stores are the same everywhere.
+    A file is written, and a task on every other node looks for it (through Ray's client: on every node, as that is none). URIs of object stores are the same everywhere.
     """
     if not folder.storage.is_local:
         return
-    here = ray.get_runtime_context().get_node_id()
-    others = [node for node in _alive_nodes() if node["NodeID"] != here and node["Resources"].get("CPU", 0) >= 1]
+    here = None if ray.util.client.ray.is_connected() else ray.get_runtime_context().get_node_id()
+    others = [node for node in _alive_nodes() if node["NodeID"] != here and (here is None or node["Resources"].get("CPU", 0) >= 1)]
     if not others:
         return
     token = f"visible.{uuid.uuid4().hex}"

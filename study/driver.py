@@ -43,7 +43,7 @@ import pyarrow.compute as pc
 import ray
 import yaml
 from ray import cloudpickle, tune
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search.variant_generator import generate_variants
 
@@ -52,7 +52,7 @@ from search_spaces.learners import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
 from study.batches import COLUMNS, Batches
-from study.cluster import Crew, is_alive, pinned_here, refuse_unseen_storage, runtime_env
+from study.cluster import Crew, Relay, is_alive, pinned_here, refuse_unseen_storage, runtime_env
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
@@ -64,6 +64,10 @@ from study.searches import learner_of
 from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.trainable import Desk, PackTrainable
 
+CLIENT = "ray://"
+"""What the address of Ray's client server begins with."""
+CANCEL_SECONDS = 10.0
+"""How long Ctrl-C waits for a driver on the cluster to write down that it stopped."""
 PATIENCE_SECONDS = 0.3
 """How long Ctrl-C lets Tune save its result lines."""
 
@@ -294,6 +298,9 @@ def _run(
     local_workers(workers)  # refuses a number below 1
     refuse_other_procedure(folder, spec)
     refuse_unreachable(address)
+    if address is not None and address.startswith(CLIENT):
+        there = {"workers": workers, "force": force, "retry_crashed": retry_crashed}
+        return _run_through_client(folder, spec, address, on_progress, **there)
     stop = threading.Event()
     began = time.monotonic()
     with DriverRecord(folder, force, stop.set) as record:
@@ -334,6 +341,39 @@ def _run(
         tuple(watch.errors),
         batches.learner if batches else None,
     )
+
+
+def _run_through_client(
+    folder: StudyFolder, spec: StudySpec, address: str, on_progress: Callable[[Progress], None] | None, **options: Any
+) -> Outcome:
+    """`_run` in a task on the head, as Ray's client cannot drive Tune from here: progress comes back, Ctrl-C goes there."""
+    with _ray(address, None, lambda: None):
+        refuse_unseen_storage(folder)
+        relay = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=pinned_here()).remote()
+        drive = ray.remote(_run_there).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned_here())
+        run = drive.remote(folder.storage.place(), folder.name, spec, relay, options)
+        try:
+            ended: list[Any] = []
+            while not ended:
+                ended, _ = ray.wait([run], timeout=1.0)
+                for progress in ray.get(relay.take.remote()):
+                    if on_progress:
+                        on_progress(progress)
+            outcome: Outcome = ray.get(run)
+        except KeyboardInterrupt:
+            ray.cancel(run)
+            ray.wait([run], timeout=CANCEL_SECONDS)
+            raise
+        except RayTaskError as error:
+            if isinstance(error.cause, MisuseError):
+                raise error.cause from None
+            raise
+    return outcome
+
+
+def _run_there(storage: str, name: str, spec: StudySpec, relay: Any, options: dict[str, Any]) -> Outcome:
+    folder = Storage.at(storage).study(name)
+    return _run(folder, spec, address=None, on_progress=lambda progress: relay.put.remote(progress), **options)
 
 
 def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, watch: _Watch, stop: threading.Event) -> None:
@@ -502,7 +542,7 @@ def refuse_unreachable(address: str | None) -> None:
     """Raise MisuseError if nothing listens at the address of a Ray cluster."""
     if address is None or address == "auto":
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not host or not port.isdigit():
         raise MisuseError(f"address={address!r} is no Ray address. Write host:port, or auto.")
     try:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 # Ray reads these as it starts: a head that is gone is given up after seconds, not after a minute.
-os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"
+os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "5"  # noqa: SIM112  (so Ray spells it)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 import pandas as pd
