@@ -118,6 +118,8 @@ class Protocol:
     """`unfaithful` below this explained variance."""
     unrecovered_below: _Finite = 0.5
     """`unrecovered` below this corrected MCC."""
+    reached_within: _Share = 0.05
+    """`sae_target_l0` is reached within this share of it."""
 
     def __post_init__(self) -> None:
         for model in ("ae", "sae"):

@@ -109,8 +109,7 @@ class CompiledEngine:
         with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
             l1 = l1.astype(dtype)
         control = controller.state if controller else l1[None]
-        nothing = np.empty(0, dtype)
-        tables = (controller.shares, controller.gains, controller.settings) if controller else (nothing, nothing, nothing)
+        tables = (controller.steps, controller.settings) if controller else (np.empty((0, 3), dtype), np.empty(0, dtype))
         training = _Training.of(parameters, sae_schedule(protocol), protocol.sae_batch_size, protocol, self.watch)
         free = protocol.sae_decoder_norm == "free" and not protocol.sae_subtract_decoder_bias
         online = batches is None and protocol.sae_batch_size == 1 and free and not controller
@@ -428,8 +427,7 @@ def _train_sae_minibatch(
     of_lane,
     alike,
     control,
-    shares,
-    gains,
+    control_steps,
     settings,
     initial,
     batch_size,
@@ -441,12 +439,12 @@ def _train_sae_minibatch(
 ):
     """Steps first … last of the SAE on minibatches; activations (A, S, H), drawn (D, T, B).
 
-    control (4, lanes), shares and gains (T,) and settings are those of an `L1Controller`, empty where l1 is held;
+    control (4, lanes), control_steps (T, 3) and settings are those of an `L1Controller`, empty where l1 is held;
     initial: P before the first step.
     """
     beta1, beta2, tiny = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY])
     zero, one, two, active = everywhere(C[ZERO]), everywhere(C[ONE]), everywhere(C[TWO]), everywhere(C[ACTIVE])
-    parameters, steered = P.shape[0], shares.shape[0] > 0
+    parameters, steered = P.shape[0], control_steps.shape[0] > 0
     b_enc = n_latents * n_hidden
     W_dec = b_enc + n_latents
     b_dec = W_dec + n_latents * n_hidden
@@ -552,4 +550,4 @@ def _train_sae_minibatch(
                 store(P, thresholds + j, relu(load(P, thresholds + j), zero))
         if steered:
             store(counted, 0, count * mean)
-            _steer(control, counted[0], shares[t], gains[t], settings, P, initial)
+            _steer(control, counted[0], control_steps[t], settings, P, initial)

@@ -162,7 +162,7 @@ class ReferenceEngine:
                     np.maximum(threshold, 0, out=threshold)
                 if controller:
                     active = (f > 0).sum(axis=(0, 1)).astype(l1.dtype) * l1.dtype.type(1 / len(h))
-                    steer(controller.state, active, *controller.step(t), parameters, initial)
+                    steer(controller.state, active, controller.steps[t], controller.settings, parameters, initial)
         return SparseAutoencoders(W_enc, b_enc, W_dec, b_dec, threshold)
 
 

@@ -6,16 +6,15 @@ running mean of the active latents of the minibatches, L* the target, and up(z) 
     l1_settled ← l1_settled · up(g e)                                    the integral, in log l1
     l1         ← l1_settled · up(4 (1 − u)² · clip(e, −1/9, 1/9))        what the next step is trained under
 
-u = l1_settled/line, `line` = 2 max ‖W_i‖ the death line (`study.theory`). At small l1 the L0 drifts by
-what l1 is too large or too small, for thousands of steps: the proportional part must be strong there, and weak near the line,
-where L0 answers within tens of steps.
+u = l1_settled/line, line = 2 max ‖W_i‖ the death line (`study.theory`). At small l1 the L0 drifts, for thousands of steps, by what
+l1 is too large or too small: the proportional part must be strong there, and weak near the line, where L0 answers within tens.
 
-* Its clock is the path that Adam can have gone: L̂ forgets within 0.06 of it (20 steps at a rate of 0.003), or 500 samples where
-  minibatches are small; g is 0.6 of that share, and 0 until the clock has gone round 25 times. L0 falls from half of the latents
-  then, whatever l1 is: integrating would only wind l1 up.
-* Anti-windup: both are kept in [1e-4, 1.5] · line, and the integral rests while l1 stands at the end that e pushes it to.
-* An SAE whose L̂ is under a hundredth of the target is dead, and L1 never revives a ReLU: its weights are set back to the initial
-  ones, l1_settled to a tenth.
+* Its clock is the path that Adam can have gone, and ticks once in 0.06 of it (20 steps at a learning rate of 0.003), or once in
+  500 samples where minibatches are small. L̂ forgets within a tick at the highest rate; g is 0.6 a tick.
+* Anti-windup: both l1 are kept in [1e-4, 1.5] · line; the integral rests while l1 stands at the end that e pushes it to; and it
+  does not rise in the first 25 ticks, when L0 is on its way down from half of the latents whatever l1 is.
+* An SAE whose L̂ is under a hundredth of the target is dead, and no l1 revives a ReLU: its weights are set back to the initial ones,
+  l1_settled to a tenth.
 
 Only + − × ÷ and comparisons, in the training dtype: all engines of the `exact` family steer to the same bits.
 """
@@ -37,12 +36,9 @@ _Float = NDArray[np.float64]
 
 L1, SETTLED, L0, LINE = range(4)
 """Rows of a controller's state."""
-_TARGET, _SWING, _LIMIT, _LOWEST, _HIGHEST, _DEAD, _RELIEF, _ZERO, _ONE = range(9)
-_SETTINGS = {_SWING: 4, _LIMIT: 1 / 9, _LOWEST: 1e-4, _HIGHEST: 1.5, _RELIEF: 0.1, _ZERO: 0, _ONE: 1}
-_DEAD_SHARE = 0.01
-_PATH, _SAMPLES, _GAIN, _ROUNDS = 0.06, 500, 0.6, 25
-_UNREACHED_START = 0.01
-"""Of the death line: where the closed form reaches the target at no l1."""
+SWING, LIMIT, LOWEST, HIGHEST, DEAD, RELIEF = 4, 1 / 9, 1e-4, 1.5, 0.01, 0.1
+PATH, SAMPLES, GAIN, WAIT = 0.06, 500, 0.6, 25
+"""The numbers of the module's docstring."""
 
 
 class L0Outcome(StrEnum):
@@ -60,80 +56,73 @@ class L1Controller:
 
     state: _Array
     """(4, R), in the training dtype."""
-    shares: _Array
-    """(T,): the weight of each step's minibatch in L̂."""
-    gains: _Array
-    """(T,): g of each step."""
+    steps: _Array
+    """(T, 3): the weight of each step's minibatch in L̂, then g where l1 is too small and where it is too large."""
     settings: _Array
+    """(9,): the target, the L̂ under which an SAE is dead, swing, limit, ends of the range, relief, 0 and 1."""
 
     @classmethod
     def of(cls, l1: _Float, lines: _Float, rates: _Float, protocol: Protocol, dtype: str) -> L1Controller:
         """l1 (R,): where each starts; lines (R,): its death line; rates (T,): the SAE's learning rates."""
         target = protocol.sae_target_l0
         assert target is not None, "a controller is made where the protocol has a target"
-        ticks = np.minimum(np.minimum(rates / _PATH, protocol.sae_batch_size / _SAMPLES), 1)
-        settings = np.array([(_SETTINGS | {_TARGET: target, _DEAD: _DEAD_SHARE * target})[i] for i in range(9)])
+        ticks = np.minimum(np.minimum(rates / PATH, protocol.sae_batch_size / SAMPLES), 1)
+        weights, falls = np.maximum(ticks.max(), 1 / np.arange(1, len(rates) + 1)), GAIN * ticks
+        rises = np.where(np.cumsum(ticks) > WAIT, falls, 0)
         lines = np.maximum(lines, 1e-12)  # an AE of zeros has none
-        start = np.clip(l1, settings[_LOWEST] * lines, settings[_HIGHEST] * lines)
+        start = np.clip(l1, LOWEST * lines, HIGHEST * lines)
         return cls(
             np.stack([start, start, np.zeros_like(start), lines]).astype(dtype),
-            np.maximum(ticks, 1 / np.arange(1, len(rates) + 1)).astype(dtype),
-            np.where(np.cumsum(ticks) > _ROUNDS, _GAIN * ticks, 0).astype(dtype),
-            settings.astype(dtype),
+            np.stack([weights, rises, falls], axis=1).astype(dtype),
+            np.array([target, DEAD * target, SWING, LIMIT, LOWEST, HIGHEST, RELIEF, 0, 1], dtype),
         )
 
-    def step(self, t: int) -> tuple[Any, Any, _Array]:
-        """What `steer` is given at step t."""
-        return self.shares[t], self.gains[t], self.settings
-
-    def outcomes(self, l0: _Float) -> NDArray[np.object_]:
+    def outcomes(self, l0: _Float, protocol: Protocol) -> NDArray[np.object_]:
         """What became of the target, (R,), judged by the L0 of the evaluation samples; None where that is not finite.
 
         `unreachable`: l1 ended at the end of its range and would have to go further.
         """
-        settings, settled, line = self.settings, self.state[SETTLED], self.state[LINE]
-        target = float(settings[_TARGET])
-        low, high = settled <= settings[_LOWEST] * line, settled >= settings[_HIGHEST] * line
+        target, l1, line = protocol.sae_target_l0, self.state[L1], self.state[LINE]
+        low, high = l1 <= self.settings[4] * line, l1 >= self.settings[5] * line
         conditions = {
             L0Outcome.ALL_DEAD: l0 == 0,
-            L0Outcome.REACHED: np.abs(l0 - target) <= TOLERANCE * target,
+            L0Outcome.REACHED: np.abs(l0 / target - 1) <= protocol.reached_within,
             L0Outcome.UNREACHABLE: (low & (l0 < target)) | (high & (l0 > target)),
             L0Outcome.NOT_REACHED: np.isfinite(l0),
         }
         return np.select(list(conditions.values()), [np.array(kind.value, object) for kind in conditions], np.array(None, object))
 
 
-TOLERANCE = 0.05
-"""`reached` within this share of the target."""
-
-
 def starting_l1(l1: _Float, column_norms: _Float, sparsity: _Float, target: float) -> _Float:
-    """The given l1 (R,); where it is 0 the closed form, `theory.l1_for_l0` of the column norms (R, N), or 1 % of the death line
-    where that has none."""
+    """The given l1 (R,); where it is 0 the closed form, `theory.l1_for_l0` of the column norms (R, N).
+
+    1 % of the death line where the target is out of the closed form's reach: L0 can be more than all features have.
+    """
     start = l1.copy()
     for r in np.flatnonzero(l1 == 0):
         try:
             start[r] = l1_for_l0(target, column_norms[r], float(sparsity[r]))
         except ValueError:
-            start[r] = _UNREACHED_START * death_line(column_norms[r]).max()
+            start[r] = 0.01 * death_line(column_norms[r]).max()
     return start
 
 
-def steer(state: _Array, active: _Array, share: Any, gain: Any, settings: _Array, parameters: _Array, initial: _Array) -> None:
+def steer(state: _Array, active: _Array, step: _Array, settings: _Array, parameters: _Array, initial: _Array) -> None:
     """One step of the controllers, in place: state (4, R), active (R,) the mean number of active latents of the minibatch.
 
     The parameters (P, R) of dead lanes are set to the initial ones. Lane by lane, so that a kernel can compile it too.
     """
-    target, swing, limit, dead = settings[_TARGET], settings[_SWING], settings[_LIMIT], settings[_DEAD]
-    lowest, highest, relief = settings[_LOWEST], settings[_HIGHEST], settings[_RELIEF]
-    zero, one = settings[_ZERO], settings[_ONE]
+    target, dead, swing, limit, lowest = settings[0], settings[1], settings[2], settings[3], settings[4]
+    highest, relief, zero, one = settings[5], settings[6], settings[7], settings[8]
+    share, rise, fall = step[0], step[1], step[2]
     for lane in range(state.shape[1]):
         l1, settled, l0, line = state[L1, lane], state[SETTLED, lane], state[L0, lane], state[LINE, lane]
         low, high = lowest * line, highest * line
         l0 = l0 + share * (active[lane] - l0)
         error = (l0 - target) / (l0 + target)
         if not ((l1 >= high and error > zero) or (l1 <= low and error < zero)):
-            settled = min(max(settled * (one + gain * error) / (one - gain * error), low), high)
+            pull = (rise if error > zero else fall) * error
+            settled = min(max(settled * (one + pull) / (one - pull), low), high)
         below = max(one - settled / line, zero)
         push = swing * below * below * min(max(error, -limit), limit)
         state[L1, lane] = min(max(settled * (one + push) / (one - push), low), high)

@@ -273,7 +273,7 @@ def _measure(
         of_sae = {name: np.full(len(replicates), np.nan) for name in SAE_COLUMNS}
     else:
         of_sae = sae_metrics(saes, autoencoders.W, x, chunk.ae_of_sae, l1, protocol, readers.W)
-    steered = {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"])} if controller else {}
+    steered = {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"], protocol)} if controller else {}
     return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae | steered
 
 
