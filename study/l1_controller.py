@@ -64,8 +64,7 @@ class L1Controller:
     @classmethod
     def of(cls, l1: _Float, lines: _Float, rates: _Float, protocol: Protocol, dtype: str) -> L1Controller:
         """l1 (R,): where each starts; lines (R,): its death line; rates (T,): the SAE's learning rates."""
-        target = protocol.sae_target_l0
-        assert target is not None, "a controller is made where the protocol has a target"
+        target = _target(protocol)
         ticks = np.minimum(np.minimum(rates / PATH, protocol.sae_batch_size / SAMPLES), 1)
         weights, falls = np.maximum(ticks.max(), 1 / np.arange(1, len(rates) + 1)), GAIN * ticks
         rises = np.where(np.cumsum(ticks) > WAIT, falls, 0)
@@ -82,7 +81,7 @@ class L1Controller:
 
         `unreachable`: l1 ended at the end of its range and would have to go further.
         """
-        target, l1, line = protocol.sae_target_l0, self.state[L1], self.state[LINE]
+        target, l1, line = _target(protocol), self.state[L1], self.state[LINE]
         low, high = l1 <= self.settings[4] * line, l1 >= self.settings[5] * line
         conditions = {
             L0Outcome.ALL_DEAD: l0 == 0,
@@ -91,6 +90,11 @@ class L1Controller:
             L0Outcome.NOT_REACHED: np.isfinite(l0),
         }
         return np.select(list(conditions.values()), [np.array(kind.value, object) for kind in conditions], np.array(None, object))
+
+
+def _target(protocol: Protocol) -> float:
+    assert protocol.sae_target_l0 is not None, "a controller is made where the protocol has a target"
+    return protocol.sae_target_l0
 
 
 def starting_l1(l1: _Float, column_norms: _Float, sparsity: _Float, target: float) -> _Float:
