@@ -242,7 +242,8 @@ def _controller(chunk: _Chunk, autoencoders: Autoencoders) -> L1Controller | Non
     replicates, protocol = chunk.pack.replicates, chunk.pack.protocol
     if protocol.sae_target_l0 is None:
         return None
-    norms = np.linalg.norm(autoencoders.W.astype(np.float64), axis=0)[:, chunk.ae_of_sae].T  # (R, N)
+    squares = sum(row**2 for row in autoencoders.W.astype(np.float64))  # (N, A), added in order
+    norms = np.sqrt(squares)[:, chunk.ae_of_sae].T  # (R, N)
     l1 = starting_l1(replicates.l1, norms, replicates.sparsity, protocol.sae_target_l0)
     return L1Controller.of(l1, death_line(norms.max(axis=1)), sae_learning_rates(protocol), protocol, chunk.pack.dtype)
 
