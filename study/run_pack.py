@@ -271,11 +271,13 @@ def _measure(
     of_ae = ae_metrics(autoencoders, x, importances, chunk.autoencoders.replicates.sparsity, protocol)
     l1 = controller.state[SETTLED].astype(np.float64) if controller else replicates.l1
     if saes is None:
-        of_sae = {name: np.full(len(replicates), np.nan) for name in SAE_COLUMNS}
+        of_sae: dict[str, _Array] = {name: np.full(len(replicates), np.nan) for name in SAE_COLUMNS}
     else:
         of_sae = sae_metrics(saes, autoencoders.W, x, chunk.ae_of_sae, l1, protocol, readers.W)
-    steered = {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"], protocol)} if controller else {}
-    return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae | steered
+    if controller:
+        alive = replicates.architecture.n_latents - of_sae["dead_latents"]
+        of_sae |= {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"], alive, protocol)}
+    return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae
 
 
 def rows_table(pack: Pack, measured: dict[str, _Array], seconds: float, study: str, trial_id: str) -> pa.Table:

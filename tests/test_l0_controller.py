@@ -105,7 +105,8 @@ def test_a_dead_sae_starts_again_with_a_tenth_of_the_l1() -> None:
 def test_outcomes_say_what_became_of_the_target() -> None:
     """Within 5 %; at an end of the range, where l1 would have to go on; elsewhere; dead; nothing of what is not finite."""
     made = controller([0.3, 0.3, 9.0, 9.0, 0.0, 0.0, 0.3, 0.3])
-    found = made.outcomes(np.array([0.52, 0.53, 0.6, 0.4, 0.4, 0.6, 0.0, np.nan]), STEERED)
+    alive = np.array([5, 5, 5, 5, 5, 5, 0, np.nan])
+    found = made.outcomes(np.array([0.52, 0.53, 0.6, 0.4, 0.4, 0.6, 0.001, np.nan]), alive, STEERED)
     expected = ["reached", "not_reached", "unreachable", "not_reached", "unreachable", "not_reached", "all_dead", None]
     assert found.tolist() == expected
 

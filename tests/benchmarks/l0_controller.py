@@ -88,7 +88,7 @@ def dead_starts(seeds: int) -> None:
         for l1 in (0.1, 1.0, 10.0):
             held = measured("10-5-10", 0.9, [l1], seeds, protocol)
             steered = measured("10-5-10", 0.9, [l1], seeds, dataclasses.replace(protocol, sae_target_l0=0.8))
-            dead = f"{(held['l0'] == 0).sum()} of {seeds} | {(steered['l0'] == 0).sum()} of {seeds}"
+            dead = " | ".join(f"{(rows['dead_latents'] == rows['n_latents']).sum()} of {seeds}" for rows in (held, steered))
             print(f"| {name} | {l1:g} | {dead} | {outcomes(steered)} | {steered['l0'].median():.3g} |", flush=True)
 
 
