@@ -414,6 +414,7 @@ def test_every_protocol_field_changes_the_protocols_id() -> None:
         "dense_above": 2.0, "unfaithful_below": 0.8, "unrecovered_below": 0.4,
         "ae_init_scale": 2.0, "sae_init_scale": 2.0, "sae_input": "rescaled",
         "sae_variant": "jumprelu", "sae_threshold_init": 0.06, "sae_threshold_bandwidth": 0.2,
+        "sae_target_l0": 0.8, "reached_within": 0.1,
     }  # fmt: skip
     base = PROTOCOLS["dissertation"]
     pcg = dataclasses.replace(base, generator="pcg64")
