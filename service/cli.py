@@ -46,10 +46,10 @@ out, err = (
     for stderr, stream in ((False, sys.stdout), (True, sys.stderr))
 )
 
-Where = Annotated[str, typer.Option("--storage", help="Where studies live: a folder, or a URI.")]
+Where = Annotated[str, typer.Option("--storage", help="Where studies live: a folder, or a URI as s3://bucket/folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Study = Annotated[str, typer.Argument(help="Name of a study.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, or auto. Default: a local Ray.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, ray://host:10001, or auto. Default: a local Ray.")]
 Workers = Annotated[int | None, typer.Option(help="Packs trained at a time. Default: one a physical core.")]
 PackSize = Annotated[str | None, typer.Option(help="Replicates a pack, or auto.")]
 Force = Annotated[bool, typer.Option(help="Run although another driver is running this study.")]
