@@ -70,7 +70,8 @@ def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataF
         known = set(frame["trial_id"]) if len(frame) else set()
         later = [line for line in _result_lines(folder, run) if line["trial_id"] not in known]
         own = pd.concat([frame, pd.json_normalize(later, sep="/")], ignore_index=True) if later else frame
-        if len(own):
+        if "shard" in own:
+            own = own[own["shard"].notna()]  # a trial that failed, or waited to the end of a search, has none
             frames.append(own.assign(run=run.rsplit("/", 1)[-1]))
     known = {pack_id for frame in frames for pack_id in frame["pack_id"]}
     lost = _packs_from_rows(folder, known)

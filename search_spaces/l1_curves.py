@@ -1,9 +1,7 @@
-"""What outcomes at values of l1 tell of one cell: where the failure rate crosses a level, whether it rises only, where recovery is best.
+"""What outcomes along l1 say: where the failure rate crosses a level, whether it only rises, where the score is best.
 
 x is log10 l1 on a lattice of STEP decades that starts at the lower end of the range; counts are arrays over it.
-
-Sources: Wasserman, Ramdas and Balakrishnan 2020, "Universal inference" (the test of monotony); Rasmussen and Williams
-2006, ch. 2 (the Gaussian process of the score).
+Source of the process: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", ch. 2.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import irfft, next_fast_len, rfft
 from scipy.linalg import solve_triangular
 from scipy.special import expit, logsumexp
 
@@ -29,6 +28,9 @@ FLOORS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 1.5)
 CEILINGS = (0.002, 0.05)
 """How far the rate stays below 1 far above the rise."""
 
+DRAWN_SHARE = 0.5
+"""Of a crossing's posterior, in its middle, in which further replicates are placed."""
+
 
 @dataclass(frozen=True, eq=False)
 class Crossing:
@@ -41,11 +43,19 @@ class Crossing:
         """Index into the lattice; −1 for below the range, X for above it."""
         return int(np.searchsorted(np.cumsum(self.mass), share * self.mass.sum())) - 1
 
+    @property
+    def inside(self) -> float:
+        """The probability that it lies in the range."""
+        return float(self.mass[1:-1].sum())
+
     def draw(self, count: int, rng: np.random.Generator) -> Ints:
-        """Indices drawn from it, systematically: in proportion, spread evenly. Those outside are moved to the range's end."""
-        shares = (np.arange(count) + rng.random()) / max(count, 1)
-        found = np.searchsorted(np.cumsum(self.mass), shares * self.mass.sum()) - 1
-        return np.clip(found, 0, len(self.mass) - 3)
+        """Indices from the middle of what lies inside, spread evenly.
+
+        All at the median would be best for it if shapes were known; the whole posterior is spread too wide.
+        """
+        shares = 0.5 + DRAWN_SHARE * ((np.arange(count) + rng.random(count)) / max(count, 1) - 0.5)
+        sums = np.cumsum(self.mass[1:-1])
+        return np.minimum(np.searchsorted(sums, shares * sums[-1]), len(sums) - 1)
 
 
 class RisingRate:
@@ -71,15 +81,15 @@ class RisingRate:
         rates = np.clip(np.array(tables), 1e-9, 1 - 1e-9)
         self._offsets = np.array(offsets)
         """How far above θ the level is crossed, in steps."""
-        self._length = 1 << (3 * size + 4 * MARGIN).bit_length()
-        self._fail, self._pass = (np.fft.rfft(np.log(p)[:, ::-1], self._length) for p in (rates, 1 - rates))
+        self._length = next_fast_len(len(z), real=True)  # long enough for those products that are wanted
+        self._fail, self._pass = (rfft(np.log(p)[:, ::-1], self._length) for p in (rates, 1 - rates))
 
     def crossing(self, failures: Floats, replicates: Floats) -> Crossing:
         """From counts (X,) at the values of the lattice."""
-        spectrum = self._fail * np.fft.rfft(failures, self._length) + self._pass * np.fft.rfft(replicates - failures, self._length)
+        spectrum = self._fail * rfft(failures, self._length) + self._pass * rfft(replicates - failures, self._length)
         # θ runs from −MARGIN to X + MARGIN − 1: log likelihood Σ_x n(x) table(x − θ)
         start = self.size
-        likelihood = np.fft.irfft(spectrum, self._length)[:, start : start + self.size + 2 * MARGIN]
+        likelihood = irfft(spectrum, self._length)[:, start : start + self.size + 2 * MARGIN]
         posterior = np.exp(likelihood - likelihood.max())
         theta = np.arange(-MARGIN, self.size + MARGIN)
         place = np.clip(theta + self._offsets[:, None], -1, self.size) + 1
@@ -185,11 +195,11 @@ class Score:
     a grid. Scores of one seed share its effect, so that seeds which are common to several x cancel.
     """
 
-    LENGTHS = (0.25, 0.5, 1.0)
+    LENGTHS = (0.3, 0.8)
     """Decades."""
     SEED_SHARES = (0.0, 0.3, 0.6)
     """Of what is not f, the variance that is the seed's."""
-    RATIOS = (0.5, 2.0, 8.0)
+    RATIOS = (1.0, 6.0)
     """Variance of f over that of the rest."""
 
     def __init__(self, size: int, x: Ints, seed: Ints, score: Floats) -> None:

@@ -5,28 +5,28 @@
         learner.tell(rows_of(batch))
 
 What is asked is a function of the specification and of the rows told, batch by batch: a learner that is told the stored
-rows of its earlier batches asks the same again. A batch holds some replicates of every cell that is not finished; all
-cells use the same seeds, and each autoencoder serves two values of l1: one at the edge, for its exact place, and one
-below it, for what else is asked (does the rate only rise, where does the code turn dense, where is recovery best).
+rows of its earlier batches asks the same again. A batch holds some replicates of every cell that is not finished. A cell
+counts its own seeds, so that errors of cells are independent; within it an autoencoder serves several values of l1, far
+apart: one at the upper edge, for its exact place, and others for what else is asked (does the rate only rise, where does
+the code turn dense, where is recovery best).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates, checked_l1, checked_sparsity
 from search_spaces.errors import MisuseError
+from search_spaces.failures import FailureKind
 from search_spaces.l1_curves import STEP, Crossing, Descent, Floats, Ints, Monotony, RisingRate, Score
+from search_spaces.learners import Rows
 
-BEFORE_SAE = ("crashed", "diverged", "ae_collapsed")
+BEFORE_SAE = tuple(kind.value for kind in (FailureKind.CRASHED, FailureKind.DIVERGED, FailureKind.AE_COLLAPSED))
 """Failures that no l1 cures: such replicates are counted, and left out of every rate and score."""
-DENSE = "sae_dense"
 BATCH = 24
 """Replicates of a cell in a batch."""
 SWEEPS = 2
@@ -39,8 +39,10 @@ NEAR = 0.5
 """Decades to each side of the predicted edge in which half of the second sweep lies."""
 CLEARANCE = 96
 """Replicates below the edge that look for a bump."""
+UNCLEARED_SHARE, CLEARED_SHARE = 0.5, 0.25
+"""Of a batch, what is not at the upper edge: before and after that many were told."""
 LOW_SHARE, BEST_SHARE = 0.25, 0.25
-"""Of the replicates below the edge: at the lower edge, and at what may be the best l1."""
+"""Of these: at the lower edge, and at what may be the best l1; the rest look for a bump."""
 BUMP_PRIOR = 0.25
 """Odds of a bump, which say how many replicates look at the place where it may be."""
 SURE_OF_BUMP = 4.5
@@ -123,9 +125,6 @@ class L1Interval:
     """Where the rate is high below the last rise, if it is not monotone."""
 
 
-Rows = Mapping[str, NDArray[Any]]
-
-
 class L1Learner:
     """Searches all cells at once. Each batch must be told whole, in the order in which batches were asked."""
 
@@ -137,7 +136,6 @@ class L1Learner:
         self._cells = [_CellRows(self, place) for place in range(len(spec.cells))]
         self._asked: list[list[tuple[int, Ints, Ints]]] = []
         self._told = 0
-        self._next_seed = spec.seed
 
     @property
     def done(self) -> bool:
@@ -154,17 +152,16 @@ class L1Learner:
             rng = np.random.default_rng((self.spec.seed, number, place))
             if number < SWEEPS:
                 x, seed = self._swept(number, place, rng)
-            elif cell.finished or cell.left < 2:
+            elif cell.finished:
                 continue
             else:
-                x = cell.refined(min(BATCH, cell.left) // 2, rng)
-                seed = np.tile(np.arange(len(x) // 2), 2)
-            plan.append((place, x, self._next_seed + seed))
+                x, seed = cell.refined(min(BATCH, cell.left), rng)
+            plan.append((place, x, cell.next_seed + seed))
             cell.asked += len(x)
+            cell.next_seed += 1 + int(seed.max())
         if not plan:
             return []
         self._asked.append(plan)
-        self._next_seed = 1 + max(int(seed.max()) for _, _, seed in plan)
         return self._replicates(plan)
 
     def tell(self, rows: Rows) -> None:
@@ -194,7 +191,7 @@ class L1Learner:
         """What is known of each cell now, in the specification's order."""
         return [cell.result() for cell in self._cells]
 
-    def summary(self) -> dict[str, float | int | str]:
+    def summary(self) -> dict[str, float]:
         """For a line of progress."""
         widths = [cell.half_width for cell in self._cells if len(cell)]
         return {
@@ -249,6 +246,7 @@ class _CellRows:
         self._learner, self._place = learner, place
         self._spec, self._size = learner.spec, learner._lattice.size
         self.asked = 0
+        self.next_seed = learner.spec.seed + place * learner.spec.budget
         self.bump_x: int | None = None
         """Where a bump was seen for sure, once it was."""
         self._x: Ints = np.empty(0, dtype=np.int64)
@@ -278,9 +276,10 @@ class _CellRows:
         return ~np.isin(self._failure, BEFORE_SAE)
 
     def _counts(self, failed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Failures and replicates at each value of the lattice."""
         judged = self._judged
-        failures = np.bincount(self._x[judged], failed[judged], self._size)
-        return failures, np.bincount(self._x[judged], minlength=self._size).astype(np.float64)
+        failures = np.bincount(self._x[judged & failed], minlength=self._size)
+        return failures.astype(np.float64), np.bincount(self._x[judged], minlength=self._size).astype(np.float64)
 
     @property
     def _failed(self) -> NDArray[np.bool_]:
@@ -294,7 +293,7 @@ class _CellRows:
     @cached_property
     def low(self) -> Crossing:
         """Where the rate of a dense code falls to the level; on the lattice turned round."""
-        failures, replicates = self._counts(self._failure == DENSE)
+        failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
         return self._learner._rising.crossing(failures[::-1], replicates[::-1])
 
     @cached_property
@@ -315,7 +314,7 @@ class _CellRows:
 
     @property
     def finished(self) -> bool:
-        if self.left < 2:
+        if self.left <= 0:
             return True
         if self.bump_x is not None and self._spec.score is None:
             return True
@@ -326,10 +325,11 @@ class _CellRows:
         """Replicates that lie below the rise."""
         return int(np.sum(self._x[self._judged] < self.descent.below_rise))
 
-    def refined(self, seeds: int, rng: np.random.Generator) -> Ints:
-        """x of twice as many replicates as seeds: seeds that were given the edge, then the same seeds elsewhere."""
-        edge = self._within(self.high, seeds, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
-        rest = 2 * seeds - len(edge)
+    def refined(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """x and seeds, counted from 0: replicates at the edge, each of a seed of its own, and others on the same autoencoders."""
+        edges = count - round((CLEARED_SHARE if self._cleared >= CLEARANCE else UNCLEARED_SHARE) * count)
+        edge = self._within(self.high, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
+        rest = count - len(edge)
         low = best = np.empty(0, dtype=np.int64)
         if self._spec.score is not None:
             low = self._size - 1 - self._within(self.low, round(LOW_SHARE * rest), rng)
@@ -337,11 +337,12 @@ class _CellRows:
         bumps = self._suspected(rest - len(low) - len(best), rng)
         clear = self._spread(rest - len(low) - len(best) - len(bumps), rng)
         x = np.concatenate([edge, rng.permutation(np.concatenate([low, best, bumps, clear]))])
-        return _distinct(x, np.tile(np.arange(seeds), 2), self._size)
+        seeds = np.arange(count) % max(len(edge), -(-count // 2))
+        return _distinct(x, seeds, self._size), seeds
 
     def _within(self, crossing: Crossing, count: int, rng: np.random.Generator) -> Ints:
         """Draws of a crossing: fewer, as it is the less sure to lie in the range."""
-        return crossing.draw(round(count * float(crossing.mass[1:-1].sum())), rng)
+        return crossing.draw(round(count * crossing.inside), rng)
 
     def _thompson(self, count: int, rng: np.random.Generator) -> Ints:
         score = self.score
@@ -366,17 +367,19 @@ class _CellRows:
         high = "inside" if safe_high is not None else "fails throughout" if middle < 0 else "never fails"
         if self.bump_x is not None:
             safe_high, high_ends, high = None, (None, None), "not monotone"
-        safe_low, low_ends, low = None, (None, None), "not asked"
+        safe_low: float | None = None
+        low_ends: tuple[float | None, float | None] = (None, None)
+        low = "not asked"
         if self._spec.score is not None:
             turned = [self._size - 1 - self.low.quantile(share) for share in (0.5, *_ENDS)]
             safe_low, low_ends = lattice.at(turned[0]), (lattice.at(turned[2]), lattice.at(turned[1]))
             low = "inside" if safe_low is not None else "never dense" if turned[0] < 0 else "dense throughout"
-        best = best_interval = best_score = None
+        best_l1 = best_score = best_ends = None
         if self.score is not None:
             draws = self.score.draws(1000, np.random.default_rng(self._spec.seed)).argmax(1)
-            best = lattice.at(int(self.score.places[self.score.mean.argmax()]))
-            ends = np.quantile(self.score.places[draws], _ENDS, method="nearest")
-            best_interval, best_score = tuple(float(v) for v in lattice.l1(ends)), float(self.score.mean.max())
+            best_l1, best_score = lattice.at(int(self.score.places[self.score.mean.argmax()])), float(self.score.mean.max())
+            first, last = np.quantile(self.score.places[draws], _ENDS, method="nearest")
+            best_ends = float(lattice.l1(first)), float(lattice.l1(last))
         return L1Interval(
             architecture=name,
             sparsity=sparsity,
@@ -385,8 +388,8 @@ class _CellRows:
             safe_high=safe_high,
             safe_high_interval=high_ends,
             monotone=self.bump_x is None,
-            best_l1=best,
-            best_l1_interval=best_interval,
+            best_l1=best_l1,
+            best_l1_interval=best_ends,
             best_mcc=best_score,
             predicted_high=self._spec.predicted_high[self._place] if self._spec.predicted_high else None,
             replicates=len(self),

@@ -381,9 +381,10 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
     packs = plan_packs(missing, spec.pack_size, crew.at_once)
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
 
-    def lay_out(pack: Pack) -> None:
-        ray.get(desk.put.remote(pack.pack_id, pack.to_text()))
+    def lay_out(name: str, pack: Pack | None) -> None:
+        ray.get(desk.put.remote(name, pack.to_text() if pack else ""))
 
+    queue: PackQueue
     if watch.batches is None:
         queue = PackQueue(packs, lay_out, watch.poison)
     else:
@@ -428,6 +429,8 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
         # On a Ray that lives on the desk would stay (Tune's copy of the trainable holds on to it); a Ray that died took it along.
         with contextlib.suppress(RayError, ConnectionError, RuntimeError):
             ray.kill(desk)
+    if isinstance(queue, LearnerQueue) and queue.error is not None:
+        raise queue.error
 
 
 class _StopWhen(tune.Stopper):

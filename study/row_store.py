@@ -73,6 +73,8 @@ ROW_SCHEMA = pa.schema(
         ("active_fraction", _REAL),
         ("dead_latents", _WHOLE),
         ("max_firing_rate", _REAL),
+        ("l1_final", _REAL),
+        ("l0_outcome", _TEXT),
         # similarity
         ("procrustes_hidden_recon", _REAL),
         ("cka_hidden_recon", _REAL),
@@ -93,6 +95,8 @@ ROW_SCHEMA = pa.schema(
 """One row a replicate. Each column is defined in the module that computes it."""
 
 BOOKKEEPING = ("failure", "cause", "trial_id", "wall_seconds", "finished_at")
+ADDED = ("l1_final", "l0_outcome")
+"""Columns that shards of earlier versions do not have; they read as missing."""
 NOT_SCIENCE = ("study", "engine", "trial_id", "wall_seconds", "finished_at")
 """Columns that may differ between two trainings of the same replicate."""
 SCIENCE = tuple(name for name in ROW_SCHEMA.names if name not in NOT_SCIENCE)
@@ -261,6 +265,9 @@ class StudyFolder:
         """One shard's rows; what pyarrow raises where it is corrupt or not there."""
         with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
             table = pq.read_table(file, page_checksum_verification=True, use_threads=False)
+        for name in ADDED:
+            if name not in table.column_names:
+                table = table.append_column(ROW_SCHEMA.field(name), pa.nulls(len(table), ROW_SCHEMA.field(name).type))
         names = ROW_SCHEMA.names if columns is None else list(columns)
         return table.select(names).cast(pa.schema([ROW_SCHEMA.field(name) for name in names]))
 

@@ -1,0 +1,316 @@
+"""How well the L1 search finds thresholds and best values on real training: `python -m tests.benchmarks.l1_search ROWS`.
+
+Prints the tables of docs/l1.md. ROWS is a folder in which the truth's rows are kept, so that a second run trains only what the
+searches ask. About forty minutes of one core for the truth, ten for the searches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from scipy.special import expit, logit
+
+from search_spaces import PROTOCOLS, Architecture, Replicates
+from search_spaces.l1_search import BEFORE_SAE, L1Interval, L1Learner, L1SearchSpec
+from study.packs import Pack
+from study.run_pack import run_pack
+from study.searches import predicted_collapse
+from tests.benchmarks.machine import machine
+
+LOW, HIGH, LEVEL = 1e-4, 10.0, 0.1
+FAILURE = ("sae_dead", "sae_starved")
+SCORE = "mcc_decoder_features"
+CELLS = [
+    ("dissertation", architecture, sparsity)
+    for architecture in ("5-3-5", "6-3-6", "8-4-8", "10-5-10", "12-6-12", "15-7-15", "20-5-20", "20-10-20")
+    for sparsity in (0.5, 0.8, 0.9, 0.95)
+] + [("sound", architecture, sparsity) for architecture in ("5-3-5", "10-5-10", "20-5-20") for sparsity in (0.8, 0.95)]
+COARSE_LEVELS, COARSE_SEEDS = 31, 64
+FINE_LEVELS = 25
+"""The truth: levels over the decade around the threshold that the coarse grid shows."""
+JUDGING_SEEDS = 3_000_000 + np.arange(200)
+"""On which the best values are compared."""
+FEWER = 20
+"""How many times fewer replicates than the truth a search may spend."""
+TPE_SEEDS = 8
+COLUMNS = ["architecture", "sparsity", "l1", "seed", "failure", SCORE]
+
+CellName = tuple[str, str, float]
+
+
+def train(cell: CellName, l1: NDArray[np.float64], seed: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Rows of replicates (R,)."""
+    protocol, architecture, sparsity = cell
+    l1 = np.array([rounded(value) for value in l1])
+    replicates = Replicates(Architecture.parse(architecture), np.full(len(l1), sparsity), l1, seed, seed, seed, seed)
+    return columns(run_pack(Pack(replicates, PROTOCOLS[protocol], "float32", "compiled")))
+
+
+def rounded(l1: float) -> float:
+    """As the learner rounds it."""
+    return float(f"{l1:.6g}")
+
+
+def columns(rows: pa.Table) -> dict[str, NDArray[Any]]:
+    return {name: np.array(rows[name].to_pylist()) for name in COLUMNS}
+
+
+def kept(folder: Path, part: str, cell: CellName, l1: NDArray[np.float64], seed: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """The same, from the folder if it is there."""
+    file = folder / f"{part}_{'_'.join(map(str, cell))}.parquet"
+    if not file.exists():
+        pq.write_table(pa.table(train(cell, l1, seed)), file)
+    return columns(pq.read_table(file))
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Of one cell."""
+
+    log10_high: float
+    standard_error: float
+    """Of log10_high, in decades: bootstrap over seeds."""
+    replicates: int
+    best_l1s: tuple[float, ...]
+    """Where the mean score is highest: on the coarse grid and on the fine one."""
+
+
+def truth(folder: Path, cell: CellName) -> Truth:
+    """Locate the threshold on a coarse grid, fit it on a fine one."""
+    levels = np.geomspace(LOW, HIGH, COARSE_LEVELS)
+    coarse = kept(folder, "coarse", cell, *crossed(levels, 1_000_000 + np.arange(COARSE_SEEDS)))
+    x, failures, judged = counts(coarse, np.isin(coarse["failure"], FAILURE))
+    rate = isotonic_regression(failures / judged, weights=judged).x
+    middle = float(np.interp(LEVEL, rate + 1e-9 * np.arange(len(rate)), x))
+    levels = np.repeat(10 ** np.linspace(middle - 0.5, middle + 0.5, FINE_LEVELS), fine_seeds(cell))
+    # Each level has seeds of its own: with common ones its errors would not average out along the curve
+    fine = kept(folder, "fine", cell, levels, 2_000_000 + np.arange(len(levels)))
+    x, failures, judged = counts(fine, np.isin(fine["failure"], FAILURE))
+    rng = np.random.default_rng(0)
+    again = [fitted_crossing(x, rng.binomial(judged.astype(int), failures / judged), judged) for _ in range(200)]
+    best = tuple(float(np.unique(rows["l1"])[mean_scores(rows).argmax()]) for rows in (coarse, fine))
+    crossing = fitted_crossing(x, failures, judged)
+    return Truth(crossing, float(np.nanstd(again)), len(fine["l1"]), best)
+
+
+def fine_seeds(cell: CellName) -> int:
+    """Seeds a level of the truth: twice as many for narrow architectures, whose rates rise slowly."""
+    protocol, architecture, _ = cell
+    return 400 if protocol == "dissertation" and Architecture.parse(architecture).n_features <= 12 else 200
+
+
+def crossed(l1: NDArray[np.float64], seed: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Every l1 with every seed; neighbours share their autoencoder."""
+    return np.tile(l1, len(seed)), np.repeat(seed, len(l1))
+
+
+def counts(
+    rows: dict[str, NDArray[Any]], failed: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """log10 of each l1, how many replicates with a healthy autoencoder failed there, and how many of those there are."""
+    healthy = ~np.isin(rows["failure"], BEFORE_SAE)
+    levels, level = np.unique(rows["l1"], return_inverse=True)
+    failures, judged = (np.bincount(level, weights, len(levels)).astype(float) for weights in (failed & healthy, healthy))
+    return np.log10(levels), failures, judged
+
+
+def mean_scores(rows: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Of each l1, over seeds with a healthy autoencoder."""
+    levels, level = np.unique(rows["l1"], return_inverse=True)
+    good = ~np.isin(rows["failure"], BEFORE_SAE) & np.isfinite(rows[SCORE])
+    return np.bincount(level[good], rows[SCORE][good], len(levels)) / np.bincount(level[good], minlength=len(levels))
+
+
+def fitted_crossing(x: NDArray[np.float64], failures: NDArray[np.float64], judged: NDArray[np.float64]) -> float:
+    """Where a quadratic for the logit of the rate crosses LEVEL, fitted to levels whose isotonic rate is in (0.02, 0.4)."""
+    rate = isotonic_regression(failures / judged, weights=judged).x
+    near = (rate > 0.02) & (rate < 0.4)
+    if near.sum() < 4:
+        near = np.argsort(np.abs(rate - LEVEL), kind="stable")[:5]
+    x, k, n = x[near], failures[near], judged[near]
+    middle = x.mean()
+    design = np.vander(x - middle, 3, increasing=True)
+    weights = np.zeros(3)
+    weights[0] = logit(np.clip(k.sum() / n.sum(), 0.01, 0.99))
+    for _ in range(30):
+        p = 1 / (1 + np.exp(-design @ weights))
+        hessian = design.T @ (design * (n * p * (1 - p))[:, None]) + 1e-6 * np.eye(3)
+        weights = weights + np.clip(np.linalg.solve(hessian, design.T @ (k - n * p) - 1e-6 * weights), -20, 20)
+    places = np.linspace(x.min() - 0.1, x.max() + 0.1, 2001)
+    above = np.vander(places - middle, 3, increasing=True) @ weights >= logit(LEVEL)
+    rises = np.flatnonzero(above[1:] & ~above[:-1])
+    return float(places[rises[-1] + 1]) if len(rises) else np.nan
+
+
+def searched(protocol: str, names: Sequence[tuple[str, float]], budget: int) -> list[L1Interval]:
+    """What the learner finds of cells of one protocol, all at once."""
+    predicted = tuple(predicted_collapse(Architecture.parse(name), sparsity, PROTOCOLS[protocol]) for name, sparsity in names)
+    spec = L1SearchSpec(tuple(names), (LOW, HIGH), FAILURE, LEVEL, budget, score=SCORE, predicted_high=predicted)
+    learner, waiting = L1Learner(spec), deque[list[Replicates]]()
+    while not learner.done:
+        if batch := learner.ask():
+            waiting.append(batch)
+        else:
+            packs = [Pack(part, PROTOCOLS[protocol], "float32", "compiled") for part in waiting.popleft()]
+            parts = [columns(run_pack(pack)) for pack in packs]
+            learner.tell({name: np.concatenate([part[name] for part in parts]) for name in COLUMNS})
+    return learner.results()
+
+
+def tpe(folder: Path, cell: CellName, budget: int) -> float:
+    """The best l1 of Optuna's TPE, whose trials are mean scores over TPE_SEEDS common seeds; kept in the folder."""
+    file = folder / f"tpe_{budget}_{'_'.join(map(str, cell))}.json"
+    if not file.exists():
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+        for _ in range(budget // TPE_SEEDS):
+            trial = study.ask()
+            l1 = trial.suggest_float("l1", LOW, HIGH, log=True)
+            rows = train(cell, np.full(TPE_SEEDS, l1), np.arange(TPE_SEEDS))
+            study.tell(trial, float(np.nan_to_num(mean_scores(rows)[0])))
+        file.write_text(json.dumps(study.best_params["l1"]))
+    return float(json.loads(file.read_text()))
+
+
+def regrets(cell: CellName, best: Sequence[float], others: Sequence[float]) -> list[float]:
+    """How much lower the mean score is at the others than at the best, over the same JUDGING_SEEDS."""
+    rows = train(cell, *crossed(np.array([*best, *others]), JUDGING_SEEDS))
+    scores = dict(zip(np.unique(rows["l1"]).tolist(), mean_scores(rows).tolist()))
+    highest = max(scores[rounded(l1)] for l1 in best)
+    return [highest - scores[rounded(l1)] for l1 in others]
+
+
+def real(folder: Path, cells: Sequence[CellName]) -> None:
+    """Thresholds and best values of real training against the truth, with a twentieth of its replicates."""
+    truths: dict[CellName, Truth] = {}
+    for cell in cells:
+        truths[cell] = truth(folder, cell)
+        print(*cell, truths[cell], file=sys.stderr, flush=True)
+    heads = ("protocol", "architecture", "S", "truth", "found [90 %]", "error", "held", "replicates", "closed form")
+    table((*heads, "best l1 [90 %]", "regret", "TPE's"))
+    errors, held, regret, spent = [], [], [], 0
+    for (protocol, budget), group in itertools.groupby(cells, lambda cell: (cell[0], truths[cell].replicates // FEWER)):
+        names = list(group)
+        for cell, found in zip(names, searched(protocol, [name[1:] for name in names], budget)):
+            true = truths[cell]
+            ends = [np.log10(end) if end else edge for end, edge in zip(found.safe_high_interval, np.log10([LOW, HIGH]))]
+            error = np.log10(found.safe_high) - true.log10_high if found.safe_high else np.nan
+            errors.append(error)
+            held.append(bool(found.monotone and ends[0] <= true.log10_high <= ends[1]))
+            regret.append(regrets(cell, true.best_l1s, (found.best_l1 or LOW, tpe(folder, cell, budget))))
+            spent += found.replicates
+            row(
+                *cell,
+                f"{true.log10_high:.3f} ± {true.standard_error:.3f}",
+                found.high if found.safe_high is None else f"{np.log10(found.safe_high):.3f} [{ends[0]:.3f}, {ends[1]:.3f}]",
+                f"{error:+.3f}",
+                "yes" if held[-1] else "no",
+                found.replicates,
+                "–" if found.predicted_high is None else f"{np.log10(found.predicted_high):.2f}",
+                f"{found.best_l1:.2g} [{', '.join(f'{end:.2g}' for end in found.best_l1_interval or ())}]",
+                *(f"{value:.4f}" for value in regret[-1]),
+            )
+    fewer = sum(true.replicates for true in truths.values()) / spent
+    print(
+        f"\nIntervals hold the truth in {np.mean(held):.0%} of {len(cells)} cells; median error {np.nanmedian(np.abs(errors)):.4f} "
+        f"decades (the truth's own standard error: median {np.median([true.standard_error for true in truths.values()]):.4f}); "
+        f"{fewer:.0f} times fewer replicates."
+    )
+    for who, values in zip(("here", "Optuna's TPE"), zip(*regret)):
+        print(f"Regret of the best l1, {who}: mean {np.mean(values):.4f}, worst {np.max(values):.4f}.")
+
+
+def simulated(tasks: int) -> None:
+    """How often a bump is flagged, and a rising curve is; 256 replicates, four decades."""
+    table(("curves", "tasks", "flagged", "replicates when flagged", "median error", "held"))
+    for bump in (True, False):
+        rng = np.random.default_rng(int(bump))
+        curves = [drawn_curve(bump, rng) for _ in range(tasks)]
+        cells = tuple(("10-5-10", place / tasks) for place in range(tasks))
+        learner, waiting = L1Learner(L1SearchSpec(cells, (1e-4, 1.0), budget=256, score=None)), deque[list[Replicates]]()
+        while not learner.done:
+            if batch := learner.ask():
+                waiting.append(batch)
+                continue
+            (asked,) = waiting.popleft()
+            which = np.rint(asked.sparsity * tasks).astype(int)
+            rate = np.array([curves[place][0](x) for place, x in zip(which, np.log10(asked.l1))])
+            failure = np.where(rng.random(len(asked)) < rate, "sae_dead", "none")
+            told = {"sparsity": asked.sparsity, "l1": asked.l1, "seed": asked.seed, "failure": failure}
+            learner.tell(told | {"architecture": np.full(len(asked), "10-5-10")})
+        found = learner.results()
+        flagged = np.array([not result.monotone for result in found])
+        used = [result.replicates for result in found if not result.monotone]
+        error = [np.log10(result.safe_high) - true for result, (_, true) in zip(found, curves) if result.safe_high]
+        held = [
+            (result.safe_high_interval[0] or 0) <= 10**true <= (result.safe_high_interval[1] or np.inf)
+            for result, (_, true) in zip(found, curves)
+            if result.monotone
+        ]
+        row(
+            "bump below the threshold" if bump else "rising only",
+            tasks,
+            f"{flagged.mean():.1%}",
+            f"{np.mean(used):.0f}" if used else "–",
+            *("–" if bump else f"{np.median(np.abs(error)):.4f}", "–" if bump else f"{np.mean(held):.0%}"),
+        )
+
+
+def drawn_curve(bump: bool, rng: np.random.Generator) -> tuple[Callable[[float], float], float]:
+    """A rate over log10 l1 in [-4, 0] and where it crosses LEVEL, in the middle two decades.
+
+    The bump: peak 0.3 to 0.8, standard deviation 0.1 to 0.2 decades, its middle 0.5 to 2 decades below the threshold and
+    within the range.
+    """
+    floor, ceiling, width = rng.choice([0.002, 0.01, 0.03, 0.05]), rng.choice([0.002, 0.02, 0.05]), 10 ** rng.uniform(-2, -0.7)
+    threshold = rng.uniform(-3, -1)
+    middle = threshold - width * logit((LEVEL - floor) / (1 - floor - ceiling))
+    peak, sd, place = rng.uniform(0.3, 0.8), rng.uniform(0.1, 0.2), threshold - rng.uniform(0.5, min(2.0, threshold + 4))
+
+    def rate(x: float) -> float:
+        rising = floor + (1 - floor - ceiling) * expit((x - middle) / width)
+        return float(1 - (1 - rising) * (1 - bump * peak * np.exp(-0.5 * ((x - place) / sd) ** 2)))
+
+    return rate, threshold
+
+
+def table(heads: Sequence[str]) -> None:
+    print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}", flush=True)
+
+
+def row(*values: object) -> None:
+    print(f"| {' | '.join(map(str, values))} |", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("rows", type=Path, help="folder for the truth's rows")
+    parser.add_argument("--only", default="", help="cells whose protocol, architecture and sparsity hold this text")
+    parser.add_argument("--simulated", type=int, default=200, help="curves of each kind, 0 for none")
+    arguments = parser.parse_args()
+    arguments.rows.mkdir(parents=True, exist_ok=True)
+    print(f"{machine()}; optuna {optuna.__version__}")
+    cells = [cell for cell in CELLS if arguments.only in " ".join(map(str, cell))]
+    if cells:
+        real(arguments.rows, cells)
+    if arguments.simulated:
+        simulated(arguments.simulated)
+
+
+if __name__ == "__main__":
+    main()
