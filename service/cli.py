@@ -62,6 +62,7 @@ Dtype = Annotated[str | None, typer.Option(help="float64 or float32.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 MOST_CELLS_SHOWN = 40
+MOST_ERRORS_SHOWN = 10
 LINE_SECONDS = 10.0
 """At most one line of progress in so long where no terminal shows a bar."""
 INTERRUPTED = 130
@@ -617,8 +618,10 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
             f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
             f"{outcome.engine} engine, rows in {outcome.path}"
         )
-    for error in outcome.errors:
+    for error in outcome.errors[:MOST_ERRORS_SHOWN]:
         err.print(f"error: {error}", markup=False)
+    if len(outcome.errors) > MOST_ERRORS_SHOWN:
+        err.print(f"… and {len(outcome.errors) - MOST_ERRORS_SHOWN} errors more")
     if outcome.state == "stopped":
         err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; go on with: {folder.command('resume')}")
     if outcome.state != "done":

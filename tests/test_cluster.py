@@ -24,6 +24,7 @@ from service import cli
 from study.cluster import GPU_SHARE, packs_at_a_time, resources_of_pack
 from study.packs import Pack, missing_packs
 from study.searchers import TRIES, Fault, PackQueue
+from study.trainable import PackTrainable
 from tests.benchmarks import chaos
 from tests.test_study_on_ray import science, study, undisturbed
 
@@ -56,7 +57,7 @@ class Tuning:
     def __init__(self, size: int) -> None:
         self.poisoned: list[Pack] = []
         pack = missing_packs(study(), ())[0][0].take(slice(0, size))
-        self.queue = PackQueue([pack], lambda pack: None, self.poisoned.append)
+        self.queue = PackQueue([pack], lambda name, pack: None, self.poisoned.append)
         self.trials = 0
 
     def fails(self, fault: Fault, times: int = 1) -> list[Pack | None]:
@@ -96,6 +97,13 @@ def test_packs_are_halved_after_workers_died_alone() -> None:
         tuning.fails(Fault.DIED, TRIES[Fault.DIED])
     assert [len(pack) for pack in tuning.poisoned] == [1, 1]
     assert tuning.finished
+
+
+def test_node_that_sees_no_study_says_so(tmp_path: Path) -> None:
+    """A node that joins late and does not mount the storage: its workers refuse to write rows where nobody finds them."""
+    with pytest.raises(FileNotFoundError, match="study.yaml is not seen on node"):
+        PackTrainable.setup(PackTrainable.__new__(PackTrainable), {}, storage=str(tmp_path), study="s")
+    assert not (tmp_path / "s").exists()
 
 
 # On nodes of one machine
