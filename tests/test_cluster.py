@@ -101,7 +101,7 @@ def test_packs_are_halved_after_workers_died_alone() -> None:
 
 def test_node_that_sees_no_study_says_so(tmp_path: Path) -> None:
     """A node that joins late and does not mount the storage: its workers refuse to write rows where nobody finds them."""
-    with pytest.raises(FileNotFoundError, match="study.yaml is not seen on node"):
+    with pytest.raises(FileNotFoundError, match=r"study\.yaml is not seen on node"):
         PackTrainable.setup(PackTrainable.__new__(PackTrainable), {}, storage=str(tmp_path), study="s")
     assert not (tmp_path / "s").exists()
 

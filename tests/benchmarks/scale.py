@@ -70,11 +70,9 @@ def _print_many_trials(storage: str) -> None:
     space = {"architectures": ["5-3-5"], "sparsities": [0.9], "l1": [0.01], "seeds": f"0:{TRIALS}"}
     study = {"name": "trials", "protocol": tiny, "pack_size": 1, "space": space}
     state, trained, seconds, busy, megabytes = _told(LAUNCH, json.dumps(study), storage)
-    rate = int(trained) / float(seconds)
-    print(
-        f"{trained} trials ({state}): {rate:.0f} a second from the first on, the driver's own share {float(busy) / int(trained) * 1e3:.1f} ms"
-    )
-    print(f"  of a core each; its peak memory {float(megabytes):,.0f} MB")
+    rate, own = int(trained) / float(seconds), float(busy) / int(trained) * 1e3
+    print(f"{trained} trials ({state}): {rate:.0f} a second from the first on; {own:.1f} ms of a core each in the driver,")
+    print(f"  whose peak memory is {float(megabytes):,.0f} MB")
 
 
 def _told(code: str, *arguments: str) -> list[str]:
