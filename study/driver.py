@@ -382,7 +382,7 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
 
     def lay_out(name: str, pack: Pack | None) -> None:
-        ray.get(desk.put.remote(name, pack.to_text() if pack else ""))
+        desk.put.remote(name, pack.to_text() if pack else "")  # not waited for: a worker that is faster asks again
 
     queue: PackQueue
     if watch.batches is None:

@@ -78,7 +78,7 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         self._wait_for_the_others()
         while (text := ray.get(self._desk.pack.remote(self.config["pack_id"], self._node))) is None:
-            time.sleep(0.05)  # a search has not decided yet what comes next
+            time.sleep(0.05)  # not laid out yet: a search decides what comes next
         if not text:
             return {"done": True, "replicates": 0}
         began = time.perf_counter()
