@@ -601,7 +601,10 @@ def _start_ray(address: str | None, workers: int | None) -> None:
         else:
             ray.init(address, runtime_env=runtime_env(), **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
-        raise MisuseError(f"Ray cannot be reached at address={address!r} ({_last_line(error)}).") from None
+        raise MisuseError(
+            f"Ray cannot be reached at address={address!r} ({_last_line(error)}). If the cluster wants a token, set "
+            "RAY_AUTH_MODE=token and give it here too."
+        ) from None
 
 
 @contextlib.contextmanager
