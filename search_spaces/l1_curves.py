@@ -102,7 +102,8 @@ BASES = (0.02, 0.1, 0.4, 0.8, 2.0, 4.5)
 """The rate below the last rise, in multiples of the level; a bump stands on one below the level."""
 BUMP_SDS = (2.0, 4.0)
 """In bins: 0.1 and 0.2 decades."""
-BUMP_PEAKS = (0.25, 0.45, 0.75)
+BUMP_PEAKS = (0.15, 0.4, 0.7)
+"""How far they rise above the level, of what is left above it: a bump below the level is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,10 @@ class Monotony:
         bins, bases = self.bins, np.minimum(level * np.array(BASES), 0.9)
         place = np.arange(bins) + 0.5
         self._bases_of_bumps = int(np.sum(bases < level))
-        centre, sd, peak = (axis.ravel() for axis in np.meshgrid(place, np.array(BUMP_SDS), np.array(BUMP_PEAKS), indexing="ij"))
+        centre, sd, peak = (
+            axis.ravel()
+            for axis in np.meshgrid(place, np.array(BUMP_SDS), level + (1 - level) * np.array(BUMP_PEAKS), indexing="ij")
+        )
         self._centre = centre
         bump = peak[:, None] * np.exp(-0.5 * ((place - centre[:, None]) / sd[:, None]) ** 2)  # (bumps, bins)
         self._bumped = _log_rates(1 - (1 - bases[: self._bases_of_bumps, None, None]) * (1 - bump))

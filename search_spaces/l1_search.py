@@ -43,7 +43,7 @@ UNCLEARED_SHARE, CLEARED_SHARE = 0.5, 0.25
 """Of a batch, what is not at the upper edge: before and after that many were told."""
 LOW_SHARE, BEST_SHARE = 0.25, 0.25
 """Of these: at the lower edge, and at what may be the best l1; the rest look for a bump."""
-BUMP_PRIOR = 0.25
+BUMP_PRIOR = 0.5
 """Odds of a bump, which say how many replicates look at the place where it may be."""
 SURE_OF_BUMP = 4.5
 """Log Bayes factor from which a cell is "not monotone"."""
@@ -318,16 +318,17 @@ class _CellRows:
             return True
         if self.bump_x is not None and self._spec.score is None:
             return True
-        return self._spec.precision is not None and self._cleared >= CLEARANCE and self.half_width <= self._spec.precision
+        return self._spec.precision is not None and self._cleared and self.half_width <= self._spec.precision
 
     @property
-    def _cleared(self) -> int:
-        """Replicates that lie below the rise."""
-        return int(np.sum(self._x[self._judged] < self.descent.below_rise))
+    def _cleared(self) -> bool:
+        """Whether enough replicates lie below the rise, and do not hint at a bump."""
+        below = np.sum(self._x[self._judged] < self.descent.below_rise)
+        return bool(below >= CLEARANCE) and self.descent.log_bayes_factor < -1
 
     def refined(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """x and seeds, counted from 0: replicates at the edge, each of a seed of its own, and others on the same autoencoders."""
-        edges = count - round((CLEARED_SHARE if self._cleared >= CLEARANCE else UNCLEARED_SHARE) * count)
+        edges = count - round((CLEARED_SHARE if self._cleared else UNCLEARED_SHARE) * count)
         edge = self._within(self.high, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
         rest = count - len(edge)
         low = best = np.empty(0, dtype=np.int64)
@@ -349,11 +350,14 @@ class _CellRows:
         return np.empty(0, dtype=np.int64) if score is None else score.places[score.draws(count, rng).argmax(1)]
 
     def _suspected(self, count: int, rng: np.random.Generator) -> Ints:
-        """Draws from where a bump may be, as many as it is probable."""
+        """As many as a bump is probable: half from where it may be, half from between there and the last rise."""
         if self.bump_x is not None:
             return np.empty(0, dtype=np.int64)
         odds = BUMP_PRIOR * np.exp(min(self.descent.log_bayes_factor, 50.0))
-        return rng.choice(self._size, round(count * odds / (1 + odds)), p=self.descent.bump)
+        x = rng.choice(self._size, round(count * odds / (1 + odds)), p=self.descent.bump)
+        gap = np.maximum(self.descent.below_rise - x[1::2], 1)
+        x[1::2] += (gap * rng.random(len(gap))).astype(np.int64)
+        return np.minimum(x, self._size - 1)
 
     def _spread(self, count: int, rng: np.random.Generator) -> Ints:
         """Evenly below the rise."""
