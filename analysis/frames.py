@@ -43,7 +43,7 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     reported = {line["pack_id"] for line in _result_lines(folder)}
     frame.attrs = {
         "study": folder.name,
-        "path": folder.path,
+        "path": folder.place(),
         "shards": len(shards.names),
         "shards_without_tune_line": sorted(set(shards.names) - reported),
         "tune_lines_without_shard": sorted(reported - set(shards.names) - set(shards.unreadable)),
@@ -70,7 +70,8 @@ def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataF
         known = set(frame["trial_id"]) if len(frame) else set()
         later = [line for line in _result_lines(folder, run) if line["trial_id"] not in known]
         own = pd.concat([frame, pd.json_normalize(later, sep="/")], ignore_index=True) if later else frame
-        if len(own):
+        if "shard" in own:
+            own = own[own["shard"].notna()]  # a trial that failed, or waited to the end of a search, has none
             frames.append(own.assign(run=run.rsplit("/", 1)[-1]))
     known = {pack_id for frame in frames for pack_id in frame["pack_id"]}
     lost = _packs_from_rows(folder, known)
@@ -118,15 +119,16 @@ def _snapshot_frame(folder: StudyFolder, run: str) -> pd.DataFrame:
 
 def _folder(study: str | Path, storage: str | Path | None) -> StudyFolder:
     if storage is None and ("/" in str(study) or Path(study, "study.yaml").is_file()):
-        parent, _, name = str(study).rstrip("/").rpartition("/")
-        return existing_study(name, parent or ".")
+        base, mark, options = str(study).partition("?") if "://" in str(study) else (str(study), "", "")
+        parent, _, name = base.rstrip("/").rpartition("/")
+        return existing_study(name, (parent or ".") + mark + options)
     return existing_study(str(study), str(storage or DEFAULT_STORAGE))
 
 
 def _result_lines(folder: StudyFolder, run: str | None = None) -> list[dict[str, Any]]:
     """The last result line of every trial, of one run or of all, as Tune's JSON logger wrote it; read without Tune."""
     filesystem = folder.storage.filesystem
-    found = filesystem.get_file_info(fs.FileSelector(run or f"{folder.path}/tune", recursive=True, allow_not_found=True))
+    found = filesystem.get_file_info(fs.FileSelector(run or folder.tune_path, recursive=True, allow_not_found=True))
 
     def last_line(path: str) -> dict[str, Any]:
         with filesystem.open_input_stream(path) as stream:

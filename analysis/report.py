@@ -67,7 +67,7 @@ def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = N
     """
     folder = existing_study(study, storage)
     rows = StudyRows(folder.name, read_spec(folder), load(study, storage), read_l1(folder))
-    place, write = _destination(folder, out)
+    page, write = _destination(folder, out)
     # One thread of the linear algebra library: its matrices are small, and the other core draws.
     with threadpool_limits(1, "blas"), matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
         drawn = [(section, [artist.draw(panel.figure) for panel in section.panels]) for section in sections(rows)]
@@ -75,19 +75,19 @@ def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = N
         shown = [_shown(section, [later.result() for later in images], write) for section, images in drawn]
     write("study.yaml", (folder.read_text("study.yaml") or "").encode())
     write("index.html", _page(rows, folder, shown, downloads).encode())
-    return f"{place}/index.html"
+    return page
 
 
 def _destination(folder: StudyFolder, out: str | None) -> tuple[str, Write]:
     if out is None:
-        return f"{folder.path}/report", lambda name, content: folder.write_bytes(f"report/{name}", content)
+        return folder.place("report/index.html"), lambda name, content: folder.write_bytes(f"report/{name}", content)
     place = Path(out)
     place.mkdir(parents=True, exist_ok=True)
 
     def write(name: str, content: bytes) -> None:
         (place / name).write_bytes(content)
 
-    return str(place), write
+    return f"{place}/index.html", write
 
 
 def _shown(section: Section, images: Sequence[Images], write: Write) -> dict[str, Any]:

@@ -91,6 +91,9 @@ class Protocol:
     sae_learning_rate: _Positive = 0.001
     sae_warmup_steps: Annotated[int, Field(ge=0)] = 0
     sae_schedule: Literal["constant", "cosine"] = "constant"
+    sae_target_l0: _Positive | None = None
+    """The mean number of active latents that l1 is steered to during training (study/l1_controller.py), from the cell's l1 on, or
+    from the closed form where that is 0; None: l1 is held. `relu` alone."""
 
     # Adam, both models
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -115,6 +118,8 @@ class Protocol:
     """`unfaithful` below this explained variance."""
     unrecovered_below: _Finite = 0.5
     """`unrecovered` below this corrected MCC."""
+    reached_within: _Share = 0.05
+    """`sae_target_l0` is reached within this share of it."""
 
     def __post_init__(self) -> None:
         for model in ("ae", "sae"):
@@ -141,6 +146,11 @@ class Protocol:
             raise MisuseError(
                 f"sae_variant={self.sae_variant!r} with sae_k={self.sae_k}: `topk` needs a number of active latents, the others "
                 "have none. Set both, as in sae_variant: topk, sae_k: 3."
+            )
+        if self.sae_target_l0 is not None and (self.sae_variant != "relu" or not self.has_sae):
+            raise MisuseError(
+                f"sae_target_l0={self.sae_target_l0} with sae_variant={self.sae_variant!r}, {self.sae_training_steps} steps: only "
+                "the l1 of a `relu` SAE that is trained can be steered. Use sae_variant: relu, or sae_target_l0: null."
             )
         if self.ae_training_steps == 0:
             raise MisuseError("ae_epochs=0 trains no autoencoder. Give at least one epoch or step.")

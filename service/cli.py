@@ -646,7 +646,7 @@ def _tell_map(learner: Refinement, document: dict[str, Any], folder: StudyFolder
     from analysis.maps import failure_map, write_map
 
     found = failure_map(folder, learner)
-    files = [f"{folder.path}/{name}" for name in write_map(folder, learner, found)]
+    files = [folder.place(name) for name in write_map(folder, learner, found)]
     if as_json:
         _print_json({**document, **asdict(found), "files": files})
         return
@@ -665,7 +665,7 @@ def _tell_l1(learner: L1Learner, document: dict[str, Any], folder: StudyFolder, 
 
     found = learner.results()
     sentences = l1_sentences(found, read_spec(folder).protocol)
-    files = [f"{folder.path}/{name}" for name in write_l1(folder, found)]
+    files = [folder.place(name) for name in write_l1(folder, found)]
     if as_json:
         _print_json({**document, "cells": [asdict(interval) for interval in found], "findings": sentences, "files": files})
         return

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from filelock import FileLock
 
-KERNEL_SOURCES = ("compilation.py", "simd.py", "lanes.py", "engine_compiled.py", "moments.py")
+KERNEL_SOURCES = ("compilation.py", "simd.py", "lanes.py", "l1_controller.py", "engine_compiled.py", "moments.py")
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no fastmath: every operation is IEEE's, in the order written
 
 

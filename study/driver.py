@@ -43,7 +43,7 @@ import pyarrow.compute as pc
 import ray
 import yaml
 from ray import cloudpickle, tune
-from ray.exceptions import RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.search.variant_generator import generate_variants
 
@@ -52,19 +52,22 @@ from search_spaces.learners import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
 from study.batches import COLUMNS, Batches
+from study.cluster import Crew, Relay, is_alive, pinned_here, refuse_unseen_storage, runtime_env
 from study.data import domain_generator
 from study.engines import engine_named
 from study.failures import FailureKind
 from study.packs import Pack, missing_packs, physical_cores, plan_packs
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
-from study.searchers import LearnerQueue, PackQueue
+from study.searchers import Fault, LearnerQueue, PackQueue
 from study.searches import learner_of
 from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.trainable import Desk, PackTrainable
 
-MAX_FAILURES = 2
-"""How often Tune gives a pack to a fresh worker after its worker died."""
+CLIENT = "ray://"
+"""What the address of Ray's client server begins with."""
+CANCEL_SECONDS = 10.0
+"""How long Ctrl-C waits for a driver on the cluster to write down that it stopped."""
 PATIENCE_SECONDS = 0.3
 """How long Ctrl-C lets Tune save its result lines."""
 
@@ -249,7 +252,7 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
     """Raise MisuseError if the study's folder holds another study than this one, or something that is no study."""
     if not folder.exists() and (other := set(folder.listing()) - {DRIVER_FILE, STOP_FILE}):
         raise MisuseError(
-            f"{folder.path} is there and is no study (it holds {min(other)}). Choose another --name or --storage; "
+            f"{folder.place()} is there and is no study (it holds {min(other)}). Choose another --name or --storage; "
             "nothing in it was touched."
         )
     if folder.exists() and (stored := read_spec(folder)).science() != spec.science():
@@ -295,6 +298,9 @@ def _run(
     local_workers(workers)  # refuses a number below 1
     refuse_other_procedure(folder, spec)
     refuse_unreachable(address)
+    if address is not None and address.startswith(CLIENT):
+        there = {"workers": workers, "force": force, "retry_crashed": retry_crashed}
+        return _run_through_client(folder, spec, address, on_progress, **there)
     stop = threading.Event()
     began = time.monotonic()
     with DriverRecord(folder, force, stop.set) as record:
@@ -309,13 +315,14 @@ def _run(
             missing, done, planned = batches.learn(), batches.found, spec.search_budget
         watch = _Watch(folder, planned, done, on_progress, batches)
         if missing:
-            with _ray(address, workers, lambda: record.__exit__()) as cpus:
-                workers = min(workers or cpus, cpus)
+            with _ray(address, workers, lambda: record.__exit__()):
+                refuse_unseen_storage(folder)
+                crew = Crew.of(missing[0].engine, workers)
                 if not folder.exists():
                     folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
                 if not folder.exists() or spec.search:  # whose budget may be another than before
                     folder.write_text("study.yaml", yaml.safe_dump(spec.to_mapping(), sort_keys=False, allow_unicode=True))
-                _fit(folder, spec, missing, workers, watch, stop)
+                _fit(folder, spec, missing, crew, watch, stop)
         done = watch.done
         complete = batches.complete if batches else done >= planned
         planned = done if complete else planned
@@ -323,7 +330,7 @@ def _run(
         record.end("done" if state == "done" else "stopped")
     return Outcome(
         folder.name,
-        folder.path,
+        folder.place(),
         state,
         planned,
         done,
@@ -336,14 +343,48 @@ def _run(
     )
 
 
-def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], workers: int, watch: _Watch, stop: threading.Event) -> None:
+def _run_through_client(
+    folder: StudyFolder, spec: StudySpec, address: str, on_progress: Callable[[Progress], None] | None, **options: Any
+) -> Outcome:
+    """`_run` in a task on the head, as Ray's client cannot drive Tune from here: progress comes back, Ctrl-C goes there."""
+    with _ray(address, None, lambda: None):
+        refuse_unseen_storage(folder)
+        relay = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=pinned_here()).remote()
+        drive = ray.remote(_run_there).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned_here())
+        run = drive.remote(folder.storage.place(), folder.name, spec, relay, options)
+        try:
+            ended: list[Any] = []
+            while not ended:
+                ended, _ = ray.wait([run], timeout=1.0)
+                for progress in ray.get(relay.take.remote()):
+                    if on_progress:
+                        on_progress(progress)
+            outcome: Outcome = ray.get(run)
+        except KeyboardInterrupt:
+            ray.cancel(run)
+            ray.wait([run], timeout=CANCEL_SECONDS)
+            raise
+        except RayTaskError as error:
+            if isinstance(error.cause, MisuseError):
+                raise error.cause from None
+            raise
+    return outcome
+
+
+def _run_there(storage: str, name: str, spec: StudySpec, relay: Any, options: dict[str, Any]) -> Outcome:
+    folder = Storage.at(storage).study(name)
+    return _run(folder, spec, address=None, on_progress=lambda progress: relay.put.remote(progress), **options)
+
+
+def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, watch: _Watch, stop: threading.Event) -> None:
     """One Tuner run over what is missing, and over what a search asks for from there."""
-    packs = plan_packs(missing, spec.pack_size, workers)
-    desk = ray.remote(Desk).options(num_cpus=0).remote(min(workers, len(packs)))
+    packs = plan_packs(missing, spec.pack_size, crew.at_once)
+    desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
 
-    def lay_out(pack: Pack) -> None:
-        ray.get(desk.put.remote(pack.pack_id, pack.to_text()))
+    def lay_out(name: str, pack: Pack | None) -> None:
+        ray.get(desk.put.remote(name, pack.to_text() if pack else ""))
 
+    queue: PackQueue
     if watch.batches is None:
         queue = PackQueue(packs, lay_out, watch.poison)
     else:
@@ -352,26 +393,28 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], workers: int
             lay_out,
             watch.poison,
             watch.batches,
-            lambda missing: plan_packs(missing, spec.pack_size, workers),
+            lambda missing: plan_packs(missing, spec.pack_size, crew.at_once),
             lambda pack_id: folder.read_whole_shard(pack_id, COLUMNS),
         )
-    watch.queue = queue
+    watch.queue, watch.desk = queue, desk
     trainable = tune.with_resources(
-        tune.with_parameters(PackTrainable, storage=folder.storage.given_absolute, study=folder.name, desk=desk), {"CPU": 1}
+        tune.with_parameters(PackTrainable, storage=folder.storage.place(), study=folder.name, desk=desk), crew.resources
     )
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=queue,
             num_samples=-1,
-            max_concurrent_trials=workers,
+            max_concurrent_trials=crew.at_once,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
-            storage_path=folder.storage.tune_path(folder.name),
-            failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            storage_path=folder.tune_path,
+            storage_filesystem=folder.storage.filesystem,
+            # What failed is the queue's to try again: Tune would count a lost node as it counts a crash.
+            failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), watch],
             stop=_StopWhen(stop),
@@ -386,6 +429,8 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], workers: int
         # On a Ray that lives on the desk would stay (Tune's copy of the trainable holds on to it); a Ray that died took it along.
         with contextlib.suppress(RayError, ConnectionError, RuntimeError):
             ray.kill(desk)
+    if isinstance(queue, LearnerQueue) and queue.error is not None:
+        raise queue.error
 
 
 class _StopWhen(tune.Stopper):
@@ -420,6 +465,7 @@ class _Watch(tune.Callback):
         """Of a search."""
         self._began = time.monotonic()
         self.queue: PackQueue | None = None
+        self.desk: Any = None
         self.trained = 0
         self.failures: Counter[str] = Counter()
         self.errors: list[str] = []
@@ -443,11 +489,17 @@ class _Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assert self.queue is not None
         error = _trial_exception(trial)
-        if isinstance(error, (RayActorError, WorkerCrashedError)) and not getattr(error, "actor_init_failed", False):
-            self.queue.worker_died(trial.trial_id)
-        else:
-            pack = self.queue.failed(trial.trial_id)
-            self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates: {_last_line(error)}")
+        fault = self._fault(error, trial.config["pack_id"])
+        pack = self.queue.failed(trial.trial_id, fault)
+        if pack is not None:
+            self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates, {fault.value} again and again: {_last_line(error)}")
+
+    def _fault(self, error: BaseException | str, pack_id: str) -> Fault:
+        if not isinstance(error, (RayActorError, WorkerCrashedError)) or getattr(error, "actor_init_failed", False):
+            return Fault.RAISED
+        if isinstance(error, ActorUnavailableError) or not is_alive(ray.get(self.desk.node_of.remote(pack_id))):
+            return Fault.LOST
+        return Fault.DIED
 
     def poison(self, pack: Pack) -> None:
         """Record a replicate that killed every worker that tried it."""
@@ -490,7 +542,7 @@ def refuse_unreachable(address: str | None) -> None:
     """Raise MisuseError if nothing listens at the address of a Ray cluster."""
     if address is None or address == "auto":
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not host or not port.isdigit():
         raise MisuseError(f"address={address!r} is no Ray address. Write host:port, or auto.")
     try:
@@ -523,15 +575,15 @@ there (it crashes, or takes seconds); what it has started ends with the process.
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, workers: int | None, before_leaving: Callable[[], None]) -> Iterator[int]:
-    """A Ray to run on, and how many CPUs it has; ended afterwards if it was begun here."""
+def _ray(address: str | None, workers: int | None, before_leaving: Callable[[], None]) -> Iterator[None]:
+    """A Ray to run on; ended afterwards if it was begun here."""
     if ray.is_initialized():
-        yield _cluster_cpus()
+        yield
         return
     with _ctrl_c_held(before_leaving):
         _start_ray(address, workers)
     try:
-        yield _cluster_cpus()
+        yield
     except KeyboardInterrupt:
         if address is None:
             _shut_down_at_once()
@@ -547,7 +599,7 @@ def _start_ray(address: str | None, workers: int | None) -> None:
             cpus = local_workers(workers)
             ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
         else:
-            ray.init(address, **quiet)
+            ray.init(address, runtime_env=runtime_env(), **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
         raise MisuseError(f"Ray cannot be reached at address={address!r} ({_last_line(error)}).") from None
 
@@ -584,13 +636,6 @@ def _shut_down_at_once() -> None:
     node.kill_all_processes = lambda check_alive=True, allow_graceful=True, wait=False: kill(
         check_alive=False, allow_graceful=False
     )
-
-
-def _cluster_cpus() -> int:
-    cpus = int(ray.cluster_resources().get("CPU", 0))
-    if cpus < 1:
-        raise MisuseError("the Ray cluster has no CPU to give. Add a node with CPUs, or leave --address out.")
-    return cpus
 
 
 @contextlib.contextmanager

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.compilation import inlined, kernel
+from study.compilation import called, inlined, kernel
 from study.engine_reference import ae_schedule, sae_schedule
 from study.engines import Autoencoders, Minibatches, SparseAutoencoders
+from study.l1_controller import L1, L1Controller, steer
 from study.lanes import JUMPRELU, RELU, VARIANTS, groups, hidden, keep, lay_out, product, relu, rows_of, take_back
 from study.simd import absolute, everywhere, gather, lanes_of, load, prefetch, rows, square_root, store, where_less
 
@@ -98,6 +99,7 @@ class CompiledEngine:
         batches: Minibatches | None,
         l1: _Array,
         protocol: Protocol,
+        controller: L1Controller | None = None,
     ) -> SparseAutoencoders:
         """As `ReferenceEngine.train_saes`, to the bit."""
         n_latents, n_hidden, count = start.W_enc.shape
@@ -106,22 +108,26 @@ class CompiledEngine:
         dtype = parameters.dtype
         with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
             l1 = l1.astype(dtype)
+        control = controller.state if controller else l1[None]
+        tables = (controller.steps, controller.settings) if controller else (np.empty((0, 3), dtype), np.empty(0, dtype))
         training = _Training.of(parameters, sae_schedule(protocol), protocol.sae_batch_size, protocol, self.watch)
         free = protocol.sae_decoder_norm == "free" and not protocol.sae_subtract_decoder_bias
-        online = batches is None and protocol.sae_batch_size == 1 and free
+        online = batches is None and protocol.sae_batch_size == 1 and free and not controller
         variant, sizes = VARIANTS[protocol.sae_variant], (n_hidden, n_latents)
         h = rows(activations.shape[1] * n_hidden if online else 0, dtype)
         scratch = rows(TILE * 3 * (n_hidden + n_latents) + len(parameters), dtype)
         for lanes in groups(count, dtype):
             state = training.state(lanes)
-            penalty = rows_of(l1[None], lanes)
+            penalty = rows_of(control, lanes)
             if online:
                 lay_out(activations, ae_of_sae[lanes], h)
                 training.run(_train_sae_online, state, scratch, h, penalty, variant, *sizes)
             else:
                 settings = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
-                arguments = activations, *_sources(batches, lanes, ae_of_sae[lanes]), penalty, protocol.sae_batch_size
+                sources = _sources(batches, lanes, ae_of_sae[lanes])
+                arguments = activations, *sources, penalty, *tables, state[0].copy(), protocol.sae_batch_size
                 training.run(_train_sae_minibatch, state, scratch, *arguments, variant, *settings, *sizes)
+                control[:, lanes] = penalty
             training.take_back(state, lanes)
         bounds = np.cumsum([len(block) for block in blocks])[:-1]
         W_enc, b_enc, W_dec, b_dec, threshold = np.split(parameters, bounds)
@@ -193,6 +199,9 @@ def _sources(
     of_lane = batches.of_lane[lanes]
     alike = (samples_of == samples_of[0]).all() and (of_lane == of_lane[0]).all()
     return samples_of, batches.drawn, of_lane, bool(alike)
+
+
+_steer = called(steer)
 
 
 @inlined
@@ -417,7 +426,10 @@ def _train_sae_minibatch(
     drawn,
     of_lane,
     alike,
-    l1,
+    control,
+    control_steps,
+    settings,
+    initial,
     batch_size,
     variant,
     centred,
@@ -425,11 +437,14 @@ def _train_sae_minibatch(
     n_hidden,
     n_latents,
 ):
-    """Steps first … last of the SAE on minibatches; activations (A, S, H), drawn (D, T, B), l1 (1, lanes)."""
+    """Steps first … last of the SAE on minibatches; activations (A, S, H), drawn (D, T, B).
+
+    control (4, lanes), control_steps (T, 3) and settings are those of an `L1Controller`, empty where l1 is held;
+    initial: P before the first step.
+    """
     beta1, beta2, tiny = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY])
     zero, one, two, active = everywhere(C[ZERO]), everywhere(C[ONE]), everywhere(C[TWO]), everywhere(C[ACTIVE])
-    penalty = load(l1, 0)
-    parameters = P.shape[0]
+    parameters, steered = P.shape[0], control_steps.shape[0] > 0
     b_enc = n_latents * n_hidden
     W_dec = b_enc + n_latents
     b_dec = W_dec + n_latents * n_hidden
@@ -441,7 +456,9 @@ def _train_sae_minibatch(
     q = f + TILE * n_latents
     G = q + TILE * n_latents
     chosen = np.empty(scratch.shape[1], np.int64)
+    counted = np.empty_like(control)
     for t in range(first, last):
+        penalty, count = load(control, L1), zero
         for row in range(parameters):
             store(scratch, G + row, zero)
         for n in range(0, batch_size, TILE):
@@ -490,6 +507,8 @@ def _train_sae_minibatch(
                         pull = _pull(penalty, load(P, thresholds + j), load(scratch, s + row), slope, C)
                         store(scratch, G + thresholds + j, load(scratch, G + thresholds + j) + pull)
                     store(scratch, q + row, where_less(zero, load(scratch, f + row), slope, zero))
+                    if steered:
+                        count = count + where_less(zero, load(scratch, f + row), one, zero)
             for j in range(n_latents):
                 q0, q1, q2, q3 = _load_tile(scratch, q + j, n_latents)
                 f0, f1, f2, f3 = _load_tile(scratch, f + j, n_latents)
@@ -529,3 +548,6 @@ def _train_sae_minibatch(
         if variant == JUMPRELU:
             for j in range(n_latents):
                 store(P, thresholds + j, relu(load(P, thresholds + j), zero))
+        if steered:
+            store(counted, 0, count * mean)
+            _steer(control, counted[0], control_steps[t], settings, P, initial)

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
 from study.engines import Autoencoders, Minibatches, SparseAutoencoders
+from study.l1_controller import L1, L1Controller, steer
 
 _Array = NDArray[Any]
 _Float = NDArray[np.float64]
@@ -103,6 +104,7 @@ class ReferenceEngine:
         batches: Minibatches | None,
         l1: _Array,
         protocol: Protocol,
+        controller: L1Controller | None = None,
     ) -> SparseAutoencoders:
         """Minimise the mean over a minibatch of ‖h − ĥ‖² + l1 Σ_j f_j; under `jumprelu` of ‖h − ĥ‖² + l1 Σ_j [f_j > 0].
 
@@ -110,7 +112,8 @@ class ReferenceEngine:
         The thresholds θ of `jumprelu` have the straight-through gradient −(l1 + θ dL/df)/ε within ε/2 of the pre-activation
         (Rajamanoharan et al. 2024, equations 11 and 12), ε being the bandwidth.
         start: W_enc (L, H, R), b_enc (L, R), W_dec by columns (L, H, R), b_dec (H, R); activations h (A, S, H) of
-        the A autoencoders, ae_of_sae (R,) the one that each SAE sees; l1 (R,).
+        the A autoencoders, ae_of_sae (R,) the one that each SAE sees; l1 (R,), held, unless there is a controller, whose l1
+        is taken and which is told the minibatch's mean Σ_j [f_j > 0] after each step.
         """
         n_latents, n_hidden, lanes = start.W_enc.shape
         shapes = ((n_latents, n_hidden), (n_latents,), (n_latents, n_hidden), (n_hidden,), (n_latents,))
@@ -125,10 +128,14 @@ class ReferenceEngine:
         per_bandwidth = parameters.dtype.type(1 / protocol.sae_threshold_bandwidth)
         jumps = protocol.sae_variant == "jumprelu"
         adam = _Adam(parameters, sae_schedule(protocol), protocol)
+        initial = parameters.copy()
         centred, unit_norm = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
 
         with np.errstate(all="ignore"):
-            for h in _minibatches(activations, batches, protocol.sae_batch_size, protocol.sae_training_steps, ae_of_sae):
+            minibatches = _minibatches(activations, batches, protocol.sae_batch_size, protocol.sae_training_steps, ae_of_sae)
+            for t, h in enumerate(minibatches):
+                if controller:
+                    l1 = controller.state[L1]
                 u = h - b_dec if centred else h  # (B, H, R)
                 s = _ordered_sum((W_enc[:, i] * u[:, None, i] for i in range(n_hidden)), b_enc)  # (B, L, R)
                 f = code(s, threshold, protocol)
@@ -153,6 +160,9 @@ class ReferenceEngine:
                     W_dec /= np.sqrt(_ordered_sum(W_dec[:, i] * W_dec[:, i] for i in range(n_hidden)))[:, None]
                 if jumps:
                     np.maximum(threshold, 0, out=threshold)
+                if controller:
+                    active = (f > 0).sum(axis=(0, 1)).astype(l1.dtype) * l1.dtype.type(1 / len(h))
+                    steer(controller.state, active, controller.steps[t], controller.settings, parameters, initial)
         return SparseAutoencoders(W_enc, b_enc, W_dec, b_dec, threshold)
 
 
@@ -178,8 +188,13 @@ def ae_schedule(protocol: Protocol) -> tuple[_Float, _Float]:
 @cache
 def sae_schedule(protocol: Protocol) -> tuple[_Float, _Float]:
     """Adam's tables for the SAE's steps: see `adam_tables`."""
+    return adam_tables(sae_learning_rates(protocol), protocol)
+
+
+def sae_learning_rates(protocol: Protocol) -> _Float:
+    """`learning_rates` of the SAE's steps, (steps,)."""
     steps, warmup = protocol.sae_training_steps, protocol.sae_warmup_steps
-    return adam_tables(learning_rates(protocol.sae_learning_rate, steps, warmup, protocol.sae_schedule), protocol)
+    return learning_rates(protocol.sae_learning_rate, steps, warmup, protocol.sae_schedule)
 
 
 def learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -> _Float:

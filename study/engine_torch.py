@@ -38,6 +38,7 @@ from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
 from study.engine_reference import ae_schedule, sae_schedule
 from study.engines import Autoencoders, Minibatches, SparseAutoencoders
+from study.l1_controller import L1Controller
 
 _Array = NDArray[Any]
 _Tensors = dict[str, Tensor]
@@ -508,8 +509,10 @@ class TorchEngine:
         batches: Minibatches | None,
         l1: _Array,
         protocol: Protocol,
+        controller: L1Controller | None = None,
     ) -> SparseAutoencoders:
-        """As the reference engine; start: (…, R); activations (A, S, H); ae_of_sae (R,); l1 (R,)."""
+        """As the reference engine; start: (…, R); activations (A, S, H); ae_of_sae (R,); l1 (R,). No `Pack` has a controller."""
+        assert controller is None, "refused by Pack"
         theta = {"W_enc": start.W_enc, "b_enc": start.b_enc, "W_dec": start.W_dec, "b_dec": start.b_dec}
         thresholds = {"threshold": start.threshold}
         trains_thresholds = protocol.sae_variant == "jumprelu"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from search_spaces.cells import Architecture
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol
+from study.l1_controller import L1Controller
 
 _Array = NDArray[Any]
 
@@ -82,6 +83,7 @@ class Engine(Interface):
         batches: Minibatches | None,
         l1: _Array,
         protocol: Protocol,
+        controller: L1Controller | None = None,
     ) -> SparseAutoencoders: ...
 
 

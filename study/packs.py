@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
+from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROCEDURE_VERSION, Protocol, protocol_from, protocol_mapping
 from search_spaces.spaces import StudySpec
 from study.engines import Engine, engine_named
@@ -35,6 +36,12 @@ class Pack:
     protocol: Protocol
     dtype: str
     engine: str
+
+    def __post_init__(self) -> None:
+        if self.engine == "torch" and self.protocol.sae_target_l0 is not None:
+            raise MisuseError(
+                f"engine='torch' holds l1 and cannot steer it to sae_target_l0={self.protocol.sae_target_l0}. Use engine: auto."
+            )
 
     def __len__(self) -> int:
         return len(self.replicates)

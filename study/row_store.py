@@ -5,13 +5,12 @@
                         tune/<run>/
                         report/
 
-A shard is written beside its place and renamed (on an object store: one PUT), so that it is there whole or not at
-all. It is named by a hash of its content, so that writing it twice changes nothing.
+A shard is written beside its place and renamed (an object store shows an upload when it is complete), so that it is
+there whole or not at all. It is named by a hash of its content, so that writing it twice changes nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
 import uuid
@@ -20,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,8 @@ ROW_SCHEMA = pa.schema(
         ("active_fraction", _REAL),
         ("dead_latents", _WHOLE),
         ("max_firing_rate", _REAL),
+        ("l1_final", _REAL),
+        ("l0_outcome", _TEXT),
         # similarity
         ("procrustes_hidden_recon", _REAL),
         ("cka_hidden_recon", _REAL),
@@ -93,6 +95,8 @@ ROW_SCHEMA = pa.schema(
 """One row a replicate. Each column is defined in the module that computes it."""
 
 BOOKKEEPING = ("failure", "cause", "trial_id", "wall_seconds", "finished_at")
+ADDED = ("l1_final", "l0_outcome")
+"""Columns that shards of earlier versions do not have; they read as missing."""
 NOT_SCIENCE = ("study", "engine", "trial_id", "wall_seconds", "finished_at")
 """Columns that may differ between two trainings of the same replicate."""
 SCIENCE = tuple(name for name in ROW_SCHEMA.names if name not in NOT_SCIENCE)
@@ -121,6 +125,11 @@ class Storage:
     def at(cls, given: str | Path) -> Storage:
         """Open a storage; MisuseError where the address cannot be."""
         text = str(given)
+        if "@" in urlsplit(text).netloc:
+            raise MisuseError(
+                "the storage's URI holds credentials, and it is printed and stored. Give them by environment variables "
+                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) on every node, or let the nodes' own role grant access."
+            )
         try:
             if "://" in text:
                 filesystem, root = fs.FileSystem.from_uri(text)
@@ -142,13 +151,14 @@ class Storage:
         return sorted(i.base_name for i in found if i.type == fs.FileType.Directory and self.study(i.base_name).exists())
 
     @property
-    def given_absolute(self) -> str:
-        """What a worker, in whatever directory it is, opens the same storage with."""
-        return self.given if "://" in self.given else self.root
+    def is_local(self) -> bool:
+        """Whether it is a path, of this machine alone or of a file system that several mount."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
 
-    def tune_path(self, name: str) -> str:
-        """The same place as Tune wants it written: an absolute path, or a URI."""
-        return f"{self.given_absolute.rstrip('/')}/{name}/tune"
+    def place(self, name: str = "") -> str:
+        """The storage, or what is in it, as a user or a worker in any directory would write it: a path, or a URI."""
+        base, mark, options = self.given.partition("?") if "://" in self.given else (self.root, "", "")
+        return f"{base.rstrip('/')}/{name}".rstrip("/") + mark + options
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,12 @@ class StudyFolder:
 
     @property
     def path(self) -> str:
+        """On the storage's file system."""
         return f"{self.storage.root}/{self.name}"
+
+    def place(self, name: str = "") -> str:
+        """The folder, or a file in it, as a user would write it: a path, or a URI."""
+        return self.storage.place(f"{self.name}/{name}")
 
     def exists(self) -> bool:
         return self._is_file("study.yaml")
@@ -250,6 +265,9 @@ class StudyFolder:
         """One shard's rows; what pyarrow raises where it is corrupt or not there."""
         with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
             table = pq.read_table(file, page_checksum_verification=True, use_threads=False)
+        for name in ADDED:
+            if name not in table.column_names:
+                table = table.append_column(ROW_SCHEMA.field(name), pa.nulls(len(table), ROW_SCHEMA.field(name).type))
         names = ROW_SCHEMA.names if columns is None else list(columns)
         return table.select(names).cast(pa.schema([ROW_SCHEMA.field(name) for name in names]))
 
@@ -257,22 +275,30 @@ class StudyFolder:
         """Rename corrupt shards, so that their replicates count as missing and nothing is destroyed."""
         for pack_id in pack_ids:
             shard = f"{self.path}/rows/{pack_id}.parquet"
-            with contextlib.suppress(FileNotFoundError):  # another driver was faster
+            try:
                 self.storage.filesystem.move(shard, f"{shard}.corrupt")
+            except OSError:
+                if self._is_file(f"rows/{pack_id}.parquet"):
+                    raise
+                # else another driver was faster
 
     # Tune's folders
 
+    @property
+    def tune_path(self) -> str:
+        """Where Tune's experiment folders go, on the storage's file system."""
+        return f"{self.path}/tune"
+
     def tune_runs(self) -> list[str]:
         """Paths of Tune's experiment folders, oldest first."""
-        found = self.storage.filesystem.get_file_info(fs.FileSelector(f"{self.path}/tune", allow_not_found=True))
+        found = self.storage.filesystem.get_file_info(fs.FileSelector(self.tune_path, allow_not_found=True))
         return sorted(i.path for i in found if i.type == fs.FileType.Directory)
 
     def _is_file(self, name: str) -> bool:
         return self.storage.filesystem.get_file_info(f"{self.path}/{name}").type == fs.FileType.File
 
     def _write(self, path: str, content: bytes | pa.Buffer) -> None:
-        filesystem = self.storage.filesystem
-        local = isinstance(filesystem, fs.LocalFileSystem)
+        filesystem, local = self.storage.filesystem, self.storage.is_local
         place = f"{path}.{uuid.uuid4().hex}.part" if local else path
         if local:
             filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)

@@ -18,12 +18,15 @@ from threadpoolctl import threadpool_limits
 from study import data
 from study.ae_metrics import ae_metrics
 from study.engine_compiled import CompiledEngine
+from study.engine_reference import sae_learning_rates
 from study.engines import Autoencoders, Engine, Minibatches, SparseAutoencoders, engine_named
 from study.failures import Cause, FailureKind, judge
+from study.l1_controller import SETTLED, L1Controller, starting_l1
 from study.packs import Pack, autoencoder_keys
 from study.row_store import BOOKKEEPING, ROW_SCHEMA
 from study.sae_metrics import SAE_COLUMNS, sae_metrics
 from study.simd import lanes_of
+from study.theory import death_line
 
 _Array = NDArray[Any]
 _Float = NDArray[np.float64]
@@ -103,7 +106,7 @@ def training_history(pack: Pack) -> History:
         of_ae = Autoencoders(*seen([autoencoders.W.shape[:-1], autoencoders.b.shape[:-1]]))
         readers, of_sae = _read_by_saes(chunk, autoencoders, samples), None
         if pack.protocol.has_sae:
-            saes = _train_chunk_saes(chunk, readers, samples)
+            saes, _ = _train_chunk_saes(chunk, readers, samples)
             of_sae = SparseAutoencoders(*seen([getattr(saes, field.name).shape[:-1] for field in dataclasses.fields(saes)]))
         x = samples if pack.protocol.eval_samples is None else _features(chunk, fresh=True)
     return History(of_ae, of_sae, readers.W[..., 0], x[0])
@@ -170,13 +173,13 @@ def _chunk_end(pack: Pack, ends: NDArray[np.int64], first: int) -> int:
     return first + (fitting // GROUP * GROUP if GROUP < fitting < most - first else fitting)
 
 
-def _run_chunk(chunk: _Chunk) -> dict[str, _Float]:
+def _run_chunk(chunk: _Chunk) -> dict[str, _Array]:
     """Every measured column of the chunk's replicates, (R,) each."""
     autoencoders, samples = _train_chunk_autoencoders(chunk)
     readers = _read_by_saes(chunk, autoencoders, samples)
-    saes = _train_chunk_saes(chunk, readers, samples) if chunk.pack.protocol.has_sae else None
+    saes, controller = _train_chunk_saes(chunk, readers, samples) if chunk.pack.protocol.has_sae else (None, None)
     x = samples if chunk.pack.protocol.eval_samples is None else _features(chunk, fresh=True)
-    return _measure(chunk, autoencoders, readers, saes, x)
+    return _measure(chunk, autoencoders, readers, saes, controller, x)
 
 
 def _features(chunk: _Chunk, fresh: bool = False) -> _Float:
@@ -212,8 +215,8 @@ def _read_by_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float) ->
     return dataclasses.replace(autoencoders, W=(autoencoders.W * scale).astype(autoencoders.W.dtype))
 
 
-def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float) -> SparseAutoencoders:
-    """The R trained SAEs on the activations of the A autoencoders for their training samples."""
+def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float) -> tuple[SparseAutoencoders, L1Controller | None]:
+    """The R trained SAEs on the activations of the A autoencoders for their training samples, and what steered their l1."""
     replicates, protocol, dtype = chunk.pack.replicates, chunk.pack.protocol, np.dtype(chunk.pack.dtype)
     architecture = replicates.architecture
     W_enc, W_dec = zip(*(data.sae_initial_weights(architecture, int(seed), protocol) for seed in replicates.sae_seed))
@@ -230,7 +233,18 @@ def _train_chunk_saes(chunk: _Chunk, autoencoders: Autoencoders, samples: _Float
     )
     batches = _batches(replicates.sae_seed, data.SAE_MINIBATCHES, protocol.sae_training_steps, protocol.sae_batch_size, chunk)
     activations = chunk.engine.hidden(autoencoders.W, samples)
-    return chunk.engine.train_saes(start, activations, chunk.ae_of_sae, batches, replicates.l1, protocol)
+    controller = _controller(chunk, autoencoders)
+    return chunk.engine.train_saes(start, activations, chunk.ae_of_sae, batches, replicates.l1, protocol, controller), controller
+
+
+def _controller(chunk: _Chunk, autoencoders: Autoencoders) -> L1Controller | None:
+    """What steers the R l1 to the protocol's target; None without one."""
+    replicates, protocol = chunk.pack.replicates, chunk.pack.protocol
+    if protocol.sae_target_l0 is None:
+        return None
+    norms = np.linalg.norm(autoencoders.W.astype(np.float64), axis=0)[:, chunk.ae_of_sae].T  # (R, N)
+    l1 = starting_l1(replicates.l1, norms, replicates.sparsity, protocol.sae_target_l0)
+    return L1Controller.of(l1, death_line(norms.max(axis=1)), sae_learning_rates(protocol), protocol, chunk.pack.dtype)
 
 
 def _batches(seeds: NDArray[np.int64], purpose: int, steps: int, batch_size: int, chunk: _Chunk) -> Minibatches | None:
@@ -243,20 +257,27 @@ def _batches(seeds: NDArray[np.int64], purpose: int, steps: int, batch_size: int
 
 
 def _measure(
-    chunk: _Chunk, autoencoders: Autoencoders, readers: Autoencoders, saes: SparseAutoencoders | None, x: _Float
-) -> dict[str, _Float]:
+    chunk: _Chunk,
+    autoencoders: Autoencoders,
+    readers: Autoencoders,
+    saes: SparseAutoencoders | None,
+    controller: L1Controller | None,
+    x: _Float,
+) -> dict[str, _Array]:
     """Metrics in float64 from the trained weights; the SAEs read W x of the `readers`; evaluation samples x (A, S, N)."""
     protocol, replicates = chunk.pack.protocol, chunk.pack.replicates
     importances = data.importances(replicates.architecture.n_features, protocol)
     of_ae = ae_metrics(autoencoders, x, importances, chunk.autoencoders.replicates.sparsity, protocol)
+    l1 = controller.state[SETTLED].astype(np.float64) if controller else replicates.l1
     if saes is None:
         of_sae = {name: np.full(len(replicates), np.nan) for name in SAE_COLUMNS}
     else:
-        of_sae = sae_metrics(saes, autoencoders.W, x, chunk.ae_of_sae, replicates.l1, protocol, readers.W)
-    return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae
+        of_sae = sae_metrics(saes, autoencoders.W, x, chunk.ae_of_sae, l1, protocol, readers.W)
+    steered = {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"], protocol)} if controller else {}
+    return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae | steered
 
 
-def rows_table(pack: Pack, measured: dict[str, _Float], seconds: float, study: str, trial_id: str) -> pa.Table:
+def rows_table(pack: Pack, measured: dict[str, _Array], seconds: float, study: str, trial_id: str) -> pa.Table:
     """The pack's rows in ROW_SCHEMA from what was measured; without measurements each is `crashed`."""
     replicates, size = pack.replicates, len(pack)
     architecture, engine = replicates.architecture, engine_named(pack.engine)
@@ -280,7 +301,8 @@ def rows_table(pack: Pack, measured: dict[str, _Float], seconds: float, study: s
     }
     for field in ROW_SCHEMA:
         if field.name not in columns and field.name not in BOOKKEEPING:
-            columns[field.name] = measured.get(field.name, np.full(size, np.nan))
+            nothing = np.nan if pa.types.is_primitive(field.type) else None
+            columns[field.name] = measured.get(field.name, np.full(size, nothing))
     failure = judge(columns, pack.protocol)
     columns["failure"] = failure.tolist()
     columns["cause"] = [(Cause.NONE if kind == FailureKind.NONE else Cause.UNKNOWN).value for kind in failure]

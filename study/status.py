@@ -63,7 +63,7 @@ def status(name: str, storage: str = DEFAULT_STORAGE) -> Status:
         state = "done"
     else:
         state = "stopped" if driver and driver.get("state") == "stopped" else "cut off"
-    return Status(name, state, planned, done, dict(failures), shards.unreadable, folder.path)
+    return Status(name, state, planned, done, dict(failures), shards.unreadable, folder.place())
 
 
 def existing_study(name: str, storage: str) -> StudyFolder:
@@ -81,8 +81,8 @@ def read_spec(folder: StudyFolder) -> StudySpec:
     """The specification that a study was launched with."""
     text = folder.read_text("study.yaml")
     if text is None:
-        raise MisuseError(f"{folder.path}/study.yaml is not there. A study's folder cannot do without it.")
-    return study_from_yaml(text, f"{folder.path}/study.yaml")
+        raise MisuseError(f"{folder.place('study.yaml')} is not there. A study's folder cannot do without it.")
+    return study_from_yaml(text, folder.place("study.yaml"))
 
 
 DRIVER_FILE = "driver.json"

@@ -35,14 +35,21 @@ class Desk:
         self._workers = workers
         self._arrived: set[tuple[str, int]] = set()
         self._packs: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}
 
-    def put(self, pack_id: str, text: str) -> None:
-        """Lay a pack out, as `Pack.to_text` writes it."""
-        self._packs[pack_id] = text
+    def put(self, name: str, text: str) -> None:
+        """Lay a pack out under a name, as `Pack.to_text` writes it; "" says that nothing comes."""
+        self._packs[name] = text
+        self._nodes.pop(name, None)
 
-    def pack(self, pack_id: str) -> str:
-        """The text of a pack that was laid out."""
-        return self._packs[pack_id]
+    def pack(self, name: str, node: str) -> str | None:
+        """The text that was laid out under a name, for a worker on this node; None where it is not there yet."""
+        self._nodes[name] = node
+        return self._packs.get(name)
+
+    def node_of(self, name: str) -> str | None:
+        """Where the pack went since it was last laid out; None where nobody has come for it."""
+        return self._nodes.get(name)
 
     def arrive(self, node: str, pid: int) -> bool:
         """Say that a worker is up; True once all are."""
@@ -55,11 +62,14 @@ class Desk:
 
 
 class PackTrainable(tune.Trainable):
-    """Trains the pack that the configuration names: {"pack_id": …} → rows in the study's folder, one result line."""
+    """Trains the pack that is laid out as {"pack_id": …} → rows in the study's folder, one result line."""
 
     def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
         self._folder = Storage.at(storage).study(study)
+        if not self._folder.exists():  # a node that came late, and does not mount what the others do
+            raise FileNotFoundError(f"{self._folder.place('study.yaml')} is not seen on node {os.uname().nodename}")
         self._desk = desk
+        self._node = ray.get_runtime_context().get_node_id()
         self._waited = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -67,8 +77,12 @@ class PackTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self._wait_for_the_others()
+        while (text := ray.get(self._desk.pack.remote(self.config["pack_id"], self._node))) is None:
+            time.sleep(0.05)  # a search has not decided yet what comes next
+        if not text:
+            return {"done": True, "replicates": 0}
         began = time.perf_counter()
-        pack = Pack.from_text(ray.get(self._desk.pack.remote(self.config["pack_id"])))
+        pack = Pack.from_text(text)
         rows = run_pack(pack, study=self._folder.name, trial_id=self.trial_id)
         shard = self._folder.write_shard(pack.pack_id, rows)
         failures = Counter(rows["failure"].to_pylist())
@@ -84,9 +98,8 @@ class PackTrainable(tune.Trainable):
 
     def _wait_for_the_others(self) -> None:
         deadline = time.monotonic() + GATE_SECONDS
-        node = ray.get_runtime_context().get_node_id()
         while not self._waited and time.monotonic() < deadline:
-            self._waited = ray.get(self._desk.arrive.remote(node, os.getpid()))
+            self._waited = ray.get(self._desk.arrive.remote(self._node, os.getpid()))
             if not self._waited:
                 time.sleep(0.05)
         self._waited = True

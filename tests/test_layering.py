@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 STDLIB_AND_NUMBERS = {"numpy", "scipy", "pydantic", "yaml"}
-SHELLS = {"trainable", "searchers", "driver"}
+SHELLS = {"trainable", "searchers", "cluster", "driver"}
 ENGINES = {"engines", "engine_reference", "engine_compiled", "engine_torch", "engine_torch_kernels"}
 KERNELS = {"compilation", "simd", "lanes", "moments"}
 

@@ -47,7 +47,7 @@ def undisturbed(spec: StudySpec) -> pd.DataFrame:
     return pd.concat(rows)[list(SCIENCE)].sort_values("replicate_id", ignore_index=True)
 
 
-def science(storage: Path, name: str = "s") -> pd.DataFrame:
+def science(storage: str | Path, name: str = "s") -> pd.DataFrame:
     """The science columns of the stored rows, by replicate_id, as they lie in the shards."""
     rows = Storage.at(storage).study(name).read_shards().rows.to_pandas()
     return rows[list(SCIENCE)].sort_values("replicate_id", ignore_index=True)

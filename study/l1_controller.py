@@ -1,0 +1,137 @@
+"""Steer l1 while an SAE is trained, until it has the L0 that the protocol asks for: `Protocol.sae_target_l0`.
+
+A proportional-integral controller, a replicate a lane. After each step, with e = (L̂ − L*)/(L̂ + L*) = tanh(½ log(L̂/L*)), L̂ the
+running mean of the active latents of the minibatches, L* the target, and up(z) = (1 + z)/(1 − z) ≈ exp(2z):
+
+    l1_settled ← l1_settled · up(g e)                                    the integral, in log l1
+    l1         ← l1_settled · up(4 (1 − u)² · clip(e, −1/9, 1/9))        what the next step is trained under
+
+u = l1_settled/line, line = 2 max ‖W_i‖ the death line (`study.theory`). At small l1 the L0 drifts, for thousands of steps, by what
+l1 is too large or too small: the proportional part must be strong there, and weak near the line, where L0 answers within tens.
+
+* Its clock is the path that Adam can have gone, and ticks once in 0.06 of it (20 steps at a learning rate of 0.003), or once in
+  500 samples where minibatches are small. L̂ forgets within a tick at the highest rate; g is 0.6 a tick.
+* Anti-windup: both l1 are kept in [1e-4, 1.5] · line; the integral rests while l1 stands at the end that e pushes it to; and it
+  does not rise in the first 25 ticks, when L0 is on its way down from half of the latents whatever l1 is.
+* An SAE whose L̂ is under a hundredth of the target is dead, and no l1 revives a ReLU: its weights are set back to the initial ones,
+  l1_settled to a tenth.
+
+Only + − × ÷ and comparisons, in the training dtype: all engines of the `exact` family steer to the same bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.protocol import Protocol
+from study.theory import death_line, l1_for_l0
+
+_Array = NDArray[Any]
+_Float = NDArray[np.float64]
+
+L1, SETTLED, L0, LINE = range(4)
+"""Rows of a controller's state."""
+SWING, LIMIT, LOWEST, HIGHEST, DEAD, RELIEF = 4, 1 / 9, 1e-4, 1.5, 0.01, 0.1
+PATH, SAMPLES, GAIN, WAIT = 0.06, 500, 0.6, 25
+"""The numbers of the module's docstring."""
+
+
+class L0Outcome(StrEnum):
+    """What became of a target L0, in order of precedence."""
+
+    ALL_DEAD = "all_dead"
+    REACHED = "reached"
+    UNREACHABLE = "unreachable"
+    NOT_REACHED = "not_reached"
+
+
+@dataclass(frozen=True, eq=False)
+class L1Controller:
+    """The controllers of R replicates; training moves their state on, in place."""
+
+    state: _Array
+    """(4, R), in the training dtype."""
+    steps: _Array
+    """(T, 3): the weight of each step's minibatch in L̂, then g where l1 is too small and where it is too large."""
+    settings: _Array
+    """(9,): the target, the L̂ under which an SAE is dead, swing, limit, ends of the range, relief, 0 and 1."""
+
+    @classmethod
+    def of(cls, l1: _Float, lines: _Float, rates: _Float, protocol: Protocol, dtype: str) -> L1Controller:
+        """l1 (R,): where each starts; lines (R,): its death line; rates (T,): the SAE's learning rates."""
+        target = _target(protocol)
+        ticks = np.minimum(np.minimum(rates / PATH, protocol.sae_batch_size / SAMPLES), 1)
+        weights, falls = np.maximum(ticks.max(), 1 / np.arange(1, len(rates) + 1)), GAIN * ticks
+        rises = np.where(np.cumsum(ticks) > WAIT, falls, 0)
+        lines = np.maximum(lines, 1e-12)  # an AE of zeros has none
+        start = np.clip(l1, LOWEST * lines, HIGHEST * lines)
+        return cls(
+            np.stack([start, start, np.zeros_like(start), lines]).astype(dtype),
+            np.stack([weights, rises, falls], axis=1).astype(dtype),
+            np.array([target, DEAD * target, SWING, LIMIT, LOWEST, HIGHEST, RELIEF, 0, 1], dtype),
+        )
+
+    def outcomes(self, l0: _Float, protocol: Protocol) -> NDArray[np.object_]:
+        """What became of the target, (R,), judged by the L0 of the evaluation samples; None where that is not finite.
+
+        `unreachable`: l1 ended at the end of its range and would have to go further.
+        """
+        target, l1, line = _target(protocol), self.state[L1], self.state[LINE]
+        low, high = l1 <= self.settings[4] * line, l1 >= self.settings[5] * line
+        conditions = {
+            L0Outcome.ALL_DEAD: l0 == 0,
+            L0Outcome.REACHED: np.abs(l0 / target - 1) <= protocol.reached_within,
+            L0Outcome.UNREACHABLE: (low & (l0 < target)) | (high & (l0 > target)),
+            L0Outcome.NOT_REACHED: np.isfinite(l0),
+        }
+        return np.select(list(conditions.values()), [np.array(kind.value, object) for kind in conditions], np.array(None, object))
+
+
+def _target(protocol: Protocol) -> float:
+    assert protocol.sae_target_l0 is not None, "a controller is made where the protocol has a target"
+    return protocol.sae_target_l0
+
+
+def starting_l1(l1: _Float, column_norms: _Float, sparsity: _Float, target: float) -> _Float:
+    """The given l1 (R,); where it is 0 the closed form, `theory.l1_for_l0` of the column norms (R, N).
+
+    1 % of the death line where the target is out of the closed form's reach: L0 can be more than all features have.
+    """
+    start = l1.copy()
+    for r in np.flatnonzero(l1 == 0):
+        try:
+            start[r] = l1_for_l0(target, column_norms[r], float(sparsity[r]))
+        except ValueError:
+            start[r] = 0.01 * death_line(column_norms[r]).max()
+    return start
+
+
+def steer(state: _Array, active: _Array, step: _Array, settings: _Array, parameters: _Array, initial: _Array) -> None:
+    """One step of the controllers, in place: state (4, R), active (R,) the mean number of active latents of the minibatch.
+
+    The parameters (P, R) of dead lanes are set to the initial ones. Lane by lane, so that a kernel can compile it too.
+    """
+    target, dead, swing, limit, lowest = settings[0], settings[1], settings[2], settings[3], settings[4]
+    highest, relief, zero, one = settings[5], settings[6], settings[7], settings[8]
+    share, rise, fall = step[0], step[1], step[2]
+    for lane in range(state.shape[1]):
+        l1, settled, l0, line = state[L1, lane], state[SETTLED, lane], state[L0, lane], state[LINE, lane]
+        low, high = lowest * line, highest * line
+        l0 = l0 + share * (active[lane] - l0)
+        error = (l0 - target) / (l0 + target)
+        if not ((l1 >= high and error > zero) or (l1 <= low and error < zero)):
+            pull = (rise if error > zero else fall) * error
+            settled = min(max(settled * (one + pull) / (one - pull), low), high)
+        below = max(one - settled / line, zero)
+        push = swing * below * below * min(max(error, -limit), limit)
+        state[L1, lane] = min(max(settled * (one + push) / (one - push), low), high)
+        if l0 < dead:
+            l0, settled = target, max(settled * relief, low)
+            for row in range(len(parameters)):
+                parameters[row, lane] = initial[row, lane]
+        state[SETTLED, lane], state[L0, lane] = settled, l0
