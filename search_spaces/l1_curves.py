@@ -192,19 +192,20 @@ def _before(values: Floats) -> Floats:
     return sums
 
 
+LENGTHS = (0.3, 0.8)
+"""Length scales of the score, in decades."""
+SEED_SHARES = (0.0, 0.3, 0.6)
+"""Of what is not f, the variance that is the seed's."""
+RATIOS = (1.0, 6.0)
+"""Variance of f over that of the rest."""
+
+
 class Score:
     """The mean score over x, a Gaussian process: f(x) + an effect of the seed + noise.
 
     f is a constant and a squared exponential; length scale and the three variances are those of the largest evidence on
     a grid. Scores of one seed share its effect, so that seeds which are common to several x cancel.
     """
-
-    LENGTHS = (0.3, 0.8)
-    """Decades."""
-    SEED_SHARES = (0.0, 0.3, 0.6)
-    """Of what is not f, the variance that is the seed's."""
-    RATIOS = (1.0, 6.0)
-    """Variance of f over that of the rest."""
 
     def __init__(self, size: int, x: Ints, seed: Ints, score: Floats) -> None:
         """x (n,): indices on a lattice of `size` values; n >= 2."""
@@ -215,11 +216,11 @@ class Score:
         y = (score - self._mean) / self._scale
         same_seed = (seed[:, None] == seed).astype(np.float64)
         best = -np.inf
-        for length in self.LENGTHS:
+        for length in LENGTHS:
             near = _near(x, x, length)
-            for share in self.SEED_SHARES:
+            for share in SEED_SHARES:
                 rest = share * same_seed + (1 - share) * np.eye(len(x))
-                for ratio in self.RATIOS:
+                for ratio in RATIOS:
                     factor = np.linalg.cholesky(ratio * (near + 1) + rest)
                     white = solve_triangular(factor, y, lower=True)
                     variance = white @ white / len(x)
