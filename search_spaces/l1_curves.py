@@ -102,7 +102,8 @@ BASES = (0.02, 0.1, 0.4, 0.8, 2.0, 4.5)
 """The rate below the last rise, in multiples of the level; a bump stands on one below the level."""
 BUMP_SDS = (2.0, 4.0)
 """In bins: 0.1 and 0.2 decades."""
-BUMP_PEAKS = (0.25, 0.45, 0.75)
+BUMP_PEAKS = (0.15, 0.4, 0.7)
+"""How far they rise above the level, of what is left above it: a bump below the level is none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +130,10 @@ class Monotony:
         bins, bases = self.bins, np.minimum(level * np.array(BASES), 0.9)
         place = np.arange(bins) + 0.5
         self._bases_of_bumps = int(np.sum(bases < level))
-        centre, sd, peak = (axis.ravel() for axis in np.meshgrid(place, np.array(BUMP_SDS), np.array(BUMP_PEAKS), indexing="ij"))
+        centre, sd, peak = (
+            axis.ravel()
+            for axis in np.meshgrid(place, np.array(BUMP_SDS), level + (1 - level) * np.array(BUMP_PEAKS), indexing="ij")
+        )
         self._centre = centre
         bump = peak[:, None] * np.exp(-0.5 * ((place - centre[:, None]) / sd[:, None]) ** 2)  # (bumps, bins)
         self._bumped = _log_rates(1 - (1 - bases[: self._bases_of_bumps, None, None]) * (1 - bump))
@@ -188,19 +192,20 @@ def _before(values: Floats) -> Floats:
     return sums
 
 
+LENGTHS = (0.3, 0.8)
+"""Length scales of the score, in decades."""
+SEED_SHARES = (0.0, 0.3, 0.6)
+"""Of what is not f, the variance that is the seed's."""
+RATIOS = (1.0, 6.0)
+"""Variance of f over that of the rest."""
+
+
 class Score:
     """The mean score over x, a Gaussian process: f(x) + an effect of the seed + noise.
 
     f is a constant and a squared exponential; length scale and the three variances are those of the largest evidence on
     a grid. Scores of one seed share its effect, so that seeds which are common to several x cancel.
     """
-
-    LENGTHS = (0.3, 0.8)
-    """Decades."""
-    SEED_SHARES = (0.0, 0.3, 0.6)
-    """Of what is not f, the variance that is the seed's."""
-    RATIOS = (1.0, 6.0)
-    """Variance of f over that of the rest."""
 
     def __init__(self, size: int, x: Ints, seed: Ints, score: Floats) -> None:
         """x (n,): indices on a lattice of `size` values; n >= 2."""
@@ -211,11 +216,11 @@ class Score:
         y = (score - self._mean) / self._scale
         same_seed = (seed[:, None] == seed).astype(np.float64)
         best = -np.inf
-        for length in self.LENGTHS:
+        for length in LENGTHS:
             near = _near(x, x, length)
-            for share in self.SEED_SHARES:
+            for share in SEED_SHARES:
                 rest = share * same_seed + (1 - share) * np.eye(len(x))
-                for ratio in self.RATIOS:
+                for ratio in RATIOS:
                     factor = np.linalg.cholesky(ratio * (near + 1) + rest)
                     white = solve_triangular(factor, y, lower=True)
                     variance = white @ white / len(x)

@@ -43,7 +43,7 @@ UNCLEARED_SHARE, CLEARED_SHARE = 0.5, 0.25
 """Of a batch, what is not at the upper edge: before and after that many were told."""
 LOW_SHARE, BEST_SHARE = 0.25, 0.25
 """Of these: at the lower edge, and at what may be the best l1; the rest look for a bump."""
-BUMP_PRIOR = 0.25
+BUMP_PRIOR = 0.5
 """Odds of a bump, which say how many replicates look at the place where it may be."""
 SURE_OF_BUMP = 4.5
 """Log Bayes factor from which a cell is "not monotone"."""
@@ -87,7 +87,8 @@ class L1SearchSpec:
             raise MisuseError(f"budget={self.budget!r} is below {SWEEPS * BATCH}, the replicates of a cell that are spread first.")
         if set(self.failure) & set(BEFORE_SAE) or not self.failure:
             raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(BEFORE_SAE)}.")
-        if self.predicted_high and len(self.predicted_high) != len(cells):
+        object.__setattr__(self, "predicted_high", tuple(self.predicted_high) or (None,) * len(cells))
+        if len(self.predicted_high) != len(cells):
             raise MisuseError(f"predicted_high has {len(self.predicted_high)} values for {len(cells)} cells. Give one a cell.")
         if self.precision is not None and not self.precision > 0:
             raise MisuseError(f"precision={self.precision!r} is not a number of decades above 0.")
@@ -131,9 +132,8 @@ class L1Learner:
     def __init__(self, spec: L1SearchSpec) -> None:
         self.spec = spec
         self._lattice = _Lattice(*spec.l1)
-        self._rising = RisingRate(self._lattice.size, spec.level)
-        self._monotony = Monotony(self._lattice.size, spec.level)
-        self._cells = [_CellRows(self, place) for place in range(len(spec.cells))]
+        rising, monotony = RisingRate(self._lattice.size, spec.level), Monotony(self._lattice.size, spec.level)
+        self._cells = [_CellRows(spec, place, self._lattice, rising, monotony) for place in range(len(spec.cells))]
         self._asked: list[list[tuple[int, Ints, Ints]]] = []
         self._told = 0
 
@@ -204,7 +204,7 @@ class L1Learner:
         """x spread evenly, each seed's far apart; in the second sweep half of them near the predicted edge, if there is one."""
         size = self._lattice.size
         spread = (np.arange(BATCH) + rng.random(BATCH)) / BATCH
-        predicted = self.spec.predicted_high[place] if self.spec.predicted_high else None
+        predicted = self.spec.predicted_high[place]
         if number == SWEEPS - 1 and predicted is not None:
             middle = np.log10(predicted / self.spec.l1[0]) / STEP / size
             near = middle + NEAR / STEP / size * (2 * spread[::2] - 1)
@@ -242,11 +242,11 @@ class _Lattice:
 class _CellRows:
     """The rows of one cell, and what they say."""
 
-    def __init__(self, learner: L1Learner, place: int) -> None:
-        self._learner, self._place = learner, place
-        self._spec, self._size = learner.spec, learner._lattice.size
+    def __init__(self, spec: L1SearchSpec, place: int, lattice: _Lattice, rising: RisingRate, monotony: Monotony) -> None:
+        self._spec, self._place, self._lattice, self._size = spec, place, lattice, lattice.size
+        self._rising, self._monotony = rising, monotony
         self.asked = 0
-        self.next_seed = learner.spec.seed + place * learner.spec.budget
+        self.next_seed = spec.seed + place * spec.budget
         self.bump_x: int | None = None
         """Where a bump was seen for sure, once it was."""
         self._x: Ints = np.empty(0, dtype=np.int64)
@@ -288,17 +288,17 @@ class _CellRows:
     @cached_property
     def high(self) -> Crossing:
         """Where the failure's rate rises to the level."""
-        return self._learner._rising.crossing(*self._counts(self._failed))
+        return self._rising.crossing(*self._counts(self._failed))
 
     @cached_property
     def low(self) -> Crossing:
         """Where the rate of a dense code falls to the level; on the lattice turned round."""
         failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
-        return self._learner._rising.crossing(failures[::-1], replicates[::-1])
+        return self._rising.crossing(failures[::-1], replicates[::-1])
 
     @cached_property
     def descent(self) -> Descent:
-        return self._learner._monotony.descent(*self._counts(self._failed))
+        return self._monotony.descent(*self._counts(self._failed))
 
     @cached_property
     def score(self) -> Score | None:
@@ -318,16 +318,17 @@ class _CellRows:
             return True
         if self.bump_x is not None and self._spec.score is None:
             return True
-        return self._spec.precision is not None and self._cleared >= CLEARANCE and self.half_width <= self._spec.precision
+        return self._spec.precision is not None and self._cleared and self.half_width <= self._spec.precision
 
     @property
-    def _cleared(self) -> int:
-        """Replicates that lie below the rise."""
-        return int(np.sum(self._x[self._judged] < self.descent.below_rise))
+    def _cleared(self) -> bool:
+        """Whether enough replicates lie below the rise, and do not hint at a bump."""
+        below = np.sum(self._x[self._judged] < self.descent.below_rise)
+        return bool(below >= CLEARANCE) and self.descent.log_bayes_factor < -1
 
     def refined(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """x and seeds, counted from 0: replicates at the edge, each of a seed of its own, and others on the same autoencoders."""
-        edges = count - round((CLEARED_SHARE if self._cleared >= CLEARANCE else UNCLEARED_SHARE) * count)
+        edges = count - round((CLEARED_SHARE if self._cleared else UNCLEARED_SHARE) * count)
         edge = self._within(self.high, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
         rest = count - len(edge)
         low = best = np.empty(0, dtype=np.int64)
@@ -349,18 +350,21 @@ class _CellRows:
         return np.empty(0, dtype=np.int64) if score is None else score.places[score.draws(count, rng).argmax(1)]
 
     def _suspected(self, count: int, rng: np.random.Generator) -> Ints:
-        """Draws from where a bump may be, as many as it is probable."""
+        """As many as a bump is probable: half from where it may be, half from between there and the last rise."""
         if self.bump_x is not None:
             return np.empty(0, dtype=np.int64)
         odds = BUMP_PRIOR * np.exp(min(self.descent.log_bayes_factor, 50.0))
-        return rng.choice(self._size, round(count * odds / (1 + odds)), p=self.descent.bump)
+        x = rng.choice(self._size, round(count * odds / (1 + odds)), p=self.descent.bump)
+        gap = np.maximum(self.descent.below_rise - x[1::2], 1)
+        x[1::2] += (gap * rng.random(len(gap))).astype(np.int64)
+        return np.minimum(x, self._size - 1)
 
     def _spread(self, count: int, rng: np.random.Generator) -> Ints:
         """Evenly below the rise."""
         return ((np.arange(count) + rng.random(count)) / max(count, 1) * max(self.descent.below_rise, 1)).astype(np.int64)
 
     def result(self) -> L1Interval:
-        lattice = self._learner._lattice
+        lattice = self._lattice
         name, sparsity = self._spec.cells[self._place]
         middle, first, last = (self.high.quantile(share) for share in (0.5, *_ENDS))
         safe_high, high_ends = lattice.at(middle), (lattice.at(first), lattice.at(last))
@@ -391,7 +395,7 @@ class _CellRows:
             best_l1=best_l1,
             best_l1_interval=best_ends,
             best_mcc=best_score,
-            predicted_high=self._spec.predicted_high[self._place] if self._spec.predicted_high else None,
+            predicted_high=self._spec.predicted_high[self._place],
             replicates=len(self),
             autoencoders=len(np.unique(self._seed)),
             ae_collapsed=int(np.sum(~self._judged)),

@@ -55,8 +55,14 @@ CellName = tuple[str, str, float]
 def train(cell: CellName, l1: NDArray[np.float64], seed: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
     """Rows of replicates (R,)."""
     protocol, architecture, sparsity = cell
+    return trained(protocol, architecture, np.full(len(l1), sparsity), l1, seed)
+
+
+def trained(
+    protocol: str, architecture: str, sparsity: NDArray[np.float64], l1: NDArray[np.float64], seed: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
     l1 = np.array([rounded(value) for value in l1])
-    replicates = Replicates(Architecture.parse(architecture), np.full(len(l1), sparsity), l1, seed, seed, seed, seed)
+    replicates = Replicates(Architecture.parse(architecture), sparsity, l1, seed, seed, seed, seed)
     return columns(run_pack(Pack(replicates, PROTOCOLS[protocol], "float32", "compiled")))
 
 
@@ -172,18 +178,26 @@ def searched(protocol: str, names: Sequence[tuple[str, float]], budget: int) -> 
 
 
 def tpe(folder: Path, cell: CellName, budget: int) -> float:
-    """The best l1 of Optuna's TPE, whose trials are mean scores over TPE_SEEDS common seeds; kept in the folder."""
-    file = folder / f"tpe_{budget}_{'_'.join(map(str, cell))}.json"
+    """The best l1 of Optuna's TPE, whose trials are mean scores over TPE_SEEDS common seeds; kept in the folder.
+
+    All sparsities of an architecture go on side by side, which only saves time.
+    """
+    protocol, architecture, sparsity = cell
+    file = folder / f"tpe_{budget}_{protocol}_{architecture}.json"
     if not file.exists():
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+        sparsities = [name[2] for name in CELLS if name[:2] == cell[:2]]
+        studies = [optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0)) for _ in sparsities]
         for _ in range(budget // TPE_SEEDS):
-            trial = study.ask()
-            l1 = trial.suggest_float("l1", LOW, HIGH, log=True)
-            rows = train(cell, np.full(TPE_SEEDS, l1), np.arange(TPE_SEEDS))
-            study.tell(trial, float(np.nan_to_num(mean_scores(rows)[0])))
-        file.write_text(json.dumps(study.best_params["l1"]))
-    return float(json.loads(file.read_text()))
+            trials = [study.ask() for study in studies]
+            l1 = [trial.suggest_float("l1", LOW, HIGH, log=True) for trial in trials]
+            seeds = np.tile(np.arange(TPE_SEEDS), len(trials))
+            rows = trained(protocol, architecture, *(np.repeat(values, TPE_SEEDS) for values in (sparsities, l1)), seeds)
+            for study, trial, own in zip(studies, trials, sparsities):
+                mine = {name: values[rows["sparsity"] == own] for name, values in rows.items()}
+                study.tell(trial, float(np.nan_to_num(mean_scores(mine)[0])))
+        file.write_text(json.dumps([[own, study.best_params["l1"]] for own, study in zip(sparsities, studies)]))
+    return float(dict(json.loads(file.read_text()))[sparsity])
 
 
 def regrets(cell: CellName, best: Sequence[float], others: Sequence[float]) -> list[float]:
