@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -78,9 +78,8 @@ class Domain:
             unknown = given[(given < 0) | (given >= len(self.architectures))]
             found = given.astype(np.int64)
         else:
-            names, inverse = np.unique(given.astype(str), return_inverse=True)
             places = {name: place for place, name in enumerate(self.architectures)}
-            found = np.array([places.get(name, -1) for name in names], dtype=np.int64)[inverse]
+            found = np.array([places.get(name, -1) for name in given.tolist()], dtype=np.int64)
             unknown = given[found < 0]
         if len(unknown):
             raise MisuseError(f"architecture {unknown[0]!s} is not of this surface: {', '.join(self.architectures)}.")
@@ -193,8 +192,21 @@ class Counts:
         starts = np.flatnonzero(first)
         return Counts(a[first], u[first], v[first], np.add.reduceat(k, starts), np.add.reduceat(n, starts))
 
+    def gathered(self) -> Counts:
+        """These counts; more than MOST_POINTS points are moved to the middles of the grid's cells, and added up there.
+
+        That is finer than the tree sees, and a sixth of the process's shortest length scale.
+        """
+        if len(self) <= MOST_POINTS:
+            return self
+        u, v = ((grid_cell(x, GRID) + 0.5) / GRID for x in (self.u, self.v))
+        return replace(self, u=u, v=v).merged()
+
     def _columns(self) -> tuple[NDArray[np.generic], ...]:
         return self.architecture, self.u, self.v, self.failures, self.replicates
+
+
+MOST_POINTS = 20_000
 
 
 def _whole(name: str, values: ArrayLike) -> Ints:
@@ -783,7 +795,7 @@ class Surface:
 
     def updated(self, batch: Counts) -> Surface:
         """The surface after one more batch, which tree and process both foretell before they see it."""
-        return _fitted(self.domain, self.counts.plus(batch), self.scores + self._scored(batch))
+        return _fitted(self.domain, self.counts.plus(batch).gathered(), self.scores + self._scored(batch))
 
     def _posterior(self, index: Ints, u: Floats, v: Floats, estimator: Estimator) -> Posterior:
         tree = _matched(*self.tree.moments(index, u, v))
@@ -852,7 +864,7 @@ def fit_surface(domain: Domain, counts: Counts, batch: ArrayLike | None = None) 
     order = dealt(counts) if batch is None else _whole("batch", batch)
     if order.shape != counts.u.shape:
         raise MisuseError(f"batch has shape {order.shape}, the counts {counts.u.shape}: give one number a row.")
-    surface = _fitted(domain, counts.take(order < order.min(initial=0)).merged(), np.zeros(domain.shape()))
+    surface = _fitted(domain, counts.take(order < order.min(initial=0)), np.zeros(domain.shape()))
     for number in np.unique(order):
         surface = surface.updated(counts.take(order == number).merged())
     return surface
