@@ -49,8 +49,7 @@ LEAST_BATCH, MOST_BATCH, GROWTH = 256, 10_000, 0.1
 STRADDLE, SURPRISE = 0.6, 0.15
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
 STRADDLE_VOLUME = 0.002
-"""Straddle's share shrinks in proportion where its mean weight is below this: there is little boundary to sharpen. Half
-of what it gives up goes to surprise, half to Sobol."""
+"""Straddle's share shrinks in proportion where its mean weight is below this: there is little boundary to sharpen."""
 SURPRISE_REACH = 3.0
 """Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
 
@@ -106,11 +105,12 @@ class Refinement:
             self._state = _State(spec, fit_surface(spec.domain, counts))
         self._earlier = int(counts.replicates.sum())
         self._planned = 0
+        self._precise = False
         self._sobol = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(spec.seed))
         self._rng = np.random.default_rng((spec.seed, 1))
-        self._precise = False
         self._to_ask: deque[list[Replicates]] = deque()
         self._asked: deque[int] = deque()
+        """The sizes of the batches that are out."""
         self._plan()
         self._plan()
 
@@ -149,8 +149,6 @@ class Refinement:
         self.told += self._asked.popleft()
         with threadpool_limits(1, "blas"):
             self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
-        self._precise = self._precise or (self._earlier + self.told >= self.spec.first_pass and self._is_precise())
-        if not self._precise:
             self._plan()
 
     def summary(self) -> dict[str, float]:
@@ -166,16 +164,11 @@ class Refinement:
         outcomes = failed(rows, self.spec.failure)
         return Counts.of(self.spec.domain, rows["architecture"], rows["sparsity"], rows["l1"], outcomes).gathered().merged()
 
-    def _is_precise(self) -> bool:
-        volume, regret = self.spec.misclassified_volume, self.spec.regret
-        return (volume is not None and self.expected_misclassified_volume <= volume) or (
-            regret is not None and self.expected_regret <= regret
-        )
-
     def _plan(self) -> None:
-        """Another batch, unless the budget is spent: the rest of the first pass but for one batch, that batch, refinement."""
+        """Another batch, unless the budget is spent or the precision reached: the first pass but for a batch, that, refinement."""
+        self._precise = self._precise or self._is_precise()
         left = self.spec.budget - self._planned
-        if left <= 0:
+        if self._precise or left <= 0:
             return
         size = self.spec.batch or min(max(LEAST_BATCH, int(GROWTH * self._planned)), MOST_BATCH)
         first = self.spec.first_pass - self._earlier - self._planned
@@ -187,6 +180,13 @@ class Refinement:
         self._next_seed += points.autoencoders
         self._planned += len(seeds)
         self._to_ask.append(_replicates(self.spec.domain, points, seeds))
+
+    def _is_precise(self) -> bool:
+        volume, regret = self.spec.misclassified_volume, self.spec.regret
+        return self._earlier + self.told >= self.spec.first_pass and (
+            (volume is not None and self.expected_misclassified_volume <= volume)
+            or (regret is not None and self.expected_regret <= regret)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +222,11 @@ class _State:
     def straddle(self) -> Floats:
         """max(1.96 sd − |mean − level|, 0) on the grid."""
         return np.maximum(1.96 * self.mixture.sd - np.abs(self.mixture.mean - self.spec.level), 0)
+
+    @cached_property
+    def tree_risk(self) -> Floats:
+        """min(q, 1 − q) of the tree on the grid."""
+        return self.surface.on_grid(estimator="tree").risk(self.spec.level)
 
     @cached_property
     def risk(self) -> Floats:
@@ -264,9 +269,9 @@ class _State:
         """A batch: straddle, surprise, Sobol."""
         total = self._autoencoders(count)
         parts = []
-        straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME) ** 0.5
-        surprise = SURPRISE + (STRADDLE - straddle) / 2
-        for share, weights in ((straddle, self.straddle), (surprise, self.surprise)):
+        straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME)
+        tree, surprise = (share + part * (STRADDLE - straddle) for share, part in ((0, 2 / 3), (SURPRISE, 1 / 6)))
+        for share, weights in ((straddle, self.straddle), (tree, self.tree_risk), (surprise, self.surprise)):
             drawn = systematic(weights, round(share * total), rng)
             parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
         left = total - sum(part.autoencoders for part in parts)
