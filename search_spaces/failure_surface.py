@@ -533,7 +533,7 @@ def _pairs(values: NDArray[Any], axis: int) -> NDArray[Any]:
 FUNCTIONS = 20
 """Cosines an axis."""
 LENGTHS = (0.05, 0.1, 0.2)
-"""Length scales to choose from, of axes of length 1."""
+"""Length scales to choose from for each axis, of length 1."""
 AMPLITUDE = 4.0
 """Prior standard deviation of the logit."""
 
@@ -551,13 +551,14 @@ class Process:
 
     @classmethod
     def fitted(cls, domain: Domain, counts: Counts) -> Process:
-        """One process an architecture, each with the length scale of the greatest evidence."""
+        """One process an architecture, each with the length scales, of u and of v, of the greatest evidence."""
         sides = tuple(FUNCTIONS if varies else 1 for varies in domain.varies)
+        choices = [LENGTHS if varies else LENGTHS[:1] for varies in domain.varies]
         location = np.zeros((len(domain.architectures), *sides))
         variance = np.zeros((len(domain.architectures), *(2 * side - 1 for side in sides)))
         for a in range(len(domain.architectures)):
             mine = counts.take(counts.architecture == a)
-            fits = [_laplace(mine, length, domain.varies) for length in LENGTHS]
+            fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
             best = max(fits, key=lambda fit: fit.evidence)
             _embed(location[a], best.location)
             _embed(variance[a], best.variance)
@@ -599,14 +600,15 @@ class _Laplace:
         return _variance_series(half.T @ half, self.location.shape)
 
 
-def _laplace(counts: Counts, length: float, varies: tuple[bool, bool]) -> _Laplace:
+def _laplace(counts: Counts, lengths: tuple[float, ...], varies: tuple[bool, bool]) -> _Laplace:
     """Newton's method for the mode of the weights, in units of their prior standard deviation z = w / √prior.
 
     With W = n p (1 − p): (I + D Φᵀ W Φ D) is the Hessian of −log posterior, D = diag(√prior). Rasmussen and Williams
     2006, eqs. 3.15 and 3.32.
     """
-    sides = tuple(_functions(axis, length) if varied else 1 for axis, varied in zip((counts.u, counts.v), varies))
-    scale = AMPLITUDE * np.sqrt(np.outer(_spectrum(length, sides[0]), _spectrum(length, sides[1]))).ravel()
+    axes = zip((counts.u, counts.v), lengths, varies)
+    sides = tuple(_functions(axis, length) if varied else 1 for axis, length, varied in axes)
+    scale = AMPLITUDE * np.sqrt(np.outer(*map(_spectrum, lengths, sides))).ravel()
     waves = _cosines(counts.u, 2 * sides[0] - 1), _cosines(counts.v, 2 * sides[1] - 1)
     z = np.zeros(len(scale))
     value, gradient, hessian = _objective(z, counts, scale, waves, sides)

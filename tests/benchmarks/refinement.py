@@ -77,6 +77,7 @@ def searched(name: str, seed: int) -> Run:
             if _over_half_of_each_island(name, made.exceedance(0.5) >= 0.5):
                 run.sure = learner.told
     run.end = Quality.of(learner.surface, rate)
+    print(f"{name}, run {seed}: 2 % at {run.reached:.0f}, islands sure at {run.sure:.0f}; {run.end}", file=sys.stderr, flush=True)
     return run
 
 
