@@ -24,7 +24,7 @@ class FailureMap:
     replicates: int
     """Trained and told to the learner."""
     estimated_misclassified_volume: float
-    """Expected share of the space on the wrong side of the border; the truth was about half of it where it could be known."""
+    """Expected share of the space on the wrong side of the border: two to four times the true one where that could be known."""
     estimated_regret: float
     """The same, each place weighted by how far its rate is from the level."""
     regions: list[Region]
