@@ -142,7 +142,7 @@ def mean_scores(rows: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
 
 
 def fitted_crossing(x: NDArray[np.float64], failures: NDArray[np.float64], judged: NDArray[np.float64]) -> float:
-    """Where a quadratic for the logit of the rate crosses LEVEL, fitted to levels of isotonic rate 0.02 to 0.4, or to six around it."""
+    """Where a quadratic for the logit of the rate crosses LEVEL, fitted to isotonic rates of 0.02 to 0.4, or to six levels."""
     rate = isotonic_regression(failures / judged, weights=judged).x
     near = (rate > 0.02) & (rate < 0.4)
     if near.sum() < 4:  # a sharp rise
