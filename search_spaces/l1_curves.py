@@ -223,7 +223,7 @@ class Score:
                 for ratio in RATIOS:
                     factor = np.linalg.cholesky(ratio * (near + 1) + rest)
                     white = solve_triangular(factor, y, lower=True)
-                    variance = white @ white / len(x)
+                    variance = max(float(white @ white), 1e-12) / len(x)
                     evidence = -0.5 * len(x) * np.log(variance) - np.log(np.diag(factor)).sum()
                     if evidence > best:
                         best, chosen = evidence, (length, ratio, variance, factor, white)

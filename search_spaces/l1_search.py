@@ -39,10 +39,10 @@ NEAR = 0.5
 """Decades to each side of the predicted edge in which half of the second sweep lies."""
 CLEARANCE = 96
 """Replicates below the edge that look for a bump."""
-UNCLEARED_SHARE, CLEARED_SHARE = 0.5, 0.25
+UNCLEARED_SHARE, CLEARED_SHARE = 0.5, 0.35
 """Of a batch, what is not at the upper edge: before and after that many were told."""
 LOW_SHARE, BEST_SHARE = 0.25, 0.25
-"""Of these: at the lower edge, and at what may be the best l1; the rest look for a bump."""
+"""Of these: at the lower edge, and at what may be the best l1; the rest look for a bump while they must."""
 BUMP_PRIOR = 0.5
 """Odds of a bump, which say how many replicates look at the place where it may be."""
 SURE_OF_BUMP = 4.5
@@ -328,13 +328,14 @@ class _CellRows:
 
     def refined(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """x and seeds, counted from 0: replicates at the edge, each of a seed of its own, and others on the same autoencoders."""
-        edges = count - round((CLEARED_SHARE if self._cleared else UNCLEARED_SHARE) * count)
+        rest_share, best_share = (CLEARED_SHARE, 1 - LOW_SHARE) if self._cleared else (UNCLEARED_SHARE, BEST_SHARE)
+        edges = count - round(rest_share * count)
         edge = self._within(self.high, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
         rest = count - len(edge)
         low = best = np.empty(0, dtype=np.int64)
         if self._spec.score is not None:
             low = self._size - 1 - self._within(self.low, round(LOW_SHARE * rest), rng)
-            best = self._thompson(round(BEST_SHARE * rest), rng)
+            best = self._thompson(round(best_share * rest), rng)
         bumps = self._suspected(rest - len(low) - len(best), rng)
         clear = self._spread(rest - len(low) - len(best) - len(bumps), rng)
         x = np.concatenate([edge, rng.permutation(np.concatenate([low, best, bumps, clear]))])

@@ -142,11 +142,12 @@ def mean_scores(rows: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
 
 
 def fitted_crossing(x: NDArray[np.float64], failures: NDArray[np.float64], judged: NDArray[np.float64]) -> float:
-    """Where a quadratic for the logit of the rate crosses LEVEL, fitted to levels whose isotonic rate is in (0.02, 0.4)."""
+    """Where a quadratic for the logit of the rate crosses LEVEL, fitted to isotonic rates of 0.02 to 0.4, or to six levels."""
     rate = isotonic_regression(failures / judged, weights=judged).x
     near = (rate > 0.02) & (rate < 0.4)
-    if near.sum() < 4:
-        near = np.argsort(np.abs(rate - LEVEL), kind="stable")[:5]
+    if near.sum() < 4:  # a sharp rise
+        first = int(np.searchsorted(rate, LEVEL))
+        near = np.abs(np.arange(len(x)) - (first - 0.5)) < 3
     x, k, n = x[near], failures[near], judged[near]
     middle = x.mean()
     design = np.vander(x - middle, 3, increasing=True)
