@@ -607,7 +607,10 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
 
     folder = Storage.at(storage).study(outcome.study)
     document = {name: value for name, value in vars(outcome).items() if name != "learner"}
-    if isinstance(outcome.learner, Refinement):
+    if outcome.learner is not None and outcome.state != "done":
+        if as_json:
+            _print_json({**document, **outcome.learner.summary()})
+    elif isinstance(outcome.learner, Refinement):
         _tell_map(outcome.learner, document, folder, as_json)
     elif isinstance(outcome.learner, L1Learner):
         _tell_l1(outcome.learner, document, folder, as_json)
@@ -765,7 +768,8 @@ def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
 def _told(progress: StudyProgress) -> str:
     left = f", {_duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
     failures = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
-    return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}"
+    learned = "".join(f"; {name.replace('_', ' ')} {value:.3g}" for name, value in progress.learned.items() if name != "replicates")
+    return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}{learned}"
 
 
 def _duration(seconds: float) -> str:

@@ -57,7 +57,7 @@ class Tuning:
     def __init__(self, size: int) -> None:
         self.poisoned: list[Pack] = []
         pack = missing_packs(study(), ())[0][0].take(slice(0, size))
-        self.queue = PackQueue([pack], lambda name, pack: None, self.poisoned.append)
+        self.queue = PackQueue([pack], lambda pack: None, self.poisoned.append)
         self.trials = 0
 
     def fails(self, fault: Fault, times: int = 1) -> list[Pack | None]:
