@@ -139,7 +139,7 @@ class LearnerQueue(PackQueue):
             if self._queue or self._over or self._halted:
                 return super().suggest(trial_id)
             self._waiting.add(trial_id)
-            return {"pack_id": ""}
+            return {"pack_id": "", "spare_for": trial_id}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         with self._lock:

@@ -84,7 +84,7 @@ class Desk:
 
 
 class PackTrainable(tune.Trainable):
-    """Trains the pack that {"pack_id": …} names, or with "" a spare one → rows in the study's folder, one result line."""
+    """Trains a pack → rows in the study's folder, one result line: {"pack_id": …}, or with "" a spare one for {"spare_for": trial}."""
 
     def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
         self._folder = Storage.at(storage).study(study)
@@ -99,7 +99,9 @@ class PackTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self._wait_for_the_others()
-        while (text := ray.get(self._desk.pack.remote(self.config["pack_id"], self._node))) is None:
+        pack_id = self.config["pack_id"]
+        ask = self._desk.pack if pack_id else self._desk.spare
+        while (text := ray.get(ask.remote(pack_id or self.config["spare_for"], self._node))) is None:
             time.sleep(0.05)  # not laid out yet: a search decides what comes next
         if not text:
             return {"done": True, "replicates": 0}

@@ -137,7 +137,7 @@ def test_trials_that_end_before_they_have_a_pack_are_told() -> None:
     for i in range(4):
         study.queue.suggest(f"t{i}")
     for i in range(TRIES[Fault.LOST]):
-        assert study.queue.suggest(f"w{i}") == {"pack_id": ""}
+        assert study.queue.suggest(f"w{i}") == {"pack_id": "", "spare_for": f"w{i}"}
         assert study.queue.failed(f"w{i}", Fault.RAISED) is None
     assert "before they had a pack, the last because it raised" in str(study.queue.error)
 
