@@ -37,9 +37,7 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     """
     folder = _folder(study, storage)
     shards = folder.read_shards()
-    frame = shards.rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    frame = frame.astype(dict.fromkeys(_ALWAYS_THERE, "int64"))
-    frame["sae_all_dead"] = failed(frame, "sae_all_dead").fillna(False).astype(bool)
+    frame = tidy(shards.rows)
     reported = {line["pack_id"] for line in _result_lines(folder)}
     frame.attrs = {
         "study": folder.name,
@@ -49,6 +47,14 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
         "tune_lines_without_shard": sorted(reported - set(shards.names) - set(shards.unreadable)),
         "unreadable_shards": list(shards.unreadable),
     }
+    return frame
+
+
+def tidy(rows: pa.Table) -> pd.DataFrame:
+    """Stored rows as `load` gives them."""
+    frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    frame = frame.astype(dict.fromkeys(_ALWAYS_THERE, "int64"))
+    frame["sae_all_dead"] = failed(frame, "sae_all_dead").fillna(False).astype(bool)
     return frame
 
 

@@ -19,7 +19,7 @@ from search_spaces.l1_search import BEFORE_SAE, L1Interval, L1Learner
 from search_spaces.protocol import PROTOCOLS, Protocol
 from search_spaces.spaces import study_from
 from study.batches import COLUMNS, Batches
-from study.row_store import DEFAULT_STORAGE, ROW_SCHEMA, Storage, StudyFolder
+from study.row_store import DEFAULT_STORAGE, ROW_SCHEMA, StudyFolder
 from study.run_pack import run_pack
 from study.searches import learner_of
 from study.status import existing_study
@@ -35,28 +35,30 @@ def recommend_l1(
     *,
     study: str | None = None,
     storage: str = DEFAULT_STORAGE,
-    protocol: str | dict[str, Any] = "dissertation",
+    protocol: str | dict[str, Any] | None = None,
     dtype: str = "float64",
     budget: int = 250,
 ) -> L1Interval:
     """The best l1 of one architecture and sparsity, and the interval around it in which SAEs neither die nor turn dense.
 
     study: an L1 search that was run with `sae-study l1` and has this cell. Without it the search runs here, in this process
-    and without Ray: `budget` replicates, a few seconds under `dissertation`. Raises MisuseError.
+    and without Ray, under `protocol` (default: `dissertation`): `budget` replicates, a few seconds. Raises MisuseError.
     """
     name, sparsity = str(Architecture.parse(architecture)), checked_sparsity(sparsity)
+    if study is not None and protocol is not None:
+        raise MisuseError(f"study={study!r} has a protocol of its own. Give the study or the protocol, not both.")
     if study is not None:
         return _stored(existing_study(study, storage), name, sparsity)
     spec = study_from(
         {
             "name": "l1",
-            "protocol": protocol,
+            "protocol": protocol or "dissertation",
             "dtype": dtype,
             "space": {"architectures": [name], "sparsities": [sparsity], "l1": list(SEARCHED), "seeds": [0]},
             "search": {"kind": "l1", "budget": budget},
         }
     )
-    learner = learner_of(spec, Storage.at(storage))
+    learner = learner_of(spec)
     batches = Batches(learner, spec, ROW_SCHEMA.empty_table().select(COLUMNS))
     with threadpool_limits(1, "blas"):
         packs = batches.learn()
@@ -104,7 +106,7 @@ def l1_table(found: Sequence[L1Interval]) -> pd.DataFrame:
 
 
 def write_l1(folder: StudyFolder, found: Sequence[L1Interval]) -> list[str]:
-    """Keep what was found beside the rows: JSON, CSV, the figure. The files' names within the study's folder."""
+    """Keep what a finished search found beside the rows: JSON, CSV, the figure. The files' names within the study's folder."""
     png, svg = draw(l1_figure(found))
     content = {
         L1_FILE: json.dumps({"cells": [asdict(interval) for interval in found]}, indent=2).encode(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -67,24 +67,12 @@ class Tally:
         return Counts(self.cells.architecture, self.cells.u, self.cells.v, failures, self.cells.replicates)
 
     def surface(self, failed: Bools) -> Surface:
-        """P(failure) fitted to the cells; where these are more than MOST_CELLS, to their counts on a grid of PITCH."""
-        counts = self.counts(failed)
-        if len(counts) > MOST_CELLS:
-            counts = _gathered(counts)
+        """P(failure) fitted to the cells."""
+        counts = self.counts(failed).gathered()
         with threadpool_limits(
             1, "blas"
         ):  # the matrices are small: more threads wait for each other, on a busy machine for minutes
             return fit_surface(self.domain, counts, dealt(counts) * PREDICTIVE_FITS // FOLDS)
-
-
-def _gathered(counts: Counts) -> Counts:
-    """Each point moved to the middle of its grid cell, and added up there."""
-    u, v = ((np.minimum(np.floor(x * PITCH), PITCH - 1) + 0.5) / PITCH for x in (counts.u, counts.v))
-    return replace(counts, u=u, v=v).merged()
-
-
-MOST_CELLS, PITCH = 20_000, 64
-"""A random search of more cells is gathered on PITCH × PITCH an architecture, as finely as the surface's tree sees."""
 
 
 def architecture_index(frame: pd.DataFrame, domain: Domain) -> Ints:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
+import pandas as pd
+
 from analysis.drawing import draw
 from analysis.failure_regions import Region, failure_regions
-from analysis.frames import load
+from analysis.frames import load, tidy
 from analysis.map_plots import map_figure
 from search_spaces.refinement import Refinement
 from study.row_store import StudyFolder
@@ -22,9 +24,9 @@ class FailureMap:
     failure: str
     level: float
     replicates: int
-    """Trained and told to the learner."""
+    """Trained, those of earlier studies not counted."""
     estimated_misclassified_volume: float
-    """Expected share of the space on the wrong side of the border; the truth was about half of it where it could be known."""
+    """Expected share of the space on the wrong side of the border: two to four times the true one where that could be known."""
     estimated_regret: float
     """The same, each place weighted by how far its rate is from the level."""
     regions: list[Region]
@@ -32,13 +34,15 @@ class FailureMap:
 
 
 def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
-    """The map of a study whose learner was led through its rows."""
+    """The map of a study whose learner was led through its rows, and those that it started from."""
     frame = load(folder.name, folder.storage.given)
+    if (earlier := folder.read_earlier()) is not None:
+        frame = pd.concat([frame, tidy(earlier)], ignore_index=True)
     spec = learner.spec
     return FailureMap(
         spec.failure,
         spec.level,
-        len(frame),
+        learner.told,
         learner.expected_misclassified_volume,
         learner.expected_regret,
         failure_regions(frame, spec.failure, spec.level),

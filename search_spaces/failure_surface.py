@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -78,9 +78,8 @@ class Domain:
             unknown = given[(given < 0) | (given >= len(self.architectures))]
             found = given.astype(np.int64)
         else:
-            names, inverse = np.unique(given.astype(str), return_inverse=True)
             places = {name: place for place, name in enumerate(self.architectures)}
-            found = np.array([places.get(name, -1) for name in names], dtype=np.int64)[inverse]
+            found = np.array([places.get(name, -1) for name in given.tolist()], dtype=np.int64)
             unknown = given[found < 0]
         if len(unknown):
             raise MisuseError(f"architecture {unknown[0]!s} is not of this surface: {', '.join(self.architectures)}.")
@@ -193,8 +192,21 @@ class Counts:
         starts = np.flatnonzero(first)
         return Counts(a[first], u[first], v[first], np.add.reduceat(k, starts), np.add.reduceat(n, starts))
 
+    def gathered(self) -> Counts:
+        """These counts; more than MOST_POINTS points are moved to the middles of the grid's cells, and added up there.
+
+        That is finer than the tree sees, and a sixth of the process's shortest length scale.
+        """
+        if len(self) <= MOST_POINTS:
+            return self
+        u, v = ((grid_cell(x, GRID) + 0.5) / GRID for x in (self.u, self.v))
+        return replace(self, u=u, v=v).merged()
+
     def _columns(self) -> tuple[NDArray[np.generic], ...]:
         return self.architecture, self.u, self.v, self.failures, self.replicates
+
+
+MOST_POINTS = 20_000
 
 
 def _whole(name: str, values: ArrayLike) -> Ints:
@@ -521,7 +533,7 @@ def _pairs(values: NDArray[Any], axis: int) -> NDArray[Any]:
 FUNCTIONS = 20
 """Cosines an axis."""
 LENGTHS = (0.05, 0.1, 0.2)
-"""Length scales to choose from, of axes of length 1."""
+"""Length scales to choose from for each axis, of length 1."""
 AMPLITUDE = 4.0
 """Prior standard deviation of the logit."""
 
@@ -539,13 +551,14 @@ class Process:
 
     @classmethod
     def fitted(cls, domain: Domain, counts: Counts) -> Process:
-        """One process an architecture, each with the length scale of the greatest evidence."""
+        """One process an architecture, each with the length scales, of u and of v, of the greatest evidence."""
         sides = tuple(FUNCTIONS if varies else 1 for varies in domain.varies)
+        choices = [LENGTHS if varies else LENGTHS[:1] for varies in domain.varies]
         location = np.zeros((len(domain.architectures), *sides))
         variance = np.zeros((len(domain.architectures), *(2 * side - 1 for side in sides)))
         for a in range(len(domain.architectures)):
             mine = counts.take(counts.architecture == a)
-            fits = [_laplace(mine, length, domain.varies) for length in LENGTHS]
+            fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
             best = max(fits, key=lambda fit: fit.evidence)
             _embed(location[a], best.location)
             _embed(variance[a], best.variance)
@@ -587,14 +600,15 @@ class _Laplace:
         return _variance_series(half.T @ half, self.location.shape)
 
 
-def _laplace(counts: Counts, length: float, varies: tuple[bool, bool]) -> _Laplace:
+def _laplace(counts: Counts, lengths: tuple[float, ...], varies: tuple[bool, bool]) -> _Laplace:
     """Newton's method for the mode of the weights, in units of their prior standard deviation z = w / √prior.
 
     With W = n p (1 − p): (I + D Φᵀ W Φ D) is the Hessian of −log posterior, D = diag(√prior). Rasmussen and Williams
     2006, eqs. 3.15 and 3.32.
     """
-    sides = tuple(_functions(axis, length) if varied else 1 for axis, varied in zip((counts.u, counts.v), varies))
-    scale = AMPLITUDE * np.sqrt(np.outer(_spectrum(length, sides[0]), _spectrum(length, sides[1]))).ravel()
+    axes = zip((counts.u, counts.v), lengths, varies)
+    sides = tuple(_functions(axis, length) if varied else 1 for axis, length, varied in axes)
+    scale = AMPLITUDE * np.sqrt(np.outer(*map(_spectrum, lengths, sides))).ravel()
     waves = _cosines(counts.u, 2 * sides[0] - 1), _cosines(counts.v, 2 * sides[1] - 1)
     z = np.zeros(len(scale))
     value, gradient, hessian = _objective(z, counts, scale, waves, sides)
@@ -783,7 +797,7 @@ class Surface:
 
     def updated(self, batch: Counts) -> Surface:
         """The surface after one more batch, which tree and process both foretell before they see it."""
-        return _fitted(self.domain, self.counts.plus(batch), self.scores + self._scored(batch))
+        return _fitted(self.domain, self.counts.plus(batch).gathered(), self.scores + self._scored(batch))
 
     def _posterior(self, index: Ints, u: Floats, v: Floats, estimator: Estimator) -> Posterior:
         tree = _matched(*self.tree.moments(index, u, v))
@@ -852,7 +866,7 @@ def fit_surface(domain: Domain, counts: Counts, batch: ArrayLike | None = None) 
     order = dealt(counts) if batch is None else _whole("batch", batch)
     if order.shape != counts.u.shape:
         raise MisuseError(f"batch has shape {order.shape}, the counts {counts.u.shape}: give one number a row.")
-    surface = _fitted(domain, counts.take(order < order.min(initial=0)).merged(), np.zeros(domain.shape()))
+    surface = _fitted(domain, counts.take(order < order.min(initial=0)), np.zeros(domain.shape()))
     for number in np.unique(order):
         surface = surface.updated(counts.take(order == number).merged())
     return surface

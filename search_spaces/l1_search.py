@@ -27,12 +27,18 @@ from search_spaces.learners import Rows
 
 BEFORE_SAE = tuple(kind.value for kind in (FailureKind.CRASHED, FailureKind.DIVERGED, FailureKind.AE_COLLAPSED))
 """Failures that no l1 cures: such replicates are counted, and left out of every rate and score."""
+RISING = tuple(
+    kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
+)
+"""Failures that an upper edge can be searched for. A dense code comes with too little l1: it has the lower edge."""
 BATCH = 24
 """Replicates of a cell in a batch."""
 SWEEPS = 2
 """Batches that are spread over the whole range before anything is refined."""
 L1S_ON_COMMON_SEED = 4
 """Values of l1 on each autoencoder of a sweep, far apart, and of those that look for the best: seeds differ more than they do."""
+SEEDS_APART = 1_000
+"""Between the first seeds of neighbouring cells: their errors are independent up to budgets beyond that."""
 AHEAD = 2
 """Batches that may be asked and not yet told, so that workers do not wait for the learner."""
 NEAR = 0.5
@@ -59,7 +65,7 @@ class L1SearchSpec:
     l1: tuple[float, float] = (1e-4, 10.0)
     """Lowest and highest value."""
     failure: tuple[str, ...] = ("sae_dead", "sae_starved")
-    """The kinds whose rate together must stay below the level; ("any",) for all."""
+    """The kinds whose rate together must stay below the level, of RISING."""
     level: float = 0.1
     budget: int = 256
     """Replicates of a cell, at most."""
@@ -85,8 +91,12 @@ class L1SearchSpec:
             raise MisuseError(f"level={self.level!r} is outside [0.01, 0.5].")
         if self.budget < SWEEPS * BATCH:
             raise MisuseError(f"budget={self.budget!r} is below {SWEEPS * BATCH}, the replicates of a cell that are spread first.")
-        if set(self.failure) & set(BEFORE_SAE) or not self.failure:
+        if set(self.failure) & set(BEFORE_SAE):
             raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(BEFORE_SAE)}.")
+        if not self.failure or set(self.failure) - set(RISING):
+            raise MisuseError(
+                f"failure={list(self.failure)}: expected what too much l1 brings, one or more of {', '.join(RISING)}."
+            )
         object.__setattr__(self, "predicted_high", tuple(self.predicted_high) or (None,) * len(cells))
         if len(self.predicted_high) != len(cells):
             raise MisuseError(f"predicted_high has {len(self.predicted_high)} values for {len(cells)} cells. Give one a cell.")
@@ -205,10 +215,10 @@ class L1Learner:
         size = self._lattice.size
         spread = (np.arange(BATCH) + rng.random(BATCH)) / BATCH
         predicted = self.spec.predicted_high[place]
-        if number == SWEEPS - 1 and predicted is not None:
-            middle = np.log10(predicted / self.spec.l1[0]) / STEP / size
-            near = middle + NEAR / STEP / size * (2 * spread[::2] - 1)
-            spread = np.sort(np.concatenate([spread[1::2], near]))
+        if number == SWEEPS - 1 and predicted is not None and self.spec.l1[0] < predicted < self.spec.l1[1]:
+            middle, reach = np.log10(predicted / self.spec.l1[0]) / STEP / size, NEAR / STEP / size
+            first, last = max(middle - reach, 0.0), min(middle + reach, 1.0)
+            spread = np.sort(np.concatenate([spread[1::2], first + (last - first) * spread[::2]]))
         x = np.clip((spread * size).astype(np.int64), 0, size - 1)
         seeds = np.arange(BATCH) % (BATCH // L1S_ON_COMMON_SEED)
         return _distinct(x, seeds, size), seeds
@@ -246,7 +256,7 @@ class _CellRows:
         self._spec, self._place, self._lattice, self._size = spec, place, lattice, lattice.size
         self._rising, self._monotony = rising, monotony
         self.asked = 0
-        self.next_seed = spec.seed + place * spec.budget
+        self.next_seed = spec.seed + place * SEEDS_APART
         self.bump_x: int | None = None
         """Where a bump was seen for sure, once it was."""
         self._x: Ints = np.empty(0, dtype=np.int64)
@@ -283,7 +293,7 @@ class _CellRows:
 
     @property
     def _failed(self) -> NDArray[np.bool_]:
-        return self._failure != "none" if self._spec.failure == ("any",) else np.isin(self._failure, self._spec.failure)
+        return np.isin(self._failure, self._spec.failure)
 
     @cached_property
     def high(self) -> Crossing:

@@ -8,14 +8,15 @@ Every batch but the first two is planned from the rows of all batches but the on
 meanwhile. So what is asked is a function of the specification and of the rows told, whenever they come: resuming is
 asking and telling again.
 
-After an even first pass a batch has four parts: *straddle* sharpens the boundary as the mixture sees it; the *tree's
-risk* keeps to where the honest part is unsure; *surprise* follows up replicates that contradict the map; Sobol looks
-everywhere. Straddle: Bryan et al. 2005, "Active learning for identifying function threshold boundaries".
+After an even first pass a batch has three parts: *straddle* sharpens the boundary as the mixture sees it; *surprise*
+follows up replicates that contradict the map; Sobol looks everywhere. Straddle: Bryan et al. 2005, "Active learning for
+identifying function threshold boundaries".
 """
 
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,18 +40,16 @@ from search_spaces.failure_surface import (
     fit_surface,
     grid_cell,
     kernel_sum,
-    misclassified_volume,
 )
 from search_spaces.failures import checked_failure, failed
 from search_spaces.learners import Rows
 
 LEAST_BATCH, MOST_BATCH, GROWTH = 256, 10_000, 0.1
 """A batch that is not given a size has this share of what was asked before, within these bounds."""
-STRADDLE, TREE_RISK, SURPRISE = 0.6, 0.05, 0.15
+STRADDLE, SURPRISE = 0.6, 0.15
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
 STRADDLE_VOLUME = 0.002
-"""Straddle's share shrinks in proportion where its mean weight is below this: there is little boundary to sharpen. Half
-of what it gives up goes to surprise, half to Sobol."""
+"""Straddle's share shrinks in proportion where its mean weight is below this: there is little boundary to sharpen."""
 SURPRISE_REACH = 3.0
 """Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
 
@@ -107,8 +106,11 @@ class Refinement:
         self._earlier = int(counts.replicates.sum())
         self._planned = 0
         self._precise = False
+        self._sobol = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(spec.seed))
+        self._rng = np.random.default_rng((spec.seed, 1))
         self._to_ask: deque[list[Replicates]] = deque()
         self._asked: deque[int] = deque()
+        """The sizes of the batches that are out."""
         self._plan()
         self._plan()
 
@@ -120,7 +122,7 @@ class Refinement:
     @property
     def expected_misclassified_volume(self) -> float:
         """As it is expected now; the truth is about half of it."""
-        return misclassified_volume(self._state.mixture, self.spec.level)
+        return float(self._state.risk.mean())
 
     @property
     def expected_regret(self) -> float:
@@ -147,8 +149,6 @@ class Refinement:
         self.told += self._asked.popleft()
         with threadpool_limits(1, "blas"):
             self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
-        self._precise = self._precise or (self._earlier + self.told >= self.spec.first_pass and self._is_precise())
-        if not self._precise:
             self._plan()
 
     def summary(self) -> dict[str, float]:
@@ -160,31 +160,33 @@ class Refinement:
         }
 
     def _counts(self, rows: Rows) -> Counts:
-        """One row a point; MisuseError for one outside the domain."""
+        """One row a point, millions of them gathered; MisuseError for one outside the domain."""
         outcomes = failed(rows, self.spec.failure)
-        return Counts.of(self.spec.domain, rows["architecture"], rows["sparsity"], rows["l1"], outcomes).merged()
-
-    def _is_precise(self) -> bool:
-        volume, regret = self.spec.misclassified_volume, self.spec.regret
-        return (volume is not None and self.expected_misclassified_volume <= volume) or (
-            regret is not None and self.expected_regret <= regret
-        )
+        return Counts.of(self.spec.domain, rows["architecture"], rows["sparsity"], rows["l1"], outcomes).gathered().merged()
 
     def _plan(self) -> None:
-        """Another batch, unless the budget is spent: the rest of the first pass but for one batch, that batch, refinement."""
+        """Another batch, unless the budget is spent or the precision reached: the first pass but for a batch, that, refinement."""
+        self._precise = self._precise or self._is_precise()
         left = self.spec.budget - self._planned
-        if left <= 0:
+        if self._precise or left <= 0:
             return
         size = self.spec.batch or min(max(LEAST_BATCH, int(GROWTH * self._planned)), MOST_BATCH)
         first = self.spec.first_pass - self._earlier - self._planned
         if first > 0:
-            points = self._state.spread(min(max(first - size, min(size, first)), left, MOST_BATCH), self._planned)
+            points = self._state.spread(min(max(first - size, min(size, first)), left, MOST_BATCH), self._sobol)
         else:
-            points = self._state.refined(min(size, left), self._planned)
+            points = self._state.refined(min(size, left), self._sobol, self._rng)
         seeds = (self._next_seed + points.autoencoder) % 2**32
         self._next_seed += points.autoencoders
         self._planned += len(seeds)
         self._to_ask.append(_replicates(self.spec.domain, points, seeds))
+
+    def _is_precise(self) -> bool:
+        volume, regret = self.spec.misclassified_volume, self.spec.regret
+        return self._earlier + self.told >= self.spec.first_pass and (
+            (volume is not None and self.expected_misclassified_volume <= volume)
+            or (regret is not None and self.expected_regret <= regret)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,49 +225,57 @@ class _State:
 
     @cached_property
     def tree_risk(self) -> Floats:
-        """√min(q, 1 − q) of the tree on the grid."""
-        return np.sqrt(self.surface.on_grid(estimator="tree").risk(self.spec.level))
+        """min(q, 1 − q) of the tree on the grid."""
+        return self.surface.on_grid(estimator="tree").risk(self.spec.level)
+
+    @cached_property
+    def risk(self) -> Floats:
+        """min(q, 1 − q) on the grid."""
+        return self.mixture.risk(self.spec.level)
 
     @cached_property
     def surprise(self) -> Floats:
         """To the fourth power, how surely the replicates nearby contradict the map where it is sure, on the grid.
 
         Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
-        1 − m + n − k). A lone failure amid a safe region draws a few more replicates: noise is soon seen through, and
-        an island that the process would smooth away is found.
+        1 − m + n − k). What the map itself foretells of them, k = Σ m, contradicts nothing. A lone failure amid a safe
+        region draws a few more replicates: noise is soon seen through, and an island that the process would smooth away
+        is found.
         """
-        failures, successes = self._nearby
-        level, mean = self.spec.level, self.mixture.mean
-        below = betainc(mean + failures, 1 - mean + successes, level)
-        contradicted = np.where(mean >= level, below, 1 - below)
-        return (contradicted * (1 - 2 * self.mixture.risk(level))) ** 4
+        failures, replicates, foretold = self._nearby
+        mean = self.mixture.mean
+        fails = mean >= self.spec.level
+        halfway = (self.spec.level + fails) / 2
+        seen, known = (betainc(mean + k, 1 - mean + replicates - k, halfway) for k in (failures, foretold))
+        contradicted = np.where(fails, seen * (1 - known), (1 - seen) * known)
+        return (contradicted * (1 - 2 * self.risk)) ** 4
 
     @property
-    def _nearby(self) -> tuple[Floats, Floats]:
-        """Failures and successes around each of the grid's cells, by a Gaussian kernel of height 1."""
+    def _nearby(self) -> tuple[Floats, Floats, Floats]:
+        """Failures, replicates, and failures foretold around each of the grid's cells, by a Gaussian kernel of height 1."""
         counts, shape = self.surface.counts, self.spec.domain.shape()
         at = counts.architecture, grid_cell(counts.u, shape[1]), grid_cell(counts.v, shape[2])
-        failures, successes = np.zeros(shape), np.zeros(shape)
+        failures, replicates = np.zeros(shape), np.zeros(shape)
         np.add.at(failures, at, counts.failures)
-        np.add.at(successes, at, counts.replicates - counts.failures)
-        return kernel_sum(failures, SURPRISE_REACH), kernel_sum(successes, SURPRISE_REACH)
+        np.add.at(replicates, at, counts.replicates)
+        found = (kernel_sum(values, SURPRISE_REACH) for values in (failures, replicates, replicates * self.mixture.mean))
+        return tuple(np.maximum(values, 0) for values in found)  # type: ignore[return-value]
 
-    def spread(self, count: int, start: int) -> _Points:
-        """A stretch of the scrambled Sobol sequence."""
-        return self._sharing(self._sobol(self._autoencoders(count), start), np.ones(self.spec.domain.shape())).take(count)
+    def spread(self, count: int, sobol: qmc.Sobol) -> _Points:
+        """The next stretch of a Sobol sequence."""
+        return self._sharing(self._next(self._autoencoders(count), sobol), np.ones(self.spec.domain.shape())).take(count)
 
-    def refined(self, count: int, start: int) -> _Points:
-        """A batch: straddle, the tree's risk, surprise, Sobol."""
-        rng = np.random.default_rng((self.spec.seed, start))
+    def refined(self, count: int, sobol: qmc.Sobol, rng: np.random.Generator) -> _Points:
+        """A batch: straddle, surprise, Sobol."""
         total = self._autoencoders(count)
         parts = []
         straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME)
-        surprise = SURPRISE + (STRADDLE - straddle) / 2
-        for share, weights in ((straddle, self.straddle), (TREE_RISK, self.tree_risk), (surprise, self.surprise)):
+        tree, surprise = (share + part * (STRADDLE - straddle) for share, part in ((0, 2 / 3), (SURPRISE, 1 / 6)))
+        for share, weights in ((straddle, self.straddle), (tree, self.tree_risk), (surprise, self.surprise)):
             drawn = systematic(weights, round(share * total), rng)
             parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
         left = total - sum(part.autoencoders for part in parts)
-        parts.append(self._sharing(self._sobol(left, start), np.ones(self.spec.domain.shape())))
+        parts.append(self._sharing(self._next(left, sobol), np.ones(self.spec.domain.shape())))
         return _joined(parts).take(count)
 
     def _autoencoders(self, count: int) -> int:
@@ -275,11 +285,9 @@ class _State:
     def _l1s(self) -> int:
         return self.spec.l1s_per_autoencoder if self.spec.domain.varies[1] else 1
 
-    def _sobol(self, count: int, start: int) -> tuple[Ints, Floats, Floats]:
-        sequence = qmc.Sobol(3, scramble=True, rng=np.random.default_rng(self.spec.seed))
-        if start:
-            sequence.fast_forward(start)
-        place = sequence.random(1 << max(count - 1, 0).bit_length())[:count]  # a power of two, or SciPy warns
+    def _next(self, count: int, sobol: qmc.Sobol) -> tuple[Ints, Floats, Floats]:
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a first stretch is no power of two: it goes on
+            place = sobol.random(count)
         return (place[:, 0] * len(self.spec.domain.architectures)).astype(np.int64), place[:, 1], place[:, 2]
 
     def _sharing(self, anchors: tuple[Ints, Floats, Floats], weights: Floats) -> _Points:

@@ -172,7 +172,7 @@ class L1Search(_Model):
 
     kind: Literal["l1"] = "l1"
     failure: tuple[str, ...] = ("sae_dead", "sae_starved")
-    """The kinds of failure whose rate together must stay below the level; ("any",) for all."""
+    """The kinds of failure whose rate together must stay below the level: of those that come with too much l1."""
     level: float = 0.1
     """The collapse threshold is where the rate crosses this."""
     budget: int = 250

@@ -46,10 +46,10 @@ out, err = (
     for stderr, stream in ((False, sys.stdout), (True, sys.stderr))
 )
 
-Where = Annotated[str, typer.Option("--storage", help="Where studies live: a folder, or a URI.")]
+Where = Annotated[str, typer.Option("--storage", help="Where studies live: a folder, or a URI as s3://bucket/folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Study = Annotated[str, typer.Argument(help="Name of a study.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, or auto. Default: a local Ray.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, ray://host:10001, or auto. Default: a local Ray.")]
 Workers = Annotated[int | None, typer.Option(help="Packs trained at a time. Default: one a physical core.")]
 PackSize = Annotated[str | None, typer.Option(help="Replicates a pack, or auto.")]
 Force = Annotated[bool, typer.Option(help="Run although another driver is running this study.")]
@@ -62,6 +62,7 @@ Dtype = Annotated[str | None, typer.Option(help="float64 or float32.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 MOST_CELLS_SHOWN = 40
+MOST_ERRORS_SHOWN = 10
 LINE_SECONDS = 10.0
 """At most one line of progress in so long where no terminal shows a bar."""
 INTERRUPTED = 130
@@ -606,7 +607,10 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
 
     folder = Storage.at(storage).study(outcome.study)
     document = {name: value for name, value in vars(outcome).items() if name != "learner"}
-    if isinstance(outcome.learner, Refinement):
+    if outcome.learner is not None and outcome.state != "done":
+        if as_json:
+            _print_json({**document, **outcome.learner.summary()})
+    elif isinstance(outcome.learner, Refinement):
         _tell_map(outcome.learner, document, folder, as_json)
     elif isinstance(outcome.learner, L1Learner):
         _tell_l1(outcome.learner, document, folder, as_json)
@@ -617,8 +621,10 @@ def _tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
             f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
             f"{outcome.engine} engine, rows in {outcome.path}"
         )
-    for error in outcome.errors:
+    for error in outcome.errors[:MOST_ERRORS_SHOWN]:
         err.print(f"error: {error}", markup=False)
+    if len(outcome.errors) > MOST_ERRORS_SHOWN:
+        err.print(f"… and {len(outcome.errors) - MOST_ERRORS_SHOWN} errors more")
     if outcome.state == "stopped":
         err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; go on with: {folder.command('resume')}")
     if outcome.state != "done":
@@ -762,7 +768,8 @@ def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
 def _told(progress: StudyProgress) -> str:
     left = f", {_duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
     failures = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
-    return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}"
+    learned = "".join(f"; {name.replace('_', ' ')} {value:.3g}" for name, value in progress.learned.items() if name != "replicates")
+    return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}{learned}"
 
 
 def _duration(seconds: float) -> str:

@@ -101,7 +101,8 @@ class Relay:
 def refuse_unseen_storage(folder: StudyFolder) -> None:
     """Raise MisuseError if a node that may train packs does not see what the driver writes: a path of this machine alone.
 
-    A file is written, and a task on every other node looks for it (through Ray's client: on every node, as that is none). URIs of object stores are the same everywhere.
+    A file is written, and a task on every other node looks for it; through Ray's client, which is on none, on every node.
+    URIs of object stores are the same everywhere.
     """
     if not folder.storage.is_local:
         return

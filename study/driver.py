@@ -60,7 +60,7 @@ from study.packs import Pack, missing_packs, physical_cores, plan_packs
 from study.row_store import DEFAULT_STORAGE, Storage, StudyFolder
 from study.run_pack import crashed_rows
 from study.searchers import Fault, LearnerQueue, PackQueue
-from study.searches import learner_of
+from study.searches import earlier_rows, learner_of
 from study.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.trainable import Desk, PackTrainable
 
@@ -213,13 +213,15 @@ def study_spec(
     if search is not None:
         of_file = given.get("search") or {}
         given["search"] = (of_file if of_file.get("kind") == search["kind"] else {}) | dict(search)
-        if str(space) in SPACES:
-            given["name"] = f"{space}-{search['kind']}"
+        if not of_file and "name" in given:  # beside the launch of the same space
+            given["name"] = f"{given['name']}-{search['kind']}"
     options = {"name": name, "protocol": protocol, "engine": engine, "dtype": dtype, "pack_size": pack_size}
     given |= {key: value for key, value in options.items() if value is not None}
     spec = study_from(given)
     if seeds is None:
         return spec
+    if spec.search is not None:
+        raise MisuseError("--seeds is for a grid: a search numbers its seeds itself.")
     if not isinstance(spec.space, GridSpace):
         raise MisuseError("--seeds needs a grid: this study lists its replicates one by one, seeds included.")
     return spec.model_copy(update={"space": spec.space.model_copy(update={"seeds": parse_seeds(seeds)})})
@@ -307,7 +309,8 @@ def _run(
         shards = folder.read_shards(list(COLUMNS if spec.search else ("replicate_id", "failure")))
         folder.set_aside(shards.unreadable)
         rows = shards.rows.filter(pc.not_equal(shards.rows["failure"], FailureKind.CRASHED)) if retry_crashed else shards.rows
-        batches = Batches(learner_of(spec, folder.storage), spec, rows) if spec.search else None
+        earlier = earlier_rows(folder, spec)
+        batches = Batches(learner_of(spec, earlier), spec, rows) if spec.search else None
         if batches is None:
             missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
             planned = done + sum(map(len, missing))
@@ -320,6 +323,8 @@ def _run(
                 crew = Crew.of(missing[0].engine, workers)
                 if not folder.exists():
                     folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
+                    if earlier is not None:
+                        folder.write_earlier(earlier)
                 if not folder.exists() or spec.search:  # whose budget may be another than before
                     folder.write_text("study.yaml", yaml.safe_dump(spec.to_mapping(), sort_keys=False, allow_unicode=True))
                 _fit(folder, spec, missing, crew, watch, stop)
@@ -381,8 +386,8 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
     packs = plan_packs(missing, spec.pack_size, crew.at_once)
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
 
-    def lay_out(name: str, pack: Pack | None) -> None:
-        ray.get(desk.put.remote(name, pack.to_text() if pack else ""))
+    def lay_out(pack: Pack) -> None:
+        desk.put.remote(pack.pack_id, pack.to_text())  # not waited for: a worker that is faster asks again
 
     queue: PackQueue
     if watch.batches is None:
@@ -395,6 +400,7 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
             watch.batches,
             lambda missing: plan_packs(missing, spec.pack_size, crew.at_once),
             lambda pack_id: folder.read_whole_shard(pack_id, COLUMNS),
+            _SparesAt(desk),
         )
     watch.queue, watch.desk = queue, desk
     trainable = tune.with_resources(
@@ -417,36 +423,60 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), watch],
-            stop=_StopWhen(stop),
+            stop=_StopWhen(stop, queue),
             verbose=0,
         ),
     )
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are ours to tell: Outcome.errors
+    returned = False
     try:
         with _interrupted_by_ctrl_c():
             tuner.fit()
+        returned = True
     finally:
+        if isinstance(queue, LearnerQueue):
+            queue.end(wait=returned)
         # On a Ray that lives on the desk would stay (Tune's copy of the trainable holds on to it); a Ray that died took it along.
         with contextlib.suppress(RayError, ConnectionError, RuntimeError):
             ray.kill(desk)
     if isinstance(queue, LearnerQueue) and queue.error is not None:
-        raise queue.error
+        watch.errors.append(f"the search cannot go on: {queue.error!r}")
+
+
+class _SparesAt:
+    """Spare packs at the desk; of one that is gone nothing is wanted any more."""
+
+    def __init__(self, desk: Any) -> None:
+        self._desk = desk
+
+    def put(self, pack: Pack) -> None:
+        with contextlib.suppress(RayError, ConnectionError, RuntimeError):
+            self._desk.put_spare.remote(pack.pack_id, pack.to_text())
+
+    def taken(self, trial_id: str) -> str | None:
+        return ray.get(self._desk.taken.remote(trial_id))
+
+    def no_more(self) -> None:
+        with contextlib.suppress(RayError, ConnectionError, RuntimeError):
+            self._desk.no_more.remote()
 
 
 class _StopWhen(tune.Stopper):
     """Stops the run when `sae-study stop` has asked for it."""
 
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
+    def __init__(self, stop: threading.Event, queue: PackQueue) -> None:
+        self._stop, self._queue = stop, queue
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
+        if self._stop.is_set() and isinstance(self._queue, LearnerQueue):
+            self._queue.end(wait=False)  # those who wait for a pack are let go
         return self._stop.is_set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_stop": None}  # pickled with the run's configuration, never used from there
+        return {}  # pickled with the run's configuration, never used from there
 
 
 class _Watch(tune.Callback):
@@ -489,15 +519,15 @@ class _Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assert self.queue is not None
         error = _trial_exception(trial)
-        fault = self._fault(error, trial.config["pack_id"])
+        fault = self._fault(error, trial.config["pack_id"] or trial.trial_id)
         pack = self.queue.failed(trial.trial_id, fault)
         if pack is not None:
             self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates, {fault.value} again and again: {_last_line(error)}")
 
-    def _fault(self, error: BaseException | str, pack_id: str) -> Fault:
+    def _fault(self, error: BaseException | str, name: str) -> Fault:
         if not isinstance(error, (RayActorError, WorkerCrashedError)) or getattr(error, "actor_init_failed", False):
             return Fault.RAISED
-        if isinstance(error, ActorUnavailableError) or not is_alive(ray.get(self.desk.node_of.remote(pack_id))):
+        if isinstance(error, ActorUnavailableError) or not is_alive(ray.get(self.desk.node_of.remote(name))):
             return Fault.LOST
         return Fault.DIED
 
@@ -601,7 +631,10 @@ def _start_ray(address: str | None, workers: int | None) -> None:
         else:
             ray.init(address, runtime_env=runtime_env(), **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
-        raise MisuseError(f"Ray cannot be reached at address={address!r} ({_last_line(error)}).") from None
+        raise MisuseError(
+            f"Ray cannot be reached at address={address!r} ({_last_line(error)}). If the cluster wants a token, set "
+            "RAY_AUTH_MODE=token and give it here too."
+        ) from None
 
 
 @contextlib.contextmanager

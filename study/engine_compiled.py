@@ -118,16 +118,16 @@ class CompiledEngine:
         scratch = rows(TILE * 3 * (n_hidden + n_latents) + len(parameters), dtype)
         for lanes in groups(count, dtype):
             state = training.state(lanes)
-            penalty = rows_of(control, lanes)
+            steering = rows_of(control, lanes)
             if online:
                 lay_out(activations, ae_of_sae[lanes], h)
-                training.run(_train_sae_online, state, scratch, h, penalty, variant, *sizes)
+                training.run(_train_sae_online, state, scratch, h, steering, variant, *sizes)
             else:
                 settings = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
                 sources = _sources(batches, lanes, ae_of_sae[lanes])
-                arguments = activations, *sources, penalty, *tables, state[0].copy(), protocol.sae_batch_size
+                arguments = activations, *sources, steering, *tables, state[0].copy(), protocol.sae_batch_size
                 training.run(_train_sae_minibatch, state, scratch, *arguments, variant, *settings, *sizes)
-                control[:, lanes] = penalty
+                control[:, lanes] = steering
             training.take_back(state, lanes)
         bounds = np.cumsum([len(block) for block in blocks])[:-1]
         W_enc, b_enc, W_dec, b_dec, threshold = np.split(parameters, bounds)
@@ -439,8 +439,8 @@ def _train_sae_minibatch(
 ):
     """Steps first … last of the SAE on minibatches; activations (A, S, H), drawn (D, T, B).
 
-    control (4, lanes), control_steps (T, 3) and settings are those of an `L1Controller`, empty where l1 is held;
-    initial: P before the first step.
+    control (4, lanes), control_steps (T, 3) and settings are an `L1Controller`'s. Where l1 is held control is it, (1, lanes), and
+    control_steps are empty. initial: P before the first step.
     """
     beta1, beta2, tiny = everywhere(C[BETA1]), everywhere(C[BETA2]), everywhere(C[TINY])
     zero, one, two, active = everywhere(C[ZERO]), everywhere(C[ONE]), everywhere(C[TWO]), everywhere(C[ACTIVE])

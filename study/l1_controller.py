@@ -76,15 +76,15 @@ class L1Controller:
             np.array([target, DEAD * target, SWING, LIMIT, LOWEST, HIGHEST, RELIEF, 0, 1], dtype),
         )
 
-    def outcomes(self, l0: _Float, protocol: Protocol) -> NDArray[np.object_]:
-        """What became of the target, (R,), judged by the L0 of the evaluation samples; None where that is not finite.
+    def outcomes(self, l0: _Float, alive: _Float, protocol: Protocol) -> NDArray[np.object_]:
+        """What became of the target, (R,), by the L0 and the live latents of the evaluation samples; None where L0 is not finite.
 
         `unreachable`: l1 ended at the end of its range and would have to go further.
         """
         target, l1, line = _target(protocol), self.state[L1], self.state[LINE]
         low, high = l1 <= self.settings[4] * line, l1 >= self.settings[5] * line
         conditions = {
-            L0Outcome.ALL_DEAD: l0 == 0,
+            L0Outcome.ALL_DEAD: alive == 0,
             L0Outcome.REACHED: np.abs(l0 / target - 1) <= protocol.reached_within,
             L0Outcome.UNREACHABLE: (low & (l0 < target)) | (high & (l0 > target)),
             L0Outcome.NOT_REACHED: np.isfinite(l0),

@@ -14,6 +14,7 @@ from study.engines import engine_named
 from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
 from study.row_store import StudyFolder
 from study.run_pack import run_pack
+from study.searches import earlier_rows, learner_of
 
 BYTES_PER_ROW = 400
 """Of a shard, measured."""
@@ -69,6 +70,7 @@ def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
         missing, done = missing_packs(spec, there)
         planned = done + sum(map(len, missing))
     else:
+        learner_of(spec, earlier_rows(folder, spec))  # refuses a search that cannot be
         done, planned = len(there), spec.search_budget
         missing = _of_search(spec, planned - done)
     packs = plan_packs(missing, spec.pack_size, workers)

@@ -30,6 +30,7 @@ from pyarrow import fs
 from search_spaces.errors import MisuseError
 
 DEFAULT_STORAGE = "ray_results"
+EARLIER_FILE = "earlier.parquet"
 
 _TEXT, _REAL, _WHOLE = pa.string(), pa.float64(), pa.int64()
 
@@ -237,6 +238,19 @@ class StudyFolder:
         name = f"rows/{pack_id}.parquet"
         self._write(f"{self.path}/{name}", buffer.getvalue())
         return name
+
+    def write_earlier(self, rows: pa.Table) -> None:
+        """Keep the rows of other studies that a search starts from: these may grow, or go."""
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rows, buffer, compression="zstd")
+        self._write(f"{self.path}/{EARLIER_FILE}", buffer.getvalue())
+
+    def read_earlier(self) -> pa.Table | None:
+        """What `write_earlier` kept."""
+        if not self._is_file(EARLIER_FILE):
+            return None
+        with self.storage.filesystem.open_input_file(f"{self.path}/{EARLIER_FILE}") as file:
+            return pq.read_table(file)
 
     def shard_ids(self) -> list[str]:
         """Pack ids of all shards, readable or not."""

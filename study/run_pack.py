@@ -242,7 +242,8 @@ def _controller(chunk: _Chunk, autoencoders: Autoencoders) -> L1Controller | Non
     replicates, protocol = chunk.pack.replicates, chunk.pack.protocol
     if protocol.sae_target_l0 is None:
         return None
-    norms = np.linalg.norm(autoencoders.W.astype(np.float64), axis=0)[:, chunk.ae_of_sae].T  # (R, N)
+    squares = sum(row**2 for row in autoencoders.W.astype(np.float64))  # (N, A), added in order
+    norms = np.sqrt(squares)[:, chunk.ae_of_sae].T  # (R, N)
     l1 = starting_l1(replicates.l1, norms, replicates.sparsity, protocol.sae_target_l0)
     return L1Controller.of(l1, death_line(norms.max(axis=1)), sae_learning_rates(protocol), protocol, chunk.pack.dtype)
 
@@ -270,11 +271,13 @@ def _measure(
     of_ae = ae_metrics(autoencoders, x, importances, chunk.autoencoders.replicates.sparsity, protocol)
     l1 = controller.state[SETTLED].astype(np.float64) if controller else replicates.l1
     if saes is None:
-        of_sae = {name: np.full(len(replicates), np.nan) for name in SAE_COLUMNS}
+        of_sae: dict[str, _Array] = {name: np.full(len(replicates), np.nan) for name in SAE_COLUMNS}
     else:
         of_sae = sae_metrics(saes, autoencoders.W, x, chunk.ae_of_sae, l1, protocol, readers.W)
-    steered = {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"], protocol)} if controller else {}
-    return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae | steered
+    if controller:
+        alive = replicates.architecture.n_latents - of_sae["dead_latents"]
+        of_sae |= {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"], alive, protocol)}
+    return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae
 
 
 def rows_table(pack: Pack, measured: dict[str, _Array], seconds: float, study: str, trial_id: str) -> pa.Table:

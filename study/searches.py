@@ -10,23 +10,26 @@ from search_spaces.cells import Architecture
 from search_spaces.errors import MisuseError
 from search_spaces.failure_surface import Domain
 from search_spaces.l1_search import L1Learner, L1SearchSpec
-from search_spaces.learners import LEARNED_FROM, Learner, Rows
+from search_spaces.learners import LEARNED_FROM, Learner
 from search_spaces.protocol import Protocol
 from search_spaces.refinement import MapSpec, Refinement
 from search_spaces.spaces import GridSpace, L1Search, MapSearch, StudySpec
 from study import theory
 from study.data import importances
-from study.row_store import Storage
+from study.row_store import StudyFolder
 from study.status import existing_study
 
 RECOVERY_COLUMNS = {"mcc": "mcc_decoder_features", "f1": "f1_latents_features"}
 
 
-def learner_of(spec: StudySpec, storage: Storage) -> Learner:
-    """The learner of a study that is a search, told nothing yet; MisuseError for a search that cannot be."""
+def learner_of(spec: StudySpec, earlier: pa.Table | None = None) -> Learner:
+    """The learner of a study that is a search, told nothing yet but `earlier_rows`; MisuseError for a search that cannot be."""
     assert isinstance(spec.space, GridSpace)
+    if spec.protocol.sae_target_l0 is not None:
+        raise MisuseError("sae_target_l0 steers l1 during training, so there is none to search. Leave it out of the protocol.")
     if isinstance(spec.search, MapSearch):
-        return Refinement(_map_spec(spec.space, spec.search), _earlier_rows(spec, spec.search, storage))
+        rows = None if earlier is None else {name: earlier[name].to_numpy() for name in LEARNED_FROM}
+        return Refinement(_map_spec(spec.space, spec.search), rows)
     assert isinstance(spec.search, L1Search)
     return L1Learner(_l1_spec(spec.space, spec.search, spec.protocol))
 
@@ -47,13 +50,19 @@ def _map_spec(space: GridSpace, search: MapSearch) -> MapSpec:
     )
 
 
-def _earlier_rows(spec: StudySpec, search: MapSearch, storage: Storage) -> Rows | None:
-    """Rows of the earlier studies that lie in the space; MisuseError where they were made in another way than these will be."""
-    if not search.earlier:
+def earlier_rows(folder: StudyFolder, spec: StudySpec) -> pa.Table | None:
+    """Rows of other studies that a map starts from, each once; None where it starts from none.
+
+    As its own folder has kept them if it was begun; else those that lie in its space now. MisuseError where there are
+    none, and where they were made in another way than its own will be.
+    """
+    if not isinstance(spec.search, MapSearch) or not spec.search.earlier:
         return None
+    if (kept := folder.read_earlier()) is not None:
+        return kept
     tables = []
-    for name in search.earlier:
-        rows = existing_study(name, storage.given).read_shards(["replicate_id", "protocol_id", "dtype", *LEARNED_FROM]).rows
+    for name in spec.search.earlier:
+        rows = existing_study(name, folder.storage.given).read_shards().rows
         for column, ours in (("protocol_id", spec.protocol.protocol_id), ("dtype", spec.dtype)):
             if others := set(rows[column].to_pylist()) - {ours}:
                 raise MisuseError(
@@ -62,9 +71,10 @@ def _earlier_rows(spec: StudySpec, search: MapSearch, storage: Storage) -> Rows 
                 )
         tables.append(rows)
     rows = _within(pa.concat_tables(tables), spec)
+    if not len(rows):
+        raise MisuseError(f"studies {', '.join(spec.search.earlier)} have no row in this space: there is nothing to start from.")
     first = np.unique(rows["replicate_id"].to_numpy().astype(str), return_index=True)[1]
-    rows = rows.take(pa.array(np.sort(first)))
-    return {name: rows[name].to_numpy() for name in LEARNED_FROM}
+    return rows.take(pa.array(np.sort(first)))
 
 
 def _within(rows: pa.Table, spec: StudySpec) -> pa.Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import ray
@@ -36,16 +36,38 @@ class Desk:
         self._arrived: set[tuple[str, int]] = set()
         self._packs: dict[str, str] = {}
         self._nodes: dict[str, str] = {}
+        self._spare: deque[tuple[str, str]] = deque()
+        self._taken: dict[str, str] = {}
+        self._over = False
 
-    def put(self, name: str, text: str) -> None:
-        """Lay a pack out under a name, as `Pack.to_text` writes it; "" says that nothing comes."""
-        self._packs[name] = text
-        self._nodes.pop(name, None)
+    def put(self, pack_id: str, text: str) -> None:
+        """Lay a pack out, as `Pack.to_text` writes it."""
+        self._packs[pack_id] = text
+        self._nodes.pop(pack_id, None)
 
-    def pack(self, name: str, node: str) -> str | None:
-        """The text that was laid out under a name, for a worker on this node; None where it is not there yet."""
-        self._nodes[name] = node
-        return self._packs.get(name)
+    def pack(self, pack_id: str, node: str) -> str | None:
+        """The text of a pack, for a worker on this node; None where it is not there yet."""
+        self._nodes[pack_id] = node
+        return self._packs.get(pack_id)
+
+    def put_spare(self, pack_id: str, text: str) -> None:
+        """Lay a pack out for the trial without one whose worker asks first."""
+        self._spare.append((pack_id, text))
+
+    def spare(self, trial_id: str, node: str) -> str | None:
+        """The text of a pack for a trial that was begun without one; None where there is none yet, "" when none will come."""
+        self._nodes[trial_id] = node
+        if trial_id not in self._taken and self._spare:
+            self._taken[trial_id], self._packs[trial_id] = self._spare.popleft()
+        return self._packs.get(trial_id, "" if self._over else None)
+
+    def taken(self, trial_id: str) -> str | None:
+        """The id of the spare pack that went to the trial."""
+        return self._taken.get(trial_id)
+
+    def no_more(self) -> None:
+        """Say that no spare pack will come any more, to those who wait for one too."""
+        self._over = True
 
     def node_of(self, name: str) -> str | None:
         """Where the pack went since it was last laid out; None where nobody has come for it."""
@@ -62,7 +84,7 @@ class Desk:
 
 
 class PackTrainable(tune.Trainable):
-    """Trains the pack that is laid out as {"pack_id": …} → rows in the study's folder, one result line."""
+    """Trains the pack that {"pack_id": …} names, or with "" a spare one → rows in the study's folder, one result line."""
 
     def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
         self._folder = Storage.at(storage).study(study)
@@ -78,7 +100,7 @@ class PackTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         self._wait_for_the_others()
         while (text := ray.get(self._desk.pack.remote(self.config["pack_id"], self._node))) is None:
-            time.sleep(0.05)  # a search has not decided yet what comes next
+            time.sleep(0.05)  # not laid out yet: a search decides what comes next
         if not text:
             return {"done": True, "replicates": 0}
         began = time.perf_counter()

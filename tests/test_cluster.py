@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pandas as pd
 import pytest
 import ray
 import yaml
@@ -23,8 +24,9 @@ from service import cli
 from study.cluster import GPU_SHARE, packs_at_a_time, resources_of_pack
 from study.packs import Pack, missing_packs
 from study.searchers import TRIES, Fault, PackQueue
+from study.trainable import PackTrainable
 from tests.benchmarks import chaos
-from tests.test_study_on_ray import study
+from tests.test_study_on_ray import science, study, undisturbed
 
 CLUSTERS = Path(cli.__file__).parent / "clusters"
 CPU_NODE, GPU_NODE = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}
@@ -97,6 +99,13 @@ def test_packs_are_halved_after_workers_died_alone() -> None:
     assert tuning.finished
 
 
+def test_node_that_sees_no_study_says_so(tmp_path: Path) -> None:
+    """A node that joins late and does not mount the storage: its workers refuse to write rows where nobody finds them."""
+    with pytest.raises(FileNotFoundError, match=r"study\.yaml is not seen on node"):
+        PackTrainable.setup(PackTrainable.__new__(PackTrainable), {}, storage=str(tmp_path), study="s")
+    assert not (tmp_path / "s").exists()
+
+
 # On nodes of one machine
 
 
@@ -142,6 +151,20 @@ def test_workers_import_what_was_shipped(machines: chaos.Machines, tmp_path: Pat
     told = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
     assert all("py_modules_files" in line for line in told.stdout.split()[-2:]), told.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_ray_client_has_the_study_driven_on_the_head(machines: chaos.Machines, tmp_path: Path) -> None:
+    """The same rows through ray://, progress on this side, the driver's process on the other."""
+    spec = study(seeds="0:2")
+    (tmp_path / "given.yaml").write_text(json.dumps(spec.to_mapping()))
+    line = [sys.executable, "-m", "service.cli", "launch", str(tmp_path / "given.yaml"), "--storage", str(tmp_path)]
+    address = f"ray://127.0.0.1:{machines.client_port}"
+    driven = subprocess.run([*line, "--address", address], capture_output=True, text=True, timeout=180)
+    assert driven.returncode == 0, driven.stderr
+    assert "16/16 replicates" in driven.stderr
+    pd.testing.assert_frame_equal(science(tmp_path), undisturbed(spec), check_exact=True)
 
 
 @pytest.mark.slow

@@ -191,6 +191,13 @@ def test_precision_asked_for_ends_the_search() -> None:
         assert learner.expected_misclassified_volume <= 0.08 or learner.expected_regret <= 0.05
 
 
+def test_precision_that_is_there_already_asks_for_nothing(begun: tuple[MapSpec, list[Rows]]) -> None:
+    """Rows of an earlier study may be enough."""
+    learner = Refinement(MapSpec(PAIR, budget=700, first_pass=100, misclassified_volume=0.9), begun[1][0])
+    assert learner.done
+    assert learner.ask() == []
+
+
 def test_first_pass_is_taken_whole() -> None:
     """Precision is not believed before the first pass is through."""
     spec = MapSpec(PAIR, budget=5_000, first_pass=256, batch=100, misclassified_volume=0.9)

@@ -21,10 +21,10 @@ from search_spaces.spaces import StudySpec, study_from
 from service.cli import app
 from study import launch, resume
 from study.row_store import Storage
-from study.searches import learner_of, predicted_collapse
+from study.searches import earlier_rows, learner_of, predicted_collapse
 from tests.conftest import TINY
 
-NOWHERE = Storage.at("nowhere")
+NOWHERE = Storage.at("nowhere").study("none")
 
 
 def mapping(**search: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def searched(**search: Any) -> StudySpec:
 
 
 def test_a_map_searches_the_space_s_ranges() -> None:
-    learner = learner_of(searched(kind="map", failure="sae_dead", level=0.3, budget=77), NOWHERE)
+    learner = learner_of(searched(kind="map", failure="sae_dead", level=0.3, budget=77))
     assert isinstance(learner, Refinement)
     domain = learner.spec.domain
     assert domain.architectures == ("5-3-5", "6-3-6")
@@ -51,7 +51,7 @@ def test_a_map_searches_the_space_s_ranges() -> None:
 
 
 def test_an_l1_search_has_a_column_for_each_architecture_and_sparsity() -> None:
-    learner = learner_of(searched(kind="l1", budget=60, recovery="f1"), NOWHERE)
+    learner = learner_of(searched(kind="l1", budget=60, recovery="f1"))
     assert isinstance(learner, L1Learner)
     assert learner.spec.cells == (("6-3-6", 0.5), ("6-3-6", 0.9), ("5-3-5", 0.5), ("5-3-5", 0.9))
     assert learner.spec.l1 == (1e-3, 1.0)
@@ -68,14 +68,20 @@ def test_an_l1_search_has_a_column_for_each_architecture_and_sparsity() -> None:
         ({"kind": "map", "budget": 0}, "budget"),
         ({"kind": "map", "earlier": ["nobody"]}, "study='nobody' is not in storage"),
         ({"kind": "l1", "failure": ["ae_collapsed"]}, "no l1 cures"),
+        ({"kind": "l1", "failure": ["dead"]}, "too much l1 brings"),
+        ({"kind": "l1", "failure": ["sae_dense"]}, "too much l1 brings"),
         ({"kind": "l1", "budget": 3}, "budget"),
         ({"kind": "walk"}, "search"),
         ({"kind": "map", "precision": 0.1}, "search"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(search: dict[str, Any], said: str) -> None:
+    def made() -> None:
+        spec = searched(**search)
+        learner_of(spec, earlier_rows(NOWHERE, spec))
+
     with pytest.raises(MisuseError, match=said):
-        learner_of(searched(**search), NOWHERE)
+        made()
 
 
 def test_a_list_of_replicates_has_no_range_to_search() -> None:
@@ -87,7 +93,7 @@ def test_a_list_of_replicates_has_no_range_to_search() -> None:
 def test_an_sae_without_l1_has_none_to_search() -> None:
     spec = study_from(mapping(kind="l1") | {"protocol": {"base": "sound", "sae_variant": "topk", "sae_k": 2}})
     with pytest.raises(MisuseError, match="no L1 penalty"):
-        learner_of(spec, NOWHERE)
+        learner_of(spec)
 
 
 def test_the_closed_form_depends_on_how_decoders_start() -> None:
@@ -138,7 +144,7 @@ def run(*arguments: str) -> Result:
 def test_the_map_command_tells_regions_and_writes_the_map(local_ray: Path, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(json.dumps(mapping(kind="map", budget=200, first_pass=128)))
     storage = str(tmp_path / "studies")
-    told = run("map", str(tmp_path / "study.yaml"), "--failure", "sae_dead", "--storage", storage, "--json")
+    told = run("map", str(tmp_path / "study.yaml"), "--name", "searched", "--failure", "sae_dead", "--storage", storage, "--json")
     document = json.loads(told.stdout)
     assert document["replicates"] == 200 == len(load("searched", storage))
     assert 0 < document["estimated_misclassified_volume"] < 0.5
@@ -152,6 +158,8 @@ def test_the_map_command_tells_regions_and_writes_the_map(local_ray: Path, tmp_p
     following = json.loads(run("map", str(tmp_path / "other.yaml"), "--storage", storage, "--json").stdout)
     assert following["trained"] == 60
     assert not set(load("next", storage)["replicate_id"]) & set(load("searched", storage)["replicate_id"])
+    shutil.rmtree(tmp_path / "studies" / "searched")
+    assert json.loads(run("resume", "next", "--storage", storage, "--json").stdout)["regions"] == following["regions"]
 
 
 @pytest.mark.ray
@@ -168,6 +176,8 @@ def test_the_l1_command_tells_intervals_that_recommend_l1_reads(local_ray: Path,
     assert isinstance(stored.safe_high_interval, tuple)
     with pytest.raises(MisuseError, match=r"has not searched 5-3-5 at sparsity 0\.7"):
         recommend_l1("5-3-5", 0.7, study="searched", storage=storage)
+    with pytest.raises(MisuseError, match="a protocol of its own"):
+        recommend_l1("5-3-5", 0.9, study="searched", storage=storage, protocol="sound")
 
 
 def test_an_l1_is_recommended_without_ray() -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,11 @@ class Machines:
         self.start()
 
     def start(self) -> None:
-        self.cluster = Cluster(initialize_head=True, head_node_args=_node(include_dashboard=False))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.client_port = free.getsockname()[1]
+        head = _node(include_dashboard=False, ray_client_server_port=self.client_port)
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(NODES - 1):
             self.cluster.add_node(**_node())
 

@@ -1,6 +1,6 @@
 """How exactly, and how soon, l1 is steered to a target L0: `python -m tests.benchmarks.l0_controller [SEEDS]`.
 
-Prints three tables in Markdown; asserts nothing. `sound` with a constant learning rate, minibatches of 256 and 4,000 SAE steps,
+Prints four tables in Markdown; asserts nothing. `sound` with a constant learning rate, minibatches of 256 and 4,000 SAE steps,
 float32. The right l1 of a target is the one that, held, ends at it in the median over seeds. Some four minutes on one core;
 default: 32 seeds.
 """
@@ -88,8 +88,19 @@ def dead_starts(seeds: int) -> None:
         for l1 in (0.1, 1.0, 10.0):
             held = measured("10-5-10", 0.9, [l1], seeds, protocol)
             steered = measured("10-5-10", 0.9, [l1], seeds, dataclasses.replace(protocol, sae_target_l0=0.8))
-            dead = f"{(held['l0'] == 0).sum()} of {seeds} | {(steered['l0'] == 0).sum()} of {seeds}"
+            dead = " | ".join(f"{(rows['dead_latents'] == rows['n_latents']).sum()} of {seeds}" for rows in (held, steered))
             print(f"| {name} | {l1:g} | {dead} | {outcomes(steered)} | {steered['l0'].median():.3g} |", flush=True)
+
+
+def under_cosine(seeds: int) -> None:
+    """`sound` as it is, from the closed form: the learning rate falls to 0, and L0 falls on where l1 no longer reaches it."""
+    print("\n| cell | target | median | worst | within 5 % |\n| --- | --- | --- | --- | --- |")
+    for (architecture, sparsity), targets in CELLS.items():
+        for target in targets:
+            rows = measured(architecture, sparsity, [0.0], seeds, dataclasses.replace(PROTOCOLS["sound"], sae_target_l0=target))
+            off = rows["l0"] / target - 1
+            figures = f"{off.median():+.1%} | {off.abs().max():.1%} | {np.mean(off.abs() <= 0.05):.0%}"
+            print(f"| {architecture}, S = {sparsity} | {target} | {figures} |", flush=True)
 
 
 def main() -> None:
@@ -99,6 +110,7 @@ def main() -> None:
     accuracy(seeds)
     out_of_reach(seeds)
     dead_starts(seeds)
+    under_cosine(seeds)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,12 @@ ROWS_A_SHARD = 2_000
 LAUNCH = """
 import json, resource, sys, time
 from study import launch
-times = []
-outcome = launch(json.loads(sys.argv[1]), storage=sys.argv[2], workers=2, on_progress=lambda told: times.append(told.seconds))
-print(outcome.state, outcome.trained, times[-1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+times, busy = [], []
+def note(told):
+    times.append(told.seconds)
+    busy.append(time.process_time())
+outcome = launch(json.loads(sys.argv[1]), storage=sys.argv[2], workers=2, on_progress=note)
+print(outcome.state, outcome.trained, times[-1], busy[-1] - busy[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
 """
 READ = """
 import resource, sys, time
@@ -66,9 +69,10 @@ def _print_many_trials(storage: str) -> None:
     tiny = {"base": "dissertation", "samples": 20, "ae_epochs": 1, "sae_epochs": 1}
     space = {"architectures": ["5-3-5"], "sparsities": [0.9], "l1": [0.01], "seeds": f"0:{TRIALS}"}
     study = {"name": "trials", "protocol": tiny, "pack_size": 1, "space": space}
-    state, trained, seconds, megabytes = _told(LAUNCH, json.dumps(study), storage)
-    rate = int(trained) / float(seconds)
-    print(f"{trained} trials ({state}): {rate:.0f} a second from the first on; peak memory {float(megabytes):,.0f} MB")
+    state, trained, seconds, busy, megabytes = _told(LAUNCH, json.dumps(study), storage)
+    rate, own = int(trained) / float(seconds), float(busy) / int(trained) * 1e3
+    print(f"{trained} trials ({state}): {rate:.0f} a second from the first on; {own:.1f} ms of a core each in the driver,")
+    print(f"  whose peak memory is {float(megabytes):,.0f} MB")
 
 
 def _told(code: str, *arguments: str) -> list[str]:

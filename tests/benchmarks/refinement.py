@@ -1,0 +1,210 @@
+"""Replicates that it takes to map known truths, ours beside others': `python -m tests.benchmarks.refinement`.
+
+Prints the tables of docs/map.md; asserts nothing. Some twenty minutes on one core. Names of truths, as in
+`python -m tests.benchmarks.refinement combo`, make it shorter. `pip install adaptive` adds its LearnerND to the table.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from search_spaces.failure_surface import fit_surface
+from search_spaces.learners import Rows
+from search_spaces.refinement import MapSpec, Refinement
+from tests.benchmarks.failure_surface import PLACES, Quality
+from tests.truths import DOMAIN, TRUTHS, Rate, island_of, lattice, sobol
+
+BUDGET = 8_000
+RUNS, ISLAND_RUNS, OTHERS_RUNS = 10, 40, 3
+WANTED = 0.02
+EVEN = (2_048, 4_096, 8_192, 16_384, 32_768)
+GRIDS, SEEDS_A_CELL = (4, 6, 8, 12, 16, 24, 32, 40), 10
+SEEDS_A_POINT, MOST_RUNS = 20, 32_000
+ISLANDS = ("island", "combo")
+"""Truths that have some, of architectures 1, 3, 5 and 7."""
+
+
+@dataclass
+class Run:
+    """One search."""
+
+    path: dict[int, float] = field(default_factory=dict)
+    """Misclassified volume after so many replicates."""
+    seen: float = math.inf
+    """Replicates after which the mean is above 0.3 over half of every island."""
+    sure: float = math.inf
+    """And q = P(rate ≥ 0.5) at least ½."""
+    end: Quality | None = None
+
+    @property
+    def reached(self) -> float:
+        """Replicates at which WANTED is reached, log-linear between those measured; at most the first; inf if never."""
+        before = None
+        for count, wrong in self.path.items():
+            if wrong <= WANTED:
+                if before is None:
+                    return count
+                high, low = (math.log(max(share, 1e-9)) for share in (self.path[before], wrong))
+                return before + (high - math.log(WANTED)) / (high - low) * (count - before)
+            before = count
+        return math.inf
+
+
+def searched(name: str, seed: int) -> Run:
+    """Our learner, to the end of the budget."""
+    rate, rng, run = TRUTHS[name], np.random.default_rng(1_000 + seed), Run()
+    truth = _fails(rate)
+    learner = Refinement(MapSpec(DOMAIN, BUDGET, seed=seed))
+    while not learner.done:
+        learner.tell(_trained(learner, rate, rng))
+        if learner.told < learner.spec.first_pass:
+            continue
+        made = learner.surface.at(PLACES.architecture, PLACES.sparsity, PLACES.l1)
+        run.path[learner.told] = float(((made.mean >= 0.5) != truth).mean())
+        if name in ISLANDS and math.isinf(run.sure):
+            made = learner.surface.on_grid()
+            if _over_half_of_each_island(name, made.mean > 0.3):
+                run.seen = min(run.seen, learner.told)
+            if _over_half_of_each_island(name, made.exceedance(0.5) >= 0.5):
+                run.sure = learner.told
+    run.end = Quality.of(learner.surface, rate)
+    print(f"{name}, run {seed}: 2 % at {run.reached:.0f}, islands sure at {run.sure:.0f}; {run.end}", file=sys.stderr, flush=True)
+    return run
+
+
+def _trained(learner: Refinement, rate: Rate, rng: np.random.Generator) -> Rows:
+    asked = learner.ask()
+    names = np.repeat([str(part.architecture) for part in asked], [len(part) for part in asked])
+    columns = {name: np.concatenate([getattr(part, name) for part in asked]) for name in ("sparsity", "l1", "seed")}
+    p = rate(DOMAIN.index(names), DOMAIN.u(columns["sparsity"]), DOMAIN.v(columns["l1"]))
+    return {"architecture": names, **columns, "failure": np.where(rng.random(len(p)) < p, "sae_dead", "none")}
+
+
+def _fails(rate: Rate) -> NDArray[np.bool_]:
+    return rate(PLACES.architecture, PLACES.u, PLACES.v) >= 0.5
+
+
+def _over_half_of_each_island(name: str, holds: NDArray[np.bool_]) -> bool:
+    u, v = DOMAIN.centres()
+    inside = island_of(name, np.arange(8)[:, None, None], u[:, None], v)
+    return all(holds[a][inside[a]].mean() >= 0.5 for a in (1, 3, 5, 7))
+
+
+def even(name: str, seed: int) -> Run:
+    """Sobol points, one replicate each, and our surface, told in eight batches."""
+    run = Run()
+    for count in EVEN:
+        counts = sobol(count, seed).counts(TRUTHS[name], 1, 1_000 + seed)
+        with threadpool_limits(1, "blas"):
+            surface = fit_surface(DOMAIN, counts, np.arange(count) * 8 // count)
+        run.path[count] = Quality.of(surface, TRUTHS[name]).misclassified
+        if run.path[count] <= WANTED:
+            break
+    return run
+
+
+def nearest_cell(name: str, seed: int) -> Run:
+    """What people do: a lattice, ten seeds a cell, each place like the nearest cell."""
+    run = Run()
+    for side in GRIDS:
+        places = lattice(side, side)
+        share = (places.failures(TRUTHS[name], SEEDS_A_CELL, 1_000 + seed) / SEEDS_A_CELL).reshape(8, side, side)
+        nearest = (np.rint(x * (side - 1)).astype(int) for x in (PLACES.u, PLACES.v))
+        wrong = (share[PLACES.architecture, *nearest] >= 0.5) != _fails(TRUTHS[name])
+        run.path[SEEDS_A_CELL * len(places.u)] = float(wrong.mean())
+    return run
+
+
+def learner_nd(name: str, seed: int) -> Run:
+    """`adaptive.LearnerND`, one an architecture, on shares of 20 seeds: triangles across the level weigh ten times as much."""
+    import adaptive  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    from adaptive.learner.learnerND import volume  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    def loss(simplex: Any, values: Any, _scale: Any) -> float:
+        return float(volume(simplex)) * (1.0 if min(values) < 0.5 <= max(values) else 0.1)
+
+    rate, rng, run = TRUTHS[name], np.random.default_rng(1_000 + seed), Run()
+    learners = [adaptive.LearnerND(None, bounds=[(0, 1), (0, 1)], loss_per_simplex=loss) for _ in range(8)]
+    together = adaptive.BalancingLearner(learners, strategy="loss_improvements")
+    for count in range(0, MOST_RUNS, 8 * SEEDS_A_POINT):
+        for point in together.ask(8)[0]:
+            a, (u, v) = point
+            together.tell(point, rng.binomial(SEEDS_A_POINT, rate(np.array(a), np.array(u), np.array(v))) / SEEDS_A_POINT)
+        if count % (64 * SEEDS_A_POINT) == 0 and count:
+            rates = np.empty(len(PLACES.u))
+            for a, learner in enumerate(learners):
+                here = PLACES.architecture == a
+                rates[here] = learner._ip()(np.stack([PLACES.u[here], PLACES.v[here]], axis=1)).ravel()
+            run.path[count + 8 * SEEDS_A_POINT] = float(((rates >= 0.5) != _fails(rate)).mean())
+            if run.path[count + 8 * SEEDS_A_POINT] <= WANTED:
+                break
+    return run
+
+
+OTHERS = {
+    "Sobol points, our surface": even,
+    "`adaptive.LearnerND`, 20 seeds a point": learner_nd,
+    "grid, nearest cell, 10 seeds": nearest_cell,
+}
+
+
+def main(names: list[str]) -> None:
+    """Measure and print."""
+    ours = {name: [searched(name, seed) for seed in range(ISLAND_RUNS if name == "island" else RUNS)] for name in names}
+    print("\n".join(_own_table(ours)), flush=True)
+    print()
+    print("\n".join(_comparison({name: runs for name, runs in ours.items() if name != "island"})))
+
+
+def _own_table(ours: dict[str, list[Run]]) -> Iterator[str]:
+    yield "| truth | runs | 2 % at, median (range) | misclassified at the end | expected | cov | covbz | islands seen | sure |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    for name, runs in ours.items():
+        ends = [run.end for run in runs if run.end]
+        shares = [statistics.median(getattr(end, share) for end in ends) for share in ("misclassified", "expected")]
+        held = [statistics.median(getattr(end, share) for end in ends) for share in ("covered", "covered_between")]
+        islands = [_of_runs([getattr(run, when) for run in runs]) if name in ISLANDS else "–" for when in ("seen", "sure")]
+        reached = "–" if name == "island" else _median(runs)
+        told = [f"{share:.2%}" for share in shares] + [f"{share:.2f}" for share in held]
+        yield f"| {' | '.join([name, str(len(runs)), reached, *told, *islands])} |"
+
+
+def _comparison(ours: dict[str, list[Run]]) -> Iterator[str]:
+    yield f"| method | {' | '.join(ours)} |"
+    yield f"| --- |{' --- |' * len(ours)}"
+    yield f"| **the map**, {RUNS} runs | {' | '.join(map(_median, ours.values()))} |"
+    for method, measure in OTHERS.items():
+        try:
+            cells = [_median([measure(name, seed) for seed in range(OTHERS_RUNS)]) for name in ours]
+        except ImportError:
+            cells = ["not installed: `pip install adaptive`"] * len(ours)
+        yield f"| {method}, {OTHERS_RUNS} runs | {' | '.join(cells)} |"
+
+
+def _median(runs: list[Run]) -> str:
+    """Of where the runs reach WANTED, with the range."""
+    reached = sorted(run.reached for run in runs)
+    most = max(max(run.path) for run in runs)
+    low, middle, high = (
+        f"{value:,.0f}" if value < math.inf else f"> {most:,}" for value in (reached[0], statistics.median(reached), reached[-1])
+    )
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def _of_runs(values: list[float]) -> str:
+    """How many there are, and their median."""
+    there = [value for value in values if value < math.inf]
+    return f"{len(there)} of {len(values)}" + (f", median {statistics.median(there):,.0f}" if there else "")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(TRUTHS))
