@@ -194,7 +194,7 @@ def _before(values: Floats) -> Floats:
 
 LENGTHS = (0.3, 0.8)
 """Length scales of the score, in decades."""
-SEED_SHARES = (0.0, 0.3, 0.6)
+SEED_SHARES = (0.0, 0.4, 0.8)
 """Of what is not f, the variance that is the seed's."""
 RATIOS = (1.0, 6.0)
 """Variance of f over that of the rest."""

@@ -35,8 +35,8 @@ BATCH = 24
 """Replicates of a cell in a batch."""
 SWEEPS = 2
 """Batches that are spread over the whole range before anything is refined."""
-L1S_IN_SWEEP = 4
-"""Values of l1 on each autoencoder of a sweep, far apart."""
+L1S_ON_COMMON_SEED = 4
+"""Values of l1 on each autoencoder of a sweep, far apart, and of those that look for the best: seeds differ more than they do."""
 SEEDS_APART = 1_000
 """Between the first seeds of neighbouring cells: their errors are independent up to budgets beyond that."""
 AHEAD = 2
@@ -220,7 +220,7 @@ class L1Learner:
             first, last = max(middle - reach, 0.0), min(middle + reach, 1.0)
             spread = np.sort(np.concatenate([spread[1::2], first + (last - first) * spread[::2]]))
         x = np.clip((spread * size).astype(np.int64), 0, size - 1)
-        seeds = np.arange(BATCH) % (BATCH // L1S_IN_SWEEP)
+        seeds = np.arange(BATCH) % (BATCH // L1S_ON_COMMON_SEED)
         return _distinct(x, seeds, size), seeds
 
     def _replicates(self, plan: list[tuple[int, Ints, Ints]]) -> list[Replicates]:
@@ -348,9 +348,11 @@ class _CellRows:
             best = self._thompson(round(best_share * rest), rng)
         bumps = self._suspected(rest - len(low) - len(best), rng)
         clear = self._spread(rest - len(low) - len(best) - len(bumps), rng)
-        x = np.concatenate([edge, rng.permutation(np.concatenate([low, best, bumps, clear]))])
-        seeds = np.arange(count) % max(len(edge), -(-count // 2))
-        return _distinct(x, seeds, self._size), seeds
+        others = rng.permutation(np.concatenate([low, bumps, clear]))
+        autoencoders = max(len(edge), -(-count // 2))
+        seeds = [np.arange(len(edge)), np.arange(len(others)) % autoencoders, np.arange(len(best)) // L1S_ON_COMMON_SEED]
+        seed = np.concatenate(seeds)
+        return _distinct(np.concatenate([edge, others, best]), seed, self._size), seed
 
     def _within(self, crossing: Crossing, count: int, rng: np.random.Generator) -> Ints:
         """Draws of a crossing: fewer, as it is the less sure to lie in the range."""

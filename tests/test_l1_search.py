@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, logit
+from threadpoolctl import threadpool_limits
 
 from search_spaces import MisuseError, Replicates
 from search_spaces.l1_curves import CEILINGS, FLOORS, MARGIN, STEP, WIDTHS, Monotony, RisingRate, Score
@@ -16,6 +17,13 @@ from search_spaces.l1_search import BATCH, L1Interval, L1Learner, L1SearchSpec
 
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Rows = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the searcher runs it: small matrices do not pay for a second thread."""
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 def rising(threshold: float, width: float = 0.06, floor: float = 0.01) -> Curve:
@@ -101,22 +109,22 @@ def test_likelihood_of_every_middle_is_the_sum_over_outcomes() -> None:
                         rate = floor + (1 - floor - ceiling) * shape(z / width)
                     reached = np.flatnonzero(rate >= level)
                     at = reached[0] if len(reached) else len(z)
-                    for middle in range(-MARGIN, size + MARGIN):
-                        p = np.clip(rate[x - middle + size + MARGIN], 1e-9, 1 - 1e-9)
-                        crossing = min(max(at - (size + MARGIN) + middle, -1), size)
-                        expected[crossing + 1] += np.prod(np.where(failed, p, 1 - p))
+                    middle = np.arange(-MARGIN, size + MARGIN)
+                    p = np.clip(rate[x - middle[:, None] + size + MARGIN], 1e-9, 1 - 1e-9)
+                    crossing = np.clip(at - (size + MARGIN) + middle, -1, size)
+                    np.add.at(expected, crossing + 1, np.prod(np.where(failed, p, 1 - p), axis=1))
     counts = np.bincount(x, failed, size), np.bincount(x, minlength=size).astype(float)
     np.testing.assert_allclose(RisingRate(size, level).crossing(*counts).mass, expected / expected.sum(), atol=1e-9)
 
 
 def test_intervals_hold_thresholds_wherever_they_are() -> None:
     """Over the five decades: 90 % intervals that hold the truth about that often, and errors of a few hundredths."""
-    truths = np.linspace(-3.2, 0.5, 12)
-    results = found(World(*(rising(t, width) for t, width in zip(truths, [0.02, 0.06, 0.12] * 4))), score=None)
+    truths = np.linspace(-3.2, 0.5, 9)
+    results = found(World(*(rising(t, width) for t, width in zip(truths, [0.02, 0.06, 0.12] * 3))), score=None)
     assert all(result.high == "inside" and result.monotone for result in results)
     errors = [abs(np.log10(result.safe_high) - t) for result, t in zip(results, truths)]
     held = [result.safe_high_interval[0] <= 10**t <= result.safe_high_interval[1] for result, t in zip(results, truths)]
-    assert sum(held) >= 9
+    assert sum(held) >= 7
     assert np.median(errors) < 0.03
     assert max(errors) < 0.15
 
@@ -170,7 +178,7 @@ def test_collapsed_autoencoders_are_counted_and_left_out() -> None:
 def test_lower_edge_and_best_value_are_found_beside_the_upper_edge() -> None:
     """Where the code turns dense, and the l1 of the best mean score, whose interval holds it."""
     world = World(rising(-1.0), dense=lambda x: expit((-3.2 - x) / 0.05))
-    (result,) = found(world)
+    (result,) = found(world, budget=200)
     edge = 10 ** (-3.2 - 0.05 * logit(0.1))
     assert result.low == "inside"
     assert result.safe_low_interval[0] <= edge <= result.safe_low_interval[1]  # type: ignore[operator]
@@ -192,7 +200,7 @@ def test_score_is_blind_to_the_seeds_of_common_seeds() -> None:
 def test_what_is_asked_is_a_function_of_specification_and_rows() -> None:
     """Replaying the rows, in any order within a batch, asks the same and finds the same."""
     world = World(rising(-1.0), rising(-2.0), dense=lambda x: expit((-3.2 - x) / 0.05))
-    learner, asked = search(world, budget=144)
+    learner, asked = search(world, budget=106)
     again = L1Learner(learner.spec)
     rng = np.random.default_rng(0)
     told = 0

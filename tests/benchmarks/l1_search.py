@@ -149,16 +149,16 @@ def fitted_crossing(x: NDArray[np.float64], failures: NDArray[np.float64], judge
         first = int(np.searchsorted(rate, LEVEL))
         near = np.abs(np.arange(len(x)) - (first - 0.5)) < 3
     x, k, n = x[near], failures[near], judged[near]
-    middle = x.mean()
-    design = np.vander(x - middle, 3, increasing=True)
+    middle, scale = x.mean(), x.std()
+    design = np.vander((x - middle) / scale, 3, increasing=True)
     weights = np.zeros(3)
     weights[0] = logit(np.clip(k.sum() / n.sum(), 0.01, 0.99))
-    for _ in range(30):
+    for _ in range(60):
         p = 1 / (1 + np.exp(-design @ weights))
-        hessian = design.T @ (design * (n * p * (1 - p))[:, None]) + 1e-6 * np.eye(3)
-        weights = weights + np.clip(np.linalg.solve(hessian, design.T @ (k - n * p) - 1e-6 * weights), -20, 20)
+        hessian = design.T @ (design * (n * p * (1 - p))[:, None]) + 1e-2 * np.eye(3)
+        weights = weights + np.clip(np.linalg.solve(hessian, design.T @ (k - n * p) - 1e-2 * weights), -2, 2)
     places = np.linspace(x.min() - 0.1, x.max() + 0.1, 2001)
-    above = np.vander(places - middle, 3, increasing=True) @ weights >= logit(LEVEL)
+    above = np.vander((places - middle) / scale, 3, increasing=True) @ weights >= logit(LEVEL)
     rises = np.flatnonzero(above[1:] & ~above[:-1])
     return float(places[rises[-1] + 1]) if len(rises) else np.nan
 
