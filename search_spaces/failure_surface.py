@@ -26,6 +26,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 from scipy.special import betainc, betaincinv, betaln, expit, gammaln, logit, ndtr, ndtri
+from threadpoolctl import threadpool_limits
 
 from search_spaces.cells import Architecture, checked_l1, checked_sparsity
 from search_spaces.errors import MisuseError
@@ -558,7 +559,10 @@ class Process:
         variance = np.zeros((len(domain.architectures), *(2 * side - 1 for side in sides)))
         for a in range(len(domain.architectures)):
             mine = counts.take(counts.architecture == a)
-            fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
+            with threadpool_limits(
+                1, "blas"
+            ):  # the matrices are small: more threads wait for each other, on a busy machine for minutes
+                fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
             best = max(fits, key=lambda fit: fit.evidence)
             _embed(location[a], best.location)
             _embed(variance[a], best.variance)

@@ -25,7 +25,6 @@ from functools import cached_property
 import numpy as np
 from scipy.special import betainc
 from scipy.stats import qmc
-from threadpoolctl import threadpool_limits
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.errors import MisuseError
@@ -101,8 +100,7 @@ class Refinement:
         counts, self._next_seed = _no_counts(), 0
         if earlier is not None and len(earlier["seed"]):
             counts, self._next_seed = self._counts(earlier), 1 + int(earlier["seed"].max())
-        with threadpool_limits(1, "blas"):  # the matrices are small: more threads wait for each other
-            self._state = _State(spec, fit_surface(spec.domain, counts))
+        self._state = _State(spec, fit_surface(spec.domain, counts))
         self._earlier = int(counts.replicates.sum())
         self._planned = 0
         self._precise = False
@@ -147,9 +145,8 @@ class Refinement:
         if not self._asked or len(rows["seed"]) != self._asked[0]:
             raise ValueError(f"{len(rows['seed'])} rows were told; out are batches of {list(self._asked)}, the first is due whole.")
         self.told += self._asked.popleft()
-        with threadpool_limits(1, "blas"):
-            self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
-            self._plan()
+        self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
+        self._plan()
 
     def summary(self) -> dict[str, float]:
         """For progress lines."""
