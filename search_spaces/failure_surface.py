@@ -559,9 +559,7 @@ class Process:
         variance = np.zeros((len(domain.architectures), *(2 * side - 1 for side in sides)))
         for a in range(len(domain.architectures)):
             mine = counts.take(counts.architecture == a)
-            with threadpool_limits(
-                1, "blas"
-            ):  # the matrices are small: more threads wait for each other, on a busy machine for minutes
+            with threadpool_limits(1, "blas"):  # small matrices: more threads wait for each other, on a busy machine for minutes
                 fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
             best = max(fits, key=lambda fit: fit.evidence)
             _embed(location[a], best.location)
