@@ -45,7 +45,7 @@ from search_spaces.learners import Rows
 
 LEAST_BATCH, MOST_BATCH, GROWTH = 256, 10_000, 0.1
 """A batch that is not given a size has this share of what was asked before, within these bounds."""
-STRADDLE, SURPRISE = 0.6, 0.15
+STRADDLE, SURPRISE = 0.65, 0.15
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
 STRADDLE_VOLUME = 0.002
 """Straddle's share shrinks in proportion where its mean weight is below this: there is little boundary to sharpen."""
@@ -267,8 +267,8 @@ class _State:
         total = self._autoencoders(count)
         parts = []
         straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME)
-        tree, surprise = (share + part * (STRADDLE - straddle) for share, part in ((0, 2 / 3), (SURPRISE, 1 / 6)))
-        for share, weights in ((straddle, self.straddle), (tree, self.tree_risk), (surprise, self.surprise)):
+        tree = STRADDLE - straddle
+        for share, weights in ((straddle, self.straddle), (tree, self.tree_risk), (SURPRISE, self.surprise)):
             drawn = systematic(weights, round(share * total), rng)
             parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
         left = total - sum(part.autoencoders for part in parts)
