@@ -8,9 +8,10 @@ Every batch but the first two is planned from the rows of all batches but the on
 meanwhile. So what is asked is a function of the specification and of the rows told, whenever they come: resuming is
 asking and telling again.
 
-After an even first pass a batch has three parts: *straddle* sharpens the boundary as the mixture sees it; *surprise*
-follows up replicates that contradict the map; Sobol looks everywhere. Straddle: Bryan et al. 2005, "Active learning for
-identifying function threshold boundaries".
+After an even first pass a batch has four parts. *Straddle* sharpens the boundary as the mixture sees it; where there is
+little, the *tree's risk* takes its place, for the mixture is soon too sure of small islands. *Surprise* follows up
+replicates that contradict the map; Sobol looks everywhere. Straddle: Bryan et al. 2005, "Active learning for identifying
+function threshold boundaries".
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ LEAST_BATCH, MOST_BATCH, GROWTH = 256, 10_000, 0.1
 STRADDLE, SURPRISE = 0.65, 0.15
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
 STRADDLE_VOLUME = 0.002
-"""Straddle's share shrinks in proportion where its mean weight is below this: there is little boundary to sharpen."""
+"""Straddle's share shrinks in proportion where its mean weight is below this; what it gives up is the tree's risk's."""
 SURPRISE_REACH = 3.0
 """Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
 
@@ -235,15 +236,16 @@ class _State:
         """To the fourth power, how surely the replicates nearby contradict the map where it is sure, on the grid.
 
         Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
-        1 − m + n − k). What the map itself foretells of them, k = Σ m, contradicts nothing. A lone failure amid a safe
-        region draws a few more replicates: noise is soon seen through, and an island that the process would smooth away
-        is found.
+        1 − m + n − k). They contradict a safe place by the probability of a rate above level / 2, a failing one by that of
+        one below (1 + level) / 2; as far as the counts that the map foretells there, k = Σ m, would not do so too. A lone
+        failure amid safety draws a few more replicates: noise is soon seen through, and an island that the process would
+        smooth away is found.
         """
         failures, replicates, foretold = self._nearby
         mean = self.mixture.mean
         fails = mean >= self.spec.level
         halfway = (self.spec.level + fails) / 2
-        seen, known = (betainc(mean + k, 1 - mean + replicates - k, halfway) for k in (failures, foretold))
+        seen, known = (betainc(mean + k, np.maximum(1 - mean + replicates - k, 1e-9), halfway) for k in (failures, foretold))
         contradicted = np.where(fails, seen * (1 - known), (1 - seen) * known)
         return (contradicted * (1 - 2 * self.risk)) ** 4
 
@@ -263,12 +265,15 @@ class _State:
         return self._sharing(self._next(self._autoencoders(count), sobol), np.ones(self.spec.domain.shape())).take(count)
 
     def refined(self, count: int, sobol: qmc.Sobol, rng: np.random.Generator) -> _Points:
-        """A batch: straddle, surprise, Sobol."""
+        """A batch: straddle, the tree's risk, surprise, Sobol."""
         total = self._autoencoders(count)
         parts = []
         straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME)
-        tree = STRADDLE - straddle
-        for share, weights in ((straddle, self.straddle), (tree, self.tree_risk), (SURPRISE, self.surprise)):
+        for share, weights in (
+            (straddle, self.straddle),
+            (STRADDLE - straddle, self.tree_risk),
+            (SURPRISE, self.surprise),
+        ):
             drawn = systematic(weights, round(share * total), rng)
             parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
         left = total - sum(part.autoencoders for part in parts)

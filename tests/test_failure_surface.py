@@ -17,6 +17,7 @@ from search_spaces import MisuseError
 from search_spaces.failure_surface import (
     AMPLITUDE,
     LENGTHS,
+    MOST_POINTS,
     Counts,
     Domain,
     Estimator,
@@ -234,6 +235,31 @@ def test_length_scales_of_the_axes_are_chosen_apart() -> None:
     assert (process.location[0, sides[0] :] == 0).all()
     assert (process.location[0, :, sides[1] :] == 0).all()
     assert process.location[0, sides[0] - 1].any()
+
+
+def test_lattice_is_summed_as_its_points_are() -> None:
+    """A lattice's sums are taken along its axes; with points off it, the same counts give the same logit."""
+    i, j = (index.ravel() for index in np.indices((13, 15)))
+    failures, replicates = np.random.default_rng(2).integers(0, 3, 195), np.full(195, 2)
+    on = Counts(np.zeros(195, dtype=np.int64), i / 12, j / 14, failures, replicates)
+    off = Counts(on.architecture, on.u + np.linspace(0, 1e-9, 195), on.v, failures, replicates)
+    places = np.zeros(50, dtype=np.int64), *np.random.default_rng(3).random((2, 50))
+    for one, other in zip(Process.fitted(ONE, on).latent(*places), Process.fitted(ONE, off).latent(*places)):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_many_points_are_gathered_on_the_grid() -> None:
+    """Beyond MOST_POINTS points move by half a cell at most, and no replicate is lost; fewer stay as they are."""
+    rng = np.random.default_rng(4)
+    u, v = rng.random((2, MOST_POINTS + 1))
+    counts = Counts(np.zeros(len(u), dtype=np.int64), u, v, rng.integers(0, 2, len(u)), np.ones(len(u), dtype=np.int64))
+    gathered = counts.gathered()
+    assert len(gathered) <= 128**2
+    assert (gathered.failures.sum(), gathered.replicates.sum()) == (counts.failures.sum(), len(u))
+    assert set(np.rint(gathered.u * 256).astype(int)) <= set(range(1, 256, 2))
+    here = (np.abs(u - gathered.u[0]) < 1 / 256) & (np.abs(v - gathered.v[0]) < 1 / 256)
+    assert gathered.replicates[0] == here.sum()
+    assert counts.take(np.arange(100)).gathered().u.tolist() == u[:100].tolist()
 
 
 def best_lengths(counts: Counts) -> tuple[float, float]:
