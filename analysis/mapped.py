@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from search_spaces.cells import Architecture
 from search_spaces.failure_surface import FOLDS, Counts, Domain, Surface, dealt, fit_surface
@@ -69,10 +68,7 @@ class Tally:
     def surface(self, failed: Bools) -> Surface:
         """P(failure) fitted to the cells."""
         counts = self.counts(failed).gathered()
-        with threadpool_limits(
-            1, "blas"
-        ):  # the matrices are small: more threads wait for each other, on a busy machine for minutes
-            return fit_surface(self.domain, counts, dealt(counts) * PREDICTIVE_FITS // FOLDS)
+        return fit_surface(self.domain, counts, dealt(counts) * PREDICTIVE_FITS // FOLDS)
 
 
 def architecture_index(frame: pd.DataFrame, domain: Domain) -> Ints:

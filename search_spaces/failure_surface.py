@@ -26,6 +26,7 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 from scipy.special import betainc, betaincinv, betaln, expit, gammaln, logit, ndtr, ndtri
+from threadpoolctl import threadpool_limits
 
 from search_spaces.cells import Architecture, checked_l1, checked_sparsity
 from search_spaces.errors import MisuseError
@@ -558,7 +559,8 @@ class Process:
         variance = np.zeros((len(domain.architectures), *(2 * side - 1 for side in sides)))
         for a in range(len(domain.architectures)):
             mine = counts.take(counts.architecture == a)
-            fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
+            with threadpool_limits(1, "blas"):  # small matrices: more threads wait for each other, on a busy machine for minutes
+                fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
             best = max(fits, key=lambda fit: fit.evidence)
             _embed(location[a], best.location)
             _embed(variance[a], best.variance)
@@ -609,9 +611,9 @@ def _laplace(counts: Counts, lengths: tuple[float, ...], varies: tuple[bool, boo
     axes = zip((counts.u, counts.v), lengths, varies)
     sides = tuple(_functions(axis, length) if varied else 1 for axis, length, varied in axes)
     scale = AMPLITUDE * np.sqrt(np.outer(*map(_spectrum, lengths, sides))).ravel()
-    waves = _cosines(counts.u, 2 * sides[0] - 1), _cosines(counts.v, 2 * sides[1] - 1)
+    data = _Data.of(counts, sides)
     z = np.zeros(len(scale))
-    value, gradient, hessian = _objective(z, counts, scale, waves, sides)
+    value, gradient, hessian = data.objective(z, scale)
     for _ in range(_MOST_STEPS):
         factor = cho_factor(hessian, lower=True, check_finite=False)
         step = cho_solve(factor, gradient, check_finite=False)
@@ -619,10 +621,10 @@ def _laplace(counts: Counts, lengths: tuple[float, ...], varies: tuple[bool, boo
         if decrease < _TOLERANCE:
             break
         size = 1.0
-        while _log_posterior(z + size * step, counts, scale, waves, sides) < value and size > 1e-3:
+        while data.log_posterior(z + size * step, scale) < value and size > 1e-3:
             size /= 2
         z = z + size * step
-        value, gradient, hessian = _objective(z, counts, scale, waves, sides)
+        value, gradient, hessian = data.objective(z, scale)
     evidence = value - float(np.log(np.diag(factor[0])).sum())
     return _Laplace(evidence, (scale * z).reshape(sides), scale, factor[0])
 
@@ -639,30 +641,62 @@ _MOST_STEPS = 30
 _TOLERANCE = 1e-4
 
 
-def _log_posterior(z: Floats, counts: Counts, scale: Floats, waves: tuple[Floats, Floats], sides: tuple[int, ...]) -> float:
-    """Σ k f − n log(1 + exp f) − ½ z·z, up to a constant of the counts."""
-    f = _logit_of(z, scale, waves, sides)
-    return float((counts.failures * f - counts.replicates * np.logaddexp(0, f)).sum() - z @ z / 2)
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """Counts and the cosines at them: of points (n,), or of all of a lattice (U, V), whose sums are then products of matrices."""
+
+    failures: Ints
+    replicates: Ints
+    u: Floats
+    """(n or U, 2I − 1)."""
+    v: Floats
+    """(n or V, 2J − 1)."""
+
+    @classmethod
+    def of(cls, counts: Counts, sides: tuple[int, ...]) -> _Data:
+        """As a lattice where most of one is there."""
+        (u, row), (v, column) = (np.unique(axis, return_inverse=True) for axis in (counts.u, counts.v))
+        failures, replicates = counts.failures, counts.replicates
+        if len(u) * len(v) <= _WORTH_A_LATTICE * len(counts):
+            failures, replicates = np.zeros((2, len(u), len(v)), dtype=np.int64)
+            np.add.at(failures, (row, column), counts.failures)
+            np.add.at(replicates, (row, column), counts.replicates)
+        else:
+            u, v = counts.u, counts.v
+        return cls(failures, replicates, _cosines(u, 2 * sides[0] - 1), _cosines(v, 2 * sides[1] - 1))
+
+    def log_posterior(self, z: Floats, scale: Floats) -> float:
+        """Σ k f − n log(1 + exp f) − ½ z·z, up to a constant of the counts."""
+        f = self._logit(z, scale)
+        return float((self.failures * f - self.replicates * np.logaddexp(0, f)).sum() - z @ z / 2)
+
+    def objective(self, z: Floats, scale: Floats) -> tuple[float, Floats, Floats]:
+        """The log posterior of z, its gradient, and minus its Hessian."""
+        rate = expit(self._logit(z, scale))
+        gradient = scale * self._sums(self.failures - self.replicates * rate, *self._sides).ravel() - z
+        series = self._sums(self.replicates * rate * (1 - rate), self.u.shape[1], self.v.shape[1])
+        hessian = scale[:, None] * _products(series, self._sides) * scale
+        hessian[np.diag_indices_from(hessian)] += 1
+        return self.log_posterior(z, scale), gradient, hessian
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return (self.u.shape[1] + 1) // 2, (self.v.shape[1] + 1) // 2
+
+    def _logit(self, z: Floats, scale: Floats) -> Floats:
+        rows, columns = self._sides
+        along = self.u[:, :rows] @ (scale * z).reshape(rows, columns)
+        basis = self.v[:, :columns]
+        return along @ basis.T if self.failures.ndim == 2 else (along * basis).sum(1)
+
+    def _sums(self, values: Floats, rows: int, columns: int) -> Floats:
+        """Σ over points of value · cos(iπu) cos(jπv): (rows, columns)."""
+        u, v = self.u[:, :rows], self.v[:, :columns]
+        return u.T @ values @ v if values.ndim == 2 else u.T @ (values[:, None] * v)
 
 
-def _objective(
-    z: Floats, counts: Counts, scale: Floats, waves: tuple[Floats, Floats], sides: tuple[int, ...]
-) -> tuple[float, Floats, Floats]:
-    """The log posterior of z, its gradient, and minus its Hessian."""
-    rate = expit(_logit_of(z, scale, waves, sides))
-    basis = waves[0][:, : sides[0]], waves[1][:, : sides[1]]
-    residual = counts.failures - counts.replicates * rate
-    gradient = scale * (basis[0].T @ (residual[:, None] * basis[1])).ravel() - z
-    weights = counts.replicates * rate * (1 - rate)
-    series = waves[0].T @ (weights[:, None] * waves[1])
-    hessian = scale[:, None] * _products(series, sides) * scale
-    hessian[np.diag_indices_from(hessian)] += 1
-    return _log_posterior(z, counts, scale, waves, sides), gradient, hessian
-
-
-def _logit_of(z: Floats, scale: Floats, waves: tuple[Floats, Floats], sides: tuple[int, ...]) -> Floats:
-    weights = (scale * z).reshape(sides)
-    return ((waves[0][:, : sides[0]] @ weights) * waves[1][:, : sides[1]]).sum(1)
+_WORTH_A_LATTICE = 10
+"""A point costs about as much as this many cells of a lattice."""
 
 
 def _products(series: Floats, sides: tuple[int, ...]) -> Floats:

@@ -8,9 +8,10 @@ Every batch but the first two is planned from the rows of all batches but the on
 meanwhile. So what is asked is a function of the specification and of the rows told, whenever they come: resuming is
 asking and telling again.
 
-After an even first pass a batch has three parts: *straddle* sharpens the boundary as the mixture sees it; *surprise*
-follows up replicates that contradict the map; Sobol looks everywhere. Straddle: Bryan et al. 2005, "Active learning for
-identifying function threshold boundaries".
+After an even first pass a batch has four parts. *Straddle* sharpens the boundary as the mixture sees it; where there is
+little, the *tree's risk* takes its place, for the mixture is soon too sure of small islands. *Surprise* follows up
+replicates that contradict the map; Sobol looks everywhere. Straddle: Bryan et al. 2005, "Active learning for identifying
+function threshold boundaries".
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from functools import cached_property
 import numpy as np
 from scipy.special import betainc
 from scipy.stats import qmc
-from threadpoolctl import threadpool_limits
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.errors import MisuseError
@@ -46,10 +46,10 @@ from search_spaces.learners import Rows
 
 LEAST_BATCH, MOST_BATCH, GROWTH = 256, 10_000, 0.1
 """A batch that is not given a size has this share of what was asked before, within these bounds."""
-STRADDLE, SURPRISE = 0.6, 0.15
+STRADDLE, SURPRISE = 0.65, 0.15
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
 STRADDLE_VOLUME = 0.002
-"""Straddle's share shrinks in proportion where its mean weight is below this: there is little boundary to sharpen."""
+"""Straddle's share shrinks in proportion where its mean weight is below this; what it gives up is the tree's risk's."""
 SURPRISE_REACH = 3.0
 """Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
 
@@ -101,8 +101,7 @@ class Refinement:
         counts, self._next_seed = _no_counts(), 0
         if earlier is not None and len(earlier["seed"]):
             counts, self._next_seed = self._counts(earlier), 1 + int(earlier["seed"].max())
-        with threadpool_limits(1, "blas"):  # the matrices are small: more threads wait for each other
-            self._state = _State(spec, fit_surface(spec.domain, counts))
+        self._state = _State(spec, fit_surface(spec.domain, counts))
         self._earlier = int(counts.replicates.sum())
         self._planned = 0
         self._precise = False
@@ -147,9 +146,8 @@ class Refinement:
         if not self._asked or len(rows["seed"]) != self._asked[0]:
             raise ValueError(f"{len(rows['seed'])} rows were told; out are batches of {list(self._asked)}, the first is due whole.")
         self.told += self._asked.popleft()
-        with threadpool_limits(1, "blas"):
-            self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
-            self._plan()
+        self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
+        self._plan()
 
     def summary(self) -> dict[str, float]:
         """For progress lines."""
@@ -238,15 +236,16 @@ class _State:
         """To the fourth power, how surely the replicates nearby contradict the map where it is sure, on the grid.
 
         Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
-        1 − m + n − k). What the map itself foretells of them, k = Σ m, contradicts nothing. A lone failure amid a safe
-        region draws a few more replicates: noise is soon seen through, and an island that the process would smooth away
-        is found.
+        1 − m + n − k). They contradict a safe place by the probability of a rate above level / 2, a failing one by that of
+        one below (1 + level) / 2; as far as the counts that the map foretells there, k = Σ m, would not do so too. A lone
+        failure amid safety draws a few more replicates: noise is soon seen through, and an island that the process would
+        smooth away is found.
         """
         failures, replicates, foretold = self._nearby
         mean = self.mixture.mean
         fails = mean >= self.spec.level
         halfway = (self.spec.level + fails) / 2
-        seen, known = (betainc(mean + k, 1 - mean + replicates - k, halfway) for k in (failures, foretold))
+        seen, known = (betainc(mean + k, np.maximum(1 - mean + replicates - k, 1e-9), halfway) for k in (failures, foretold))
         contradicted = np.where(fails, seen * (1 - known), (1 - seen) * known)
         return (contradicted * (1 - 2 * self.risk)) ** 4
 
@@ -266,12 +265,15 @@ class _State:
         return self._sharing(self._next(self._autoencoders(count), sobol), np.ones(self.spec.domain.shape())).take(count)
 
     def refined(self, count: int, sobol: qmc.Sobol, rng: np.random.Generator) -> _Points:
-        """A batch: straddle, surprise, Sobol."""
+        """A batch: straddle, the tree's risk, surprise, Sobol."""
         total = self._autoencoders(count)
         parts = []
         straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME)
-        tree, surprise = (share + part * (STRADDLE - straddle) for share, part in ((0, 2 / 3), (SURPRISE, 1 / 6)))
-        for share, weights in ((straddle, self.straddle), (tree, self.tree_risk), (surprise, self.surprise)):
+        for share, weights in (
+            (straddle, self.straddle),
+            (STRADDLE - straddle, self.tree_risk),
+            (SURPRISE, self.surprise),
+        ):
             drawn = systematic(weights, round(share * total), rng)
             parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
         left = total - sum(part.autoencoders for part in parts)

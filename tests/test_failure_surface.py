@@ -17,6 +17,7 @@ from search_spaces import MisuseError
 from search_spaces.failure_surface import (
     AMPLITUDE,
     LENGTHS,
+    MOST_POINTS,
     Counts,
     Domain,
     Estimator,
@@ -212,34 +213,77 @@ def test_process_is_at_the_mode_of_its_posterior() -> None:
     """The coefficients maximise likelihood × prior, found anew by another optimiser on the basis written out."""
     counts = some_counts(120)
     process = Process.fitted(ONE, counts)
-    assert max(LENGTHS, key=lambda length: evidence(counts, length)) == 0.2
-    side = 7
-    basis, scale = written_out(counts, 0.2, side)
+    lengths = best_lengths(counts)
+    basis, scale, sides = written_out(counts, lengths)
 
     def loss(z: Floats) -> float:
         f = basis @ (scale * z)
         return float((counts.replicates * np.logaddexp(0, f) - counts.failures * f).sum() + z @ z / 2)
 
-    found = minimize(loss, np.zeros(side * side), method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-8})
-    np.testing.assert_allclose(process.location[0, :side, :side].ravel(), scale * found.x, atol=2e-3)
+    found = minimize(loss, np.zeros(len(scale)), method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-8})
+    np.testing.assert_allclose(process.location[0, : sides[0], : sides[1]].ravel(), scale * found.x, atol=2e-3)
 
 
-def written_out(counts: Counts, length: float, side: int) -> tuple[Floats, Floats]:
-    """cos(iπu) cos(jπv) at the points, (n, side²), and the prior standard deviations of their weights."""
-    i, j = np.arange(side)[:, None, None], np.arange(side)[None, :, None]
+def test_length_scales_of_the_axes_are_chosen_apart() -> None:
+    """A ridge along v that is narrow in u gets a shorter length scale in u."""
+    u, v = np.random.default_rng(5).random((2, 300))
+    failures = np.abs(u - 0.5) < 0.1
+    lengths = best_lengths(Counts.of(ONE, np.zeros(300, dtype=int), ONE.sparsity_at(u), ONE.l1_at(v), failures))
+    assert lengths[0] < lengths[1]
+    process = Process.fitted(ONE, Counts.of(ONE, np.zeros(300, dtype=int), ONE.sparsity_at(u), ONE.l1_at(v), failures))
+    sides = [math.ceil(3.6 / (math.pi * length)) + 1 for length in lengths]
+    assert (process.location[0, sides[0] :] == 0).all()
+    assert (process.location[0, :, sides[1] :] == 0).all()
+    assert process.location[0, sides[0] - 1].any()
+
+
+def test_lattice_is_summed_as_its_points_are() -> None:
+    """A lattice's sums are taken along its axes; with points off it, the same counts give the same logit."""
+    i, j = (index.ravel() for index in np.indices((13, 15)))
+    failures, replicates = np.random.default_rng(2).integers(0, 3, 195), np.full(195, 2)
+    on = Counts(np.zeros(195, dtype=np.int64), i / 12, j / 14, failures, replicates)
+    off = Counts(on.architecture, on.u + np.linspace(0, 1e-9, 195), on.v, failures, replicates)
+    places = np.zeros(50, dtype=np.int64), *np.random.default_rng(3).random((2, 50))
+    for one, other in zip(Process.fitted(ONE, on).latent(*places), Process.fitted(ONE, off).latent(*places)):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_many_points_are_gathered_on_the_grid() -> None:
+    """Beyond MOST_POINTS points move by half a cell at most, and no replicate is lost; fewer stay as they are."""
+    rng = np.random.default_rng(4)
+    u, v = rng.random((2, MOST_POINTS + 1))
+    counts = Counts(np.zeros(len(u), dtype=np.int64), u, v, rng.integers(0, 2, len(u)), np.ones(len(u), dtype=np.int64))
+    gathered = counts.gathered()
+    assert len(gathered) <= 128**2
+    assert (gathered.failures.sum(), gathered.replicates.sum()) == (counts.failures.sum(), len(u))
+    assert set(np.rint(gathered.u * 256).astype(int)) <= set(range(1, 256, 2))
+    here = (np.abs(u - gathered.u[0]) < 1 / 256) & (np.abs(v - gathered.v[0]) < 1 / 256)
+    assert gathered.replicates[0] == here.sum()
+    assert counts.take(np.arange(100)).gathered().u.tolist() == u[:100].tolist()
+
+
+def best_lengths(counts: Counts) -> tuple[float, float]:
+    """Those of the greatest evidence."""
+    return max(itertools.product(LENGTHS, LENGTHS), key=lambda lengths: evidence(counts, lengths))
+
+
+def written_out(counts: Counts, lengths: tuple[float, float]) -> tuple[Floats, Floats, list[int]]:
+    """cos(iπu) cos(jπv) at the points, (n, IJ), the prior standard deviations of their weights, and [I, J]."""
+    sides = [min(20, math.ceil(3.6 / (math.pi * length)) + 1) for length in lengths]
+    i, j = np.arange(sides[0])[:, None, None], np.arange(sides[1])[None, :, None]
     basis = np.cos(i * np.pi * counts.u) * np.cos(j * np.pi * counts.v)
 
-    def density(k: NDArray[np.floating]) -> Floats:
+    def density(side: int, length: float) -> Floats:
+        k = np.arange(side) * 1.0
         return np.where(k > 0, 2, 1) * math.sqrt(2 * math.pi) * length * np.exp(-0.5 * (math.pi * k * length) ** 2)
 
-    variance = AMPLITUDE**2 * np.outer(density(np.arange(side) * 1.0), density(np.arange(side) * 1.0))
-    return basis.reshape(side * side, -1).T, np.sqrt(variance).ravel()
+    variance = AMPLITUDE**2 * np.outer(*map(density, sides, lengths))
+    return basis.reshape(len(variance.ravel()), -1).T, np.sqrt(variance).ravel(), sides
 
 
-def evidence(counts: Counts, length: float) -> float:
+def evidence(counts: Counts, lengths: tuple[float, float]) -> float:
     """Laplace's evidence in the other form, log|I + W½ K W½| with K = ΦΛΦᵀ (Rasmussen and Williams 2006, eq. 3.32)."""
-    side = min(20, math.ceil(3.6 / (math.pi * length)) + 1)
-    basis, scale = written_out(counts, length, side)
+    basis, scale, _ = written_out(counts, lengths)
     K = (basis * scale**2) @ basis.T
     f = np.zeros(len(counts))
     for _ in range(50):
@@ -257,15 +301,17 @@ def test_variance_of_the_logit_is_that_of_the_weights() -> None:
     """The cosine series of the variance equals φᵀ (Λ⁻¹ + ΦᵀWΦ)⁻¹ φ, written out."""
     counts = some_counts(120)
     process = Process.fitted(ONE, counts)
-    basis, scale = written_out(counts, 0.2, 7)
-    rate = expit(basis @ process.location[0, :7, :7].ravel())
+    lengths = best_lengths(counts)
+    basis, scale, (rows, columns) = written_out(counts, lengths)
+    weights = process.location[0, :rows, :columns].ravel()
+    rate = expit(basis @ weights)
     precision = np.diag(scale**-2.0) + (basis.T * (counts.replicates * rate * (1 - rate))) @ basis
     places = some_counts(30, seed=8)
-    phi = written_out(places, 0.2, 7)[0]
+    phi = written_out(places, lengths)[0]
     expected = np.einsum("ni,ij,nj->n", phi, np.linalg.inv(precision), phi)
     location, sd = process.latent(places.architecture, places.u, places.v)
     np.testing.assert_allclose(sd**2, expected, rtol=1e-6)
-    np.testing.assert_allclose(location, phi @ process.location[0, :7, :7].ravel(), atol=1e-10)
+    np.testing.assert_allclose(location, phi @ weights, atol=1e-10)
 
 
 # --- posteriors
@@ -391,14 +437,13 @@ def test_mirrored_data_give_a_mirrored_process() -> None:
 
 
 def test_weight_goes_to_the_part_that_foretold_better() -> None:
-    """Around lone islands, which the process smooths away, the tree foretells more."""
+    """At an edge along an axis the tree foretells more, on a broad slope the process."""
     places = lattice(24, 25)
-    counts = places.counts(TRUTHS["island"], 20, 2)
-    surface = fit_surface(DOMAIN, counts)
-    truth = TRUTHS["island"](places.architecture, places.u, places.v)
-    weight = surface.on_grid(128).weight
-    at = places.architecture, (places.u * 127).astype(int), (places.v * 127).astype(int)
-    assert weight[at][truth > 0.3].mean() > 0.6
+    edge = places.counts(lambda a, u, v: np.where(u > 0.5, 0.97, 0.02), 20, 2)
+    slope = places.counts(TRUTHS["smooth"], 20, 2)
+    truth = TRUTHS["smooth"](np.arange(8)[:, None, None], DOMAIN.centres()[0][:, None], DOMAIN.centres()[1])
+    assert fit_surface(DOMAIN, edge).on_grid().weight[:, 52:76].mean() > 0.6
+    assert fit_surface(DOMAIN, slope).on_grid().weight[(truth > 0.1) & (truth < 0.9)].mean() < 0.4
 
 
 @pytest.mark.parametrize(("sparsities", "l1s"), [(2, 1), (7, 1), (4, 20)])

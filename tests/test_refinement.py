@@ -127,12 +127,12 @@ def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Rows]]) -> None:
 
 def test_batches_grow_with_what_is_known() -> None:
     """Without a size, the first pass but for 256, then batches of 256 and more: a tenth of what was asked before."""
-    learner, sizes = Refinement(MapSpec(PAIR, budget=9_000, first_pass=6_000)), []
+    learner, sizes = Refinement(MapSpec(PAIR, budget=4_500, first_pass=3_000)), []
     while not learner.done:
         asked = learner.ask()
         sizes.append(sum(map(len, asked)))
         learner.tell(trained(asked))
-    assert sizes == [5_744, 256, 600, 660, 726, 798, 216]
+    assert sizes == [2_744, 256, 300, 330, 363, 399, 108]
 
 
 def test_rows_that_are_not_the_batch_are_refused(begun: tuple[MapSpec, list[Rows]]) -> None:
