@@ -84,7 +84,7 @@ class Desk:
 
 
 class PackTrainable(tune.Trainable):
-    """Trains a pack → rows in the study's folder, a result line: {"pack_id": …}, or "" for a spare one under {"spare_for": trial}."""
+    """Trains a pack → rows in the study's folder, one result line: {"pack_id": …}, or "" for the spare of {"spare_for": trial}."""
 
     def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
         self._folder = Storage.at(storage).study(study)
