@@ -45,14 +45,14 @@ NEAR = 0.5
 """Decades to each side of the predicted edge in which half of the second sweep lies."""
 CLEARANCE = 96
 """Replicates below the edge that look for a bump."""
-UNCLEARED_SHARE, CLEARED_SHARE = 0.5, 0.35
+UNCLEARED_SHARE, CLEARED_SHARE = 0.4, 0.3
 """Of a batch, what is not at the upper edge: before and after that many were told."""
 LOW_SHARE, BEST_SHARE = 0.25, 0.25
 """Of these: at the lower edge, and at what may be the best l1; the rest look for a bump while they must."""
 BUMP_PRIOR = 0.5
 """Odds of a bump, which say how many replicates look at the place where it may be."""
-SURE_OF_BUMP = 4.5
-"""Log Bayes factor from which a cell is "not monotone"."""
+SURE_OF_BUMP = 4.0
+"""Log Bayes factor from which a cell is "not monotone". Of rising rates at most one in e^4 ever gets there, on average."""
 CREDIBLE = 0.9
 
 

@@ -32,6 +32,7 @@ from study.searches import predicted_collapse
 from tests.benchmarks.machine import machine
 
 LOW, HIGH, LEVEL = 1e-4, 10.0, 0.1
+EDGES = np.log10([LOW, HIGH])
 FAILURE = ("sae_dead", "sae_starved")
 SCORE = "mcc_decoder_features"
 CELLS = [
@@ -46,6 +47,8 @@ JUDGING_SEEDS = 3_000_000 + np.arange(200)
 """On which the best values are compared."""
 FEWER = 20
 """How many times fewer replicates than the truth a search may spend."""
+REPEATS = 3
+"""Searches of each cell, with seeds of their own."""
 TPE_SEEDS = 8
 COLUMNS = ["architecture", "sparsity", "l1", "seed", "failure", SCORE]
 
@@ -163,10 +166,10 @@ def fitted_crossing(x: NDArray[np.float64], failures: NDArray[np.float64], judge
     return float(places[rises[-1] + 1]) if len(rises) else np.nan
 
 
-def searched(protocol: str, names: Sequence[tuple[str, float]], budget: int) -> list[L1Interval]:
+def searched(protocol: str, names: Sequence[tuple[str, float]], budget: int, seed: int = 0) -> list[L1Interval]:
     """What the learner finds of cells of one protocol, all at once."""
     predicted = tuple(predicted_collapse(Architecture.parse(name), sparsity, PROTOCOLS[protocol]) for name, sparsity in names)
-    spec = L1SearchSpec(tuple(names), (LOW, HIGH), FAILURE, LEVEL, budget, score=SCORE, predicted_high=predicted)
+    spec = L1SearchSpec(tuple(names), (LOW, HIGH), FAILURE, LEVEL, budget, score=SCORE, predicted_high=predicted, seed=seed)
     learner, waiting = L1Learner(spec), deque[list[Replicates]]()
     while not learner.done:
         if batch := learner.ask():
@@ -215,38 +218,43 @@ def real(folder: Path, cells: Sequence[CellName]) -> None:
     for cell in cells:
         truths[cell] = truth(folder, cell)
         print(*cell, truths[cell], file=sys.stderr, flush=True)
-    heads = ("protocol", "architecture", "S", "truth", "found [90 %]", "error", "held", "replicates", "closed form")
-    table((*heads, "best l1 [90 %]", "regret", "TPE's"))
-    errors, held, regret, spent = [], [], [], 0
+    heads = ("protocol", "architecture", "S", "truth", "found [90 %]", "errors", "held", "replicates", "closed form")
+    table((*heads, "best l1 [90 %]", "regrets", "TPE's"))
+    errors, held, regret, of_tpe = [], [], [], []
     for (protocol, budget), group in itertools.groupby(cells, lambda cell: (cell[0], truths[cell].replicates // FEWER)):
-        names = list(group)
-        for cell, found in zip(names, searched(protocol, [name[1:] for name in names], budget)):
-            true = truths[cell]
-            ends = [np.log10(end) if end else edge for end, edge in zip(found.safe_high_interval, np.log10([LOW, HIGH]))]
-            error = np.log10(found.safe_high) - true.log10_high if found.safe_high else np.nan
-            errors.append(error)
-            held.append(bool(found.monotone and ends[0] <= true.log10_high <= ends[1]))
-            regret.append(regrets(cell, true.best_l1s, (found.best_l1 or LOW, tpe(folder, cell, budget))))
-            spent += found.replicates
+        of_group = list(group)
+        names = [cell[1:] for cell in of_group]
+        searches = [searched(protocol, names, budget, 100_000 * repeat) for repeat in range(REPEATS)]
+        for cell, *found in zip(of_group, *searches):
+            true, first = truths[cell], found[0]
+            ends = [[np.log10(end) if end else edge for end, edge in zip(f.safe_high_interval, EDGES)] for f in found]
+            errors.append([np.log10(f.safe_high) - true.log10_high if f.safe_high else np.nan for f in found])
+            held.append([f.monotone and low <= true.log10_high <= high for f, (low, high) in zip(found, ends)])
+            *ours, theirs = regrets(cell, true.best_l1s, [*(f.best_l1 or LOW for f in found), tpe(folder, cell, budget)])
+            regret.append(ours)
+            of_tpe.append(theirs)
             row(
                 *cell,
                 f"{true.log10_high:.3f} ± {true.standard_error:.3f}",
-                found.high if found.safe_high is None else f"{np.log10(found.safe_high):.3f} [{ends[0]:.3f}, {ends[1]:.3f}]",
-                f"{error:+.3f}",
-                "yes" if held[-1] else "no",
-                found.replicates,
-                "–" if found.predicted_high is None else f"{np.log10(found.predicted_high):.2f}",
-                f"{found.best_l1:.2g} [{', '.join(f'{end:.2g}' for end in found.best_l1_interval or ())}]",
-                *(f"{value:.4f}" for value in regret[-1]),
+                first.high if first.safe_high is None else f"{np.log10(first.safe_high):.3f} [{ends[0][0]:.3f}, {ends[0][1]:.3f}]",
+                ", ".join(f"{error:+.3f}" for error in errors[-1]),
+                f"{sum(held[-1])} of {REPEATS}",
+                max(f.replicates for f in found),
+                "–" if first.predicted_high is None else f"{np.log10(first.predicted_high):.2f}",
+                f"{first.best_l1:.2g} [{', '.join(f'{end:.2g}' for end in first.best_l1_interval or ())}]",
+                ", ".join(f"{value:.3f}" for value in ours),
+                f"{theirs:.3f}",
             )
-    fewer = sum(true.replicates for true in truths.values()) / spent
+    of_truth = np.median([true.standard_error for true in truths.values()])
+    print()
+    for repeat, (own, inside) in enumerate(zip(zip(*errors), zip(*held)), start=1):
+        print(f"Search {repeat}: intervals hold the truth in {np.mean(inside):.0%}, median error {np.nanmedian(np.abs(own)):.4f}.")
     print(
-        f"\nIntervals hold the truth in {np.mean(held):.0%} of {len(cells)} cells; median error {np.nanmedian(np.abs(errors)):.4f} "
-        f"decades (the truth's own standard error: median {np.median([true.standard_error for true in truths.values()]):.4f}); "
-        f"{fewer:.0f} times fewer replicates."
+        f"All: {np.mean(held):.0%} of {np.size(held)}, median error {np.nanmedian(np.abs(errors)):.4f} decades, the truth's own "
+        f"standard error {of_truth:.4f} (median); {FEWER} times fewer replicates."
     )
-    for who, values in zip(("here", "Optuna's TPE"), zip(*regret)):
-        print(f"Regret of the best l1, {who}: mean {np.mean(values):.4f}, worst {np.max(values):.4f}.")
+    for who, values in (("here", np.array(regret)), ("Optuna's TPE", np.array(of_tpe))):
+        print(f"Regret, {who}: mean {values.mean():.4f}, worst {values.max():.4f}, above 0.03 in {np.mean(values > 0.03):.1%}.")
 
 
 def simulated(tasks: int) -> None:
