@@ -44,8 +44,9 @@ from search_spaces.failure_surface import (
 from search_spaces.failures import checked_failure, failed
 from search_spaces.learners import Rows
 
-LEAST_BATCH, MOST_BATCH, GROWTH = 256, 10_000, 0.1
-"""A batch that is not given a size has this share of what was asked before, within these bounds."""
+LEAST_BATCH, MOST_BATCH, GROWTH, GROWING_FROM = 256, 10_000, 0.125, 5_000
+"""A batch that is not given a size has this share of what was asked before, beyond so many, within these bounds: small ones
+follow up quickly what was seen, large ones cost little thought."""
 STRADDLE, SURPRISE = 0.65, 0.15
 """Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
 STRADDLE_VOLUME = 0.002
@@ -168,7 +169,7 @@ class Refinement:
         left = self.spec.budget - self._planned
         if self._precise or left <= 0:
             return
-        size = self.spec.batch or min(max(LEAST_BATCH, int(GROWTH * self._planned)), MOST_BATCH)
+        size = self.spec.batch or min(max(LEAST_BATCH, int(GROWTH * (self._planned - GROWING_FROM))), MOST_BATCH)
         first = self.spec.first_pass - self._earlier - self._planned
         if first > 0:
             points = self._state.spread(min(max(first - size, min(size, first)), left, MOST_BATCH), self._sobol)

@@ -31,7 +31,7 @@ from search_spaces.failure_surface import (
     misclassified_volume,
     partition_average,
 )
-from tests.truths import DOMAIN, TRUTHS, lattice, sobol
+from tests.truths import DOMAIN, TRUTHS, sobol
 
 Floats = NDArray[np.float64]
 ONE = Domain(("5-3-5",), sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
@@ -438,12 +438,15 @@ def test_mirrored_data_give_a_mirrored_process() -> None:
 
 def test_weight_goes_to_the_part_that_foretold_better() -> None:
     """At an edge along an axis the tree foretells more, on a broad slope the process."""
-    places = lattice(24, 25)
-    edge = places.counts(lambda a, u, v: np.where(u > 0.5, 0.97, 0.02), 20, 2)
-    slope = places.counts(TRUTHS["smooth"], 20, 2)
-    truth = TRUTHS["smooth"](np.arange(8)[:, None, None], DOMAIN.centres()[0][:, None], DOMAIN.centres()[1])
-    assert fit_surface(DOMAIN, edge).on_grid().weight[:, 52:76].mean() > 0.6
-    assert fit_surface(DOMAIN, slope).on_grid().weight[(truth > 0.1) & (truth < 0.9)].mean() < 0.4
+    u, v = (index.ravel() / 23 for index in np.indices((24, 24)))
+
+    def weight(rate: Floats) -> Floats:
+        failures = np.random.default_rng(2).binomial(20, rate)
+        counts = Counts(np.zeros(len(u), dtype=np.int64), u, v, failures, np.full(len(u), 20))
+        return fit_surface(ONE, counts).on_grid().weight[0, 52:76]
+
+    edge, slope = weight(np.where(u > 0.5, 0.97, 0.02)), weight(expit((u + 0.3 * v - 0.65) / 0.1))
+    assert edge.mean() > slope.mean() + 0.15
 
 
 @pytest.mark.parametrize(("sparsities", "l1s"), [(2, 1), (7, 1), (4, 20)])

@@ -32,7 +32,7 @@ DOMAIN = Domain(("5-3-5", "10-5-10"), sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
 SIDE, SEEDS = 32, 64
 FIRST_SEED = 1_000_000
 """Of the grid; the map's seeds start at 0."""
-BUDGET, FIRST_PASS, BATCH, RUNS = 2_000, 256, 64, 5
+BUDGET, FIRST_PASS, BATCH, RUNS = 1_024, 256, 64, 5
 CLEAR = 0.06
 """A cell whose measured rate is nearer to the level is on no side: 64 seeds cannot tell."""
 WANTED = 0.02
