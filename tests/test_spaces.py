@@ -170,9 +170,15 @@ def test_grid_is_every_combination_once() -> None:
 
 
 def test_named_spaces_have_their_sizes() -> None:
-    """As the reference lists them."""
+    """As the reference lists them, and the space for searches of l1."""
     sizes = {name: sum(map(len, space.replicates())) for name, space in SPACES.items()}
-    assert sizes == {"smoke": 32, "dissertation": 7000, "architectures": 8 * 12 * 13 * 16, "full": 8 * 24 * 25 * 200}
+    assert sizes == {
+        "smoke": 32,
+        "dissertation": 7000,
+        "architectures": 8 * 12 * 13 * 16,
+        "full": 8 * 24 * 25 * 200,
+        "thresholds": 8 * 4 * 2,
+    }
     assert np.isclose(SPACES["full"].sparsities[1], 0.3 + 0.68 / 23, rtol=1e-11)
 
 
