@@ -125,14 +125,15 @@ def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Rows]]) -> None:
     assert learner.ask() == []
 
 
-def test_batches_grow_with_what_is_known() -> None:
-    """Without a size, the first pass but for 256, then batches of 256 and more: a tenth of what was asked before."""
-    learner, sizes = Refinement(MapSpec(PAIR, budget=4_500, first_pass=3_000)), []
+def test_batches_grow_with_what_was_asked() -> None:
+    """Without a size: the first pass but for 256, these, then an eighth of what was asked beyond 5,000, 256 or more."""
+    cell = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
+    learner, sizes = Refinement(MapSpec(cell, budget=12_000, first_pass=7_000)), []
     while not learner.done:
         asked = learner.ask()
         sizes.append(sum(map(len, asked)))
-        learner.tell(trained(asked))
-    assert sizes == [2_744, 256, 300, 330, 363, 399, 108]
+        learner.tell(asked_rows(asked))
+    assert sizes == [6744, 256, 256, 282, 317, 356, 401, 451, 507, 571, 642, 722, 495]
 
 
 def test_rows_that_are_not_the_batch_are_refused(begun: tuple[MapSpec, list[Rows]]) -> None:
