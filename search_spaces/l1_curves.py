@@ -28,6 +28,8 @@ FLOORS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 1.5)
 CEILINGS = (0.002, 0.05)
 """How far the rate stays below 1 far above the rise."""
 
+TEMPER = 0.7
+"""Power of the likelihood of a crossing: real rates are not quite of the assumed shapes, and intervals should hold all the same."""
 DRAWN_SHARE = 0.5
 """Of a crossing's posterior, in its middle, in which further replicates are placed."""
 
@@ -90,7 +92,7 @@ class RisingRate:
         # θ runs from −MARGIN to X + MARGIN − 1: log likelihood Σ_x n(x) table(x − θ)
         start = self.size
         likelihood = irfft(spectrum, self._length)[:, start : start + self.size + 2 * MARGIN]
-        posterior = np.exp(likelihood - likelihood.max())
+        posterior = np.exp(TEMPER * (likelihood - likelihood.max()))
         theta = np.arange(-MARGIN, self.size + MARGIN)
         place = np.clip(theta + self._offsets[:, None], -1, self.size) + 1
         return Crossing(np.bincount(place.ravel(), posterior.ravel(), self.size + 2) / posterior.sum())

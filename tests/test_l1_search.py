@@ -12,7 +12,7 @@ from scipy.special import expit, logit
 from threadpoolctl import threadpool_limits
 
 from search_spaces import MisuseError, Replicates
-from search_spaces.l1_curves import CEILINGS, FLOORS, MARGIN, STEP, WIDTHS, Monotony, RisingRate, Score
+from search_spaces.l1_curves import CEILINGS, FLOORS, MARGIN, STEP, TEMPER, WIDTHS, Monotony, RisingRate, Score
 from search_spaces.l1_search import BATCH, L1Interval, L1Learner, L1SearchSpec
 
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -112,7 +112,7 @@ def test_likelihood_of_every_middle_is_the_sum_over_outcomes() -> None:
                     middle = np.arange(-MARGIN, size + MARGIN)
                     p = np.clip(rate[x - middle[:, None] + size + MARGIN], 1e-9, 1 - 1e-9)
                     crossing = np.clip(at - (size + MARGIN) + middle, -1, size)
-                    np.add.at(expected, crossing + 1, np.prod(np.where(failed, p, 1 - p), axis=1))
+                    np.add.at(expected, crossing + 1, np.prod(np.where(failed, p, 1 - p), axis=1) ** TEMPER)
     counts = np.bincount(x, failed, size), np.bincount(x, minlength=size).astype(float)
     np.testing.assert_allclose(RisingRate(size, level).crossing(*counts).mass, expected / expected.sum(), atol=1e-9)
 
