@@ -45,6 +45,10 @@ class Crossing:
         """Index into the lattice; −1 for below the range, X for above it."""
         return int(np.searchsorted(np.cumsum(self.mass), share * self.mass.sum())) - 1
 
+    def interval(self, share: float) -> tuple[int, int]:
+        """The values that enclose the middle `share`. A crossing at an index lies between the value before it and its own."""
+        return self.quantile((1 - share) / 2) - 1, self.quantile((1 + share) / 2)
+
     @property
     def inside(self) -> float:
         """The probability that it lies in the range."""

@@ -318,7 +318,7 @@ class _CellRows:
     @property
     def half_width(self) -> float:
         """Half of the interval of the upper edge, in decades; infinite where it reaches beyond the range or there is none."""
-        low, high = (self.high.quantile(share) for share in _ENDS)
+        low, high = self.high.interval(CREDIBLE)
         inside = self.bump_x is None and low >= 0 and high < self._size
         return (high - low) * STEP / 2 if inside else np.inf
 
@@ -379,7 +379,7 @@ class _CellRows:
     def result(self) -> L1Interval:
         lattice = self._lattice
         name, sparsity = self._spec.cells[self._place]
-        middle, first, last = (self.high.quantile(share) for share in (0.5, *_ENDS))
+        middle, (first, last) = self.high.quantile(0.5), self.high.interval(CREDIBLE)
         safe_high, high_ends = lattice.at(middle), (lattice.at(first), lattice.at(last))
         high = "inside" if safe_high is not None else "fails throughout" if middle < 0 else "never fails"
         if self.bump_x is not None:
@@ -388,7 +388,7 @@ class _CellRows:
         low_ends: tuple[float | None, float | None] = (None, None)
         low = "not asked"
         if self._spec.score is not None:
-            turned = [self._size - 1 - self.low.quantile(share) for share in (0.5, *_ENDS)]
+            turned = [self._size - 1 - x for x in (self.low.quantile(0.5), *self.low.interval(CREDIBLE))]
             safe_low, low_ends = lattice.at(turned[0]), (lattice.at(turned[2]), lattice.at(turned[1]))
             low = "inside" if safe_low is not None else "never dense" if turned[0] < 0 else "dense throughout"
         best_l1 = best_score = best_ends = None
