@@ -26,7 +26,7 @@ class FailureMap:
     replicates: int
     """Trained, those of earlier studies not counted."""
     estimated_misclassified_volume: float
-    """Expected share of the space on the wrong side of the border: two to four times the true one where that could be known."""
+    """Expected share of the space on the wrong side of the border: two to six times the true one where that could be known."""
     estimated_regret: float
     """The same, each place weighted by how far its rate is from the level."""
     regions: list[Region]
