@@ -15,8 +15,8 @@ from pyarrow import fs
 from search_spaces.cells import SEED_COLUMNS
 from search_spaces.failures import failed
 from study.failures import FailureKind
-from study.row_store import DEFAULT_STORAGE, StudyFolder
-from study.status import existing_study
+from study.storage.status import existing_study
+from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 
 def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:

@@ -6,14 +6,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from study.driver import launch, resume
+    from study.on_ray.driver import launch, resume
 
 __all__ = ["launch", "resume"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from study import driver
+        from study.on_ray import driver
 
         return getattr(driver, name)
     raise AttributeError(f"module 'study' has no attribute {name!r}")

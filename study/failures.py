@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.failures import FailureKind as FailureKind
 from search_spaces.protocol import Protocol
-from study.sae_metrics import corrected_mcc
+from study.metrics.sae import corrected_mcc
 
 
 class Cause(StrEnum):

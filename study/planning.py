@@ -10,11 +10,11 @@ import numpy as np
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.spaces import GridSpace, L1Search, MapSearch, StudySpec
-from study.engines import engine_named
+from study.engines.registry import engine_named
 from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
-from study.row_store import StudyFolder
 from study.run_pack import run_pack
-from study.searches import earlier_rows, learner_of
+from study.searching.learner_of import earlier_rows, learner_of
+from study.storage.study_folder import StudyFolder
 
 BYTES_PER_ROW = 400
 """Of a shard, measured."""

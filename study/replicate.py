@@ -10,9 +10,9 @@ from search_spaces.cells import SEED_COLUMNS, Architecture, Cell, Replicate, Rep
 from search_spaces.errors import MisuseError
 from study.failures import FailureKind
 from study.packs import Pack
-from study.row_store import DEFAULT_STORAGE, SCIENCE
 from study.run_pack import run_pack
-from study.status import existing_study, read_spec
+from study.storage.status import existing_study, read_spec
+from study.storage.study_folder import DEFAULT_STORAGE, SCIENCE
 
 
 def replicate_again(

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from study import data
-from study.ae_metrics import ae_metrics
-from study.engine_compiled import CompiledEngine
-from study.engine_reference import sae_learning_rates
-from study.engines import Autoencoders, Engine, Minibatches, SparseAutoencoders, engine_named
+from study.engines.compiled import CompiledEngine
+from study.engines.l1_controller import SETTLED, L1Controller, starting_l1
+from study.engines.reference import sae_learning_rates
+from study.engines.registry import Autoencoders, Engine, Minibatches, SparseAutoencoders, engine_named
 from study.failures import Cause, FailureKind, judge
-from study.l1_controller import SETTLED, L1Controller, starting_l1
+from study.kernels.simd import lanes_of
+from study.metrics.autoencoder import ae_metrics
+from study.metrics.sae import SAE_COLUMNS, sae_metrics
 from study.packs import Pack, autoencoder_keys
-from study.row_store import BOOKKEEPING, ROW_SCHEMA
-from study.sae_metrics import SAE_COLUMNS, sae_metrics
-from study.simd import lanes_of
+from study.storage.study_folder import BOOKKEEPING, ROW_SCHEMA
 from study.theory import death_line
 
 _Array = NDArray[Any]

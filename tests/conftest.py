@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {"base": "dissertation", "samples": 200, "ae_epochs": 1, 
 
 def _install_accidents() -> None:
     """Runs in every worker of the session's Ray, before its first task."""
-    import study.trainable as trainable
+    import study.on_ray.trainable as trainable
 
     run_pack = trainable.run_pack
 
@@ -56,7 +56,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     import ray
     from ray import cloudpickle
 
-    import study.driver  # noqa: F401  (sets Ray's environment before Ray is imported)
+    import study.on_ray.driver  # noqa: F401  (sets Ray's environment before Ray is imported)
     import tests.conftest as here
 
     cloudpickle.register_pickle_by_value(here)

@@ -18,12 +18,12 @@ import pytest
 from threadpoolctl import threadpool_info
 
 from analysis import load
-from analysis.report import write_report
+from analysis.report.page import write_report
 from search_spaces import grid, protocol_from
 from study import resume
 from study.packs import Pack
-from study.row_store import SCIENCE
 from study.run_pack import run_pack
+from study.storage.study_folder import SCIENCE
 
 GOLDEN = Path(__file__).parent / "golden" / "rows.parquet"
 EARLIER_STUDY = Path(__file__).parent / "golden" / "three-shards"

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import qmc
 
-from search_spaces.failure_surface import Counts, Domain
 from search_spaces.spaces import STUDIED_ARCHITECTURES
+from search_spaces.surface.surface import Counts, Domain
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -32,8 +32,8 @@ from ray.cluster_utils import Cluster
 
 from search_spaces import StudySpec, study_from
 from study.packs import Pack
-from study.row_store import SCIENCE, Storage
 from study.run_pack import run_pack
+from study.storage.study_folder import SCIENCE, Storage
 from tests.benchmarks.machine import machine
 
 VICTIMS = ("driver", "worker", "node", "head")

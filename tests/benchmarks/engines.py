@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from search_spaces import PROTOCOLS, Architecture, Protocol, grid
-from study import data, run_pack, simd
-from study.engine_compiled import CompiledEngine
-from study.engine_reference import ReferenceEngine
-from study.engines import Autoencoders, Engine, Minibatches, SparseAutoencoders
+from study import data, run_pack
+from study.engines.compiled import CompiledEngine
+from study.engines.reference import ReferenceEngine
+from study.engines.registry import Autoencoders, Engine, Minibatches, SparseAutoencoders
+from study.kernels import simd
+from study.kernels.simd import everywhere, load, square_root, store
 from study.packs import Pack
-from study.simd import everywhere, load, square_root, store
 from tests.benchmarks.machine import machine
 
 Array = NDArray[Any]
@@ -193,7 +194,7 @@ def print_steps(torch: bool) -> dict[str, float]:
                 None,
             )
         if torch:
-            from study.engine_torch import TorchEngine
+            from study.engines.torch_engine import TorchEngine
 
             for dtype in DTYPES:
                 print_row(

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from search_spaces.failure_surface import Surface, fit_surface, misclassified_volume
+from search_spaces.surface.surface import Surface, fit_surface, misclassified_volume
 from tests.truths import DOMAIN, TRUTHS, Rate, lattice, sobol
 
 LATTICES, REPLICATES = ((12, 13), (24, 25)), (1, 5, 20, 50)

@@ -25,10 +25,10 @@ from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
 
 from search_spaces import PROTOCOLS, Architecture, Replicates
-from search_spaces.l1_search import BEFORE_SAE, L1Interval, L1Learner, L1SearchSpec
+from search_spaces.learners.l1_search import BEFORE_SAE, L1Interval, L1Learner, L1SearchSpec
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.searches import predicted_collapse
+from study.searching.learner_of import predicted_collapse
 from tests.benchmarks.machine import machine
 
 LOW, HIGH, LEVEL = 1e-4, 10.0, 0.1

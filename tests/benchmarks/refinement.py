@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.failure_surface import fit_surface
-from search_spaces.learners import Rows
-from search_spaces.refinement import MapSpec, Refinement
+from search_spaces.learners.contract import Rows
+from search_spaces.learners.failure_map import MapSpec, Refinement
+from search_spaces.surface.surface import fit_surface
 from tests.benchmarks.failure_surface import PLACES, Quality
 from tests.truths import DOMAIN, TRUTHS, Rate, island_of, lattice, sobol
 

@@ -15,10 +15,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from analysis.failure_regions import Region, failure_regions, peak_of
-from analysis.mapped import Tally
-from analysis.statistics import rate_interval
-from search_spaces.failure_surface import Posterior, Surface
+from analysis.rates.claims import rate_interval
+from analysis.rates.regions import Region, failure_regions, peak_of
+from analysis.rates.tally import Tally
+from search_spaces.surface.surface import Posterior, Surface
 from tests.truths import DOMAIN, TRUTHS, sobol
 
 Floats = NDArray[np.float64]

@@ -13,10 +13,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
-from analysis import comparison, statistics
-from analysis.comparison import compare
-from analysis.metric_trust import separation
-from analysis.statistics import (
+from analysis.comparisons import studies as comparison
+from analysis.comparisons.metric_trust import separation
+from analysis.comparisons.studies import compare
+from analysis.rates import claims as statistics
+from analysis.rates.claims import (
     Interval,
     cell_rates,
     fisher_greater,
@@ -27,8 +28,8 @@ from analysis.statistics import (
     replicates_for_local_maximum,
     wilson_interval,
 )
+from tests.analysis.test_frames import frame_of
 from tests.benchmarks.machine import machine
-from tests.test_analysis import frame_of
 
 STUDIES = 500
 RATES = np.linspace(0.01, 0.99, 99)

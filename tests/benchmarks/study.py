@@ -23,8 +23,8 @@ from analysis import load, tune_frame
 from search_spaces import PROTOCOLS, grid
 from study import launch
 from study.packs import Pack
-from study.row_store import Storage
 from study.run_pack import run_pack
+from study.storage.study_folder import Storage
 from tests.benchmarks.machine import machine
 
 ROWS, SHARDS = 100_000, 200

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from search_spaces import PROTOCOLS, Architecture, Protocol
-from study.engine_torch import TorchEngine
-from study.engines import Autoencoders, Minibatches, SparseAutoencoders
+from study.engines.registry import Autoencoders, Minibatches, SparseAutoencoders
+from study.engines.torch_engine import TorchEngine
 
 ARCHITECTURES = ("5-3-5", "10-5-10", "20-10-20")
 DTYPES = ("float32", "float64")

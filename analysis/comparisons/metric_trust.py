@@ -1,0 +1,341 @@
+"""Which metric may be trusted where: are the similarities still defined, telling and stable in replicates that failed?
+
+The verdicts of a study divide its replicates; every metric is asked, in those groups, how often it is defined, where it
+lies, whether it tells healthy from failing in the same cell, how far it scatters between seeds, and whether it says more
+than the reconstruction error does. A verdict is itself made of some metrics: those tell it by definition, and are marked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.rates.claims import CELL, failed, rate_interval, seed_columns
+from study.failures import FailureKind
+from study.metrics.sae import corrected_mcc
+
+_Float = NDArray[np.float64]
+_Mask = NDArray[np.bool_]
+
+SIMILARITIES = (
+    "procrustes_hidden_recon", "cka_hidden_recon", "rsa_hidden_recon", "explained_variance",
+    "mcc_decoder_features", "mcc_corrected", "mmcs_decoder_features", "f1_latents_features", "l0",
+)  # fmt: skip
+"""The metrics that are compared; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
+ERROR = "explained_variance"
+"""What a metric restates if it goes with nothing else."""
+OF_THE_VERDICT = ("explained_variance", "mcc_decoder_features", "mcc_corrected", "l0")
+"""Metrics that the verdict has thresholds on: healthy replicates were chosen by them."""
+BY_CONVENTION = ("mcc_decoder_features", "mcc_corrected", "mmcs_decoder_features", "f1_latents_features")
+"""Metrics that are set to 0 where no latent is alive."""
+QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
+LEAST = 10
+"""Defined values that each of two groups must have before they are compared."""
+MOST_TRIALS = 1.5
+"""Times the smaller side's values an AUC is held to be worth in trials: what ½ is, from equal and independent sides."""
+LEAST_SEEDS = 5
+"""Defined values of one cell that a spread between seeds is taken of."""
+TELLS, RESTATES = 0.8, 0.9
+"""In words, a metric tells a failure where the interval of its AUC lies beyond TELLS, and restates the error where its rank
+correlation with it is at least RESTATES."""
+
+
+@dataclass(frozen=True)
+class Separation:
+    """How well values tell healthy replicates from failing ones."""
+
+    auc: float
+    """P(healthy above failing) + ½ P(equal), over pairs of the same stratum; NaN below LEAST values on either side."""
+    low: float
+    high: float
+    """95 % interval, with seeds as the units."""
+    healthy: int
+    failing: int
+    """Values that have a partner in their stratum."""
+
+
+@dataclass(frozen=True, eq=False)
+class MetricTrust:
+    """The evidence on each metric; all tables are computed from one study's rows."""
+
+    table: pd.DataFrame
+    """A row a metric: the share defined among healthy, failing and all-dead replicates; auc, low, high of healthy against
+    failing in the same cell; spread_healthy and spread_failing (median over cells of the interquartile range between seeds);
+    error_rank_correlation (Spearman's, within cells) with the explained variance; in_verdict."""
+    by_verdict: pd.DataFrame
+    """A row a metric and group (healthy, failing, each kind, all_dead): replicates, defined (share), q05, q25, median, q75, q95."""
+    separation: pd.DataFrame
+    """A row a metric and kind: replicates, auc, low, high, healthy, failing, within_cells (else over all cells, where no cell
+    holds enough of both), looks_healthy (the share of the kind's defined values between the healthy ones' q05 and q95),
+    by_definition."""
+
+    @property
+    def sentences(self) -> list[str]:
+        """Which metric to trust where, with the figures that say so."""
+        counts = self.by_verdict.drop_duplicates("group").set_index("group")["replicates"]
+        healthy, failing = (int(counts.get(group, 0)) for group in ("healthy", "failing"))
+        told = [f"{healthy} replicates are healthy and {failing} fail."]
+        if min(healthy, failing) < LEAST:
+            return [f"{told[0]} Not enough replicates to compare metrics: at least {LEAST} of each are needed."]
+        kinds = [_kind_sentence(str(kind), rows) for kind, rows in self.separation.groupby("kind", sort=False) if kind != "failing"]
+        return told + [_metric_sentence(row) for row in self.table.to_dict("records")] + kinds
+
+
+def metric_trust(frame: pd.DataFrame) -> MetricTrust:
+    """Compare the metrics of a study (a frame of `analysis.load`); columns that are missing count as undefined everywhere."""
+    values = _values(frame)
+    groups = _groups(frame)
+    cell, seed = (_codes(frame, names) for names in (CELL, seed_columns(frame)))
+    by_verdict = pd.DataFrame(
+        [_distribution(metric, group, own[mask]) for metric, own in values.items() for group, mask in groups.items()]
+    )
+    kinds = [kind for kind in groups if kind not in ("healthy", "all_dead")]
+    separation = pd.DataFrame(
+        [
+            _separation_row(metric, kind, own, groups["healthy"], groups[kind], cell, seed)
+            for metric, own in values.items()
+            for kind in kinds
+        ]
+    )
+    rows = [_table_row(metric, values, groups, cell, by_verdict, separation) for metric in values]
+    return MetricTrust(pd.DataFrame(rows), by_verdict, separation)
+
+
+def _values(frame: pd.DataFrame) -> dict[str, _Float]:
+    """Every metric as (rows,) floats, NaN where undefined or not finite."""
+    names = {*SIMILARITIES, "mcc_chance"} - {"mcc_corrected"}
+    found = {name: frame[name] if name in frame else pd.Series(np.nan, frame.index) for name in names}
+    columns = {name: column.to_numpy(dtype=np.float64, na_value=np.nan) for name, column in found.items()}
+    columns["mcc_corrected"] = corrected_mcc(columns["mcc_decoder_features"], columns["mcc_chance"])
+    return {name: np.where(np.isfinite(columns[name]), columns[name], np.nan) for name in SIMILARITIES}
+
+
+def _groups(frame: pd.DataFrame) -> dict[str, _Mask]:
+    """Masks of healthy, failing, each kind that occurs, and all_dead: every latent dead, whatever the verdict."""
+    failing = failed(frame).to_numpy(dtype=bool)
+    kinds = {kind.value: (frame["failure"] == kind.value).to_numpy(dtype=bool) for kind in FailureKind if kind != FailureKind.NONE}
+    dead = failed(frame, "sae_all_dead").to_numpy(dtype=bool)
+    return {"healthy": ~failing, "failing": failing, **{kind: mask for kind, mask in kinds.items() if mask.any()}, "all_dead": dead}
+
+
+def _codes(frame: pd.DataFrame, names: list[str]) -> NDArray[np.int64]:
+    """A number for each combination of the columns' values, (rows,); rows on their own where there is no column."""
+    if not names or frame.empty:
+        return np.arange(len(frame))
+    return frame.groupby(names, sort=True).ngroup().to_numpy(dtype=np.int64)
+
+
+# One metric in one group
+
+
+def _distribution(metric: str, group: str, values: _Float) -> dict[str, Any]:
+    defined = values[~np.isnan(values)]
+    quantiles = np.quantile(defined, list(QUANTILES.values())) if len(defined) else np.full(len(QUANTILES), np.nan)
+    share = len(defined) / len(values) if len(values) else np.nan
+    return {
+        "metric": metric,
+        "group": group,
+        "replicates": len(values),
+        "defined": share,
+        **dict(zip(QUANTILES, quantiles.tolist())),
+    }
+
+
+def separation(
+    values: _Float, healthy: _Mask, failing: _Mask, stratum: NDArray[np.int64], unit: NDArray[np.int64] | None = None
+) -> Separation:
+    """AUC over pairs (healthy, failing) of the same stratum, with DeLong's variance summed over units; all arguments (rows,).
+
+    AUC = Σ wins / Σ pairs; a replicate's wins less AUC times its partners is its influence, and the variance the sum over
+    units of the squared sum of theirs (DeLong, DeLong, Clarke-Pearson 1988; Obuchowski 1997 for units of several). The
+    interval is Jeffreys' of as many independent trials as have that variance, and at an AUC of 0 or 1, where it is 0, of the
+    smaller number of units: so it is never a point. NaN values do not count.
+    """
+    keep = (healthy | failing) & ~np.isnan(values)
+    wins, partners = _pair_wins(values[keep], healthy[keep], stratum[keep])
+    table = pd.DataFrame({"healthy": healthy[keep], "partners": partners, "wins": wins})
+    table["unit"] = np.arange(len(table)) if unit is None else unit[keep]
+    table = table[table["partners"] > 0]
+    sides = table[table["healthy"]], table[~table["healthy"]]
+    counts = len(sides[0]), len(sides[1])
+    if min(counts) < LEAST:
+        return Separation(np.nan, np.nan, np.nan, *counts)
+    pairs = float(sides[0]["partners"].sum())
+    auc = float(sides[0]["wins"].sum()) / pairs
+    influence = (table["wins"] - auc * table["partners"]).groupby(table["unit"]).sum()
+    variance = float((influence**2).sum()) / pairs**2
+    seeds = float(min(side["unit"].nunique() for side in sides))
+    trials = min(auc * (1 - auc) / variance, MOST_TRIALS * min(counts)) if variance > 0 else seeds
+    low, high = rate_interval(auc * trials, trials)
+    return Separation(auc, float(low), float(high), *counts)
+
+
+def _pair_wins(values: _Float, healthy: _Mask, stratum: NDArray[np.int64]) -> tuple[_Float, NDArray[np.int64]]:
+    """Of each value the pairs that speak for “healthy above failing” (equal ones count ½), and its partners; all (rows,).
+
+    A healthy value's are the failing ones of its stratum below it, a failing value's the healthy ones above it.
+    """
+    order = np.lexsort((values, stratum))
+    v, s, h = values[order], stratum[order], healthy[order]
+    new_stratum = np.concatenate([[True], np.diff(s) != 0])[: len(s)]
+    new_value = new_stratum | np.concatenate([[True], np.diff(v) != 0])[: len(v)]
+    in_stratum, in_ties = (np.cumsum(new) - 1 for new in (new_stratum, new_value))
+    wins, partners = np.empty(len(v)), np.empty(len(v), dtype=np.int64)
+    for own, others in ((h, ~h), (~h, h)):
+        of_ties, of_stratum = (np.bincount(of, others).astype(np.int64) for of in (in_ties, in_stratum))
+        before = np.cumsum(of_ties) - of_ties  # others at smaller values, earlier strata included
+        earlier = np.cumsum(of_stratum) - of_stratum
+        below = (before[in_ties] - earlier[in_stratum] + of_ties[in_ties] / 2)[own]
+        partners[own] = of_stratum[in_stratum[own]]
+        wins[own] = below if own is h else partners[own] - below
+    back = np.argsort(order)
+    return wins[back], partners[back]
+
+
+def _separation_row(
+    metric: str, kind: str, values: _Float, healthy: _Mask, failing: _Mask, cell: NDArray[np.int64], seed: NDArray[np.int64]
+) -> dict[str, Any]:
+    within = separation(values, healthy, failing, cell, seed)
+    enough = not np.isnan(within.auc)
+    found = within if enough else separation(values, healthy, failing, np.zeros_like(cell), seed)
+    by_definition = metric in OF_THE_VERDICT or (kind == FailureKind.SAE_DEAD.value and metric in BY_CONVENTION)
+    looks = _looks_healthy(values[healthy], values[failing])
+    return {
+        "metric": metric, "kind": kind, "replicates": int(failing.sum()), **vars(found),
+        "within_cells": enough, "looks_healthy": looks, "by_definition": by_definition,
+    }  # fmt: skip
+
+
+def _looks_healthy(healthy: _Float, failing: _Float) -> float:
+    """The share of defined failing values between the 5 % and the 95 % quantile of the healthy ones."""
+    healthy, failing = healthy[~np.isnan(healthy)], failing[~np.isnan(failing)]
+    if not len(healthy) or not len(failing):
+        return np.nan
+    low, high = np.quantile(healthy, [0.05, 0.95])
+    return float(((failing >= low) & (failing <= high)).mean())
+
+
+def spread_between_seeds(values: _Float, mask: _Mask, cell: NDArray[np.int64]) -> float:
+    """The median over cells of the interquartile range of the defined values; cells of fewer than LEAST_SEEDS do not count."""
+    keep = mask & ~np.isnan(values)
+    of_cell = pd.Series(values[keep]).groupby(cell[keep])
+    enough = of_cell.size() >= LEAST_SEEDS
+    ranges = (of_cell.quantile(0.75) - of_cell.quantile(0.25))[enough]
+    return float(ranges.median()) if len(ranges) else np.nan
+
+
+def rank_correlation_within(one: _Float, other: _Float, cell: NDArray[np.int64]) -> float:
+    """Spearman's correlation within cells: of the centred ranks within each cell, over all cells; NaN below LEAST rows."""
+    keep = ~np.isnan(one) & ~np.isnan(other)
+    if keep.sum() < LEAST:
+        return np.nan
+    a, b = (_centred_ranks(values[keep], cell[keep]) for values in (one, other))
+    norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else np.nan
+
+
+def _centred_ranks(values: _Float, cell: NDArray[np.int64]) -> pd.Series[float]:
+    """Ranks within each cell less their mean, as a share of the cell's size: exactly 0 where all are equal."""
+    of_cell = pd.Series(values).groupby(cell)
+    size = of_cell.transform("size")
+    return (of_cell.rank() - (size + 1) / 2) / size
+
+
+def _table_row(
+    metric: str,
+    values: dict[str, _Float],
+    groups: dict[str, _Mask],
+    cell: NDArray[np.int64],
+    by_verdict: pd.DataFrame,
+    separations: pd.DataFrame,
+) -> dict[str, Any]:
+    own = by_verdict[by_verdict["metric"] == metric].set_index("group")
+    (of,) = separations[(separations["metric"] == metric) & (separations["kind"] == "failing")].to_dict("records")
+    return {
+        "metric": metric,
+        **{f"defined_{group}": own.loc[group, "defined"] for group in ("healthy", "failing", "all_dead")},
+        **{f"median_{group}": own.loc[group, "median"] for group in ("healthy", "failing")},
+        **{name: of[name] for name in ("auc", "low", "high", "within_cells", "looks_healthy")},
+        **{f"spread_{group}": spread_between_seeds(values[metric], groups[group], cell) for group in ("healthy", "failing")},
+        "error_rank_correlation": rank_correlation_within(values[metric], values[ERROR], cell),
+        "in_verdict": metric in OF_THE_VERDICT,
+    }
+
+
+# Words
+
+
+def _metric_sentence(row: dict[str, Any]) -> str:
+    parts = [_defined_text(row), _telling_text(row), _stability_text(row)]
+    if row["metric"] != ERROR and not np.isnan(row["error_rank_correlation"]):
+        restates = abs(row["error_rank_correlation"]) >= RESTATES
+        says = f"restates {ERROR}" if restates else f"says something else than {ERROR}"
+        parts.append(f"{says} (rank correlation within cells {row['error_rank_correlation']:.2f})")
+    return f"{row['metric']}: {'; '.join(parts)}."
+
+
+def _defined_text(row: dict[str, Any]) -> str:
+    told = f"defined in {row['defined_healthy']:.0%} of healthy and {row['defined_failing']:.0%} of failing replicates"
+    dead = row["defined_all_dead"]
+    return told if np.isnan(dead) else f"{told}, {dead:.0%} of those with all latents dead"
+
+
+def _telling_text(row: dict[str, Any]) -> str:
+    if np.isnan(row["auc"]):
+        return "not enough defined values on both sides to say whether it tells failures"
+    marked = ", but the verdict is made of it" if row["in_verdict"] else ""
+    where = "in the same cell" if row["within_cells"] else "over all cells"
+    return f"{_telling(row)} failing from healthy {where} ({_auc_text(row)}{marked})"
+
+
+def _telling(row: dict[str, Any]) -> str:
+    if max(row["low"], 1 - row["high"]) >= TELLS:
+        return "tells"
+    if row["low"] <= 0.5 <= row["high"]:
+        return "cannot be shown to tell"
+    return "partly tells"
+
+
+def _stability_text(row: dict[str, Any]) -> str:
+    healthy, failing = row["spread_healthy"], row["spread_failing"]
+    if np.isnan(healthy) or np.isnan(failing):
+        return f"not enough seeds in healthy and in failing cells ({LEAST_SEEDS} in one) to compare its spread"
+    ratio = f", {_figures(failing / healthy)} times as much" if healthy > 0 else ""
+    return f"spread between seeds {healthy:.2g} where healthy, {failing:.2g} where failing{ratio}"
+
+
+def _auc_text(row: dict[str, Any]) -> str:
+    return f"AUC {row['auc']:.2f} [95 % interval {row['low']:.2f} to {row['high']:.2f}]"
+
+
+def _kind_sentence(kind: str, rows: pd.DataFrame) -> str:
+    """The best and the worst guide to a kind of failure, among the metrics that do not define it."""
+    told = rows[~rows["by_definition"].astype(bool) & rows["auc"].notna()]
+    if told.empty:
+        return _silence(kind, rows)
+    ordered = told.assign(clear=(told["auc"] - 0.5).abs()).sort_values(["clear", "metric"], ascending=[False, True])
+    best = ordered.iloc[0].to_dict()
+    told_best = f"{kind}: {best['metric']} {_telling(best)} it from healthy best ({_auc_text(best)}, {best['failing']} failing)"
+    blind = [row for row in ordered.iloc[1:].to_dict("records") if _telling(row) != "tells"]
+    if not blind:
+        return f"{told_best}; the others that do not define it tell it too."
+    listed = ", ".join(f"{row['metric']} (AUC {row['auc']:.2f}; {row['looks_healthy']:.0%} look healthy)" for row in blind[::-1])
+    return f"{told_best}; less surely: {listed}."
+
+
+def _silence(kind: str, rows: pd.DataFrame) -> str:
+    """Why no metric is a guide to a kind: too few replicates, or none of those that do not define it is defined there."""
+    count = int(rows["replicates"].max())
+    if count < LEAST:
+        return f"{kind}: not enough replicates ({count}, {LEAST} needed)."
+    others = rows[~rows["by_definition"].astype(bool)]
+    defined = ", ".join(f"{row.metric} {row.failing} of {count}" for row in others.itertuples())
+    return f"{kind}: no metric that does not define it has {LEAST} defined values to compare ({defined})."
+
+
+def _figures(ratio: float) -> str:
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.2g}"

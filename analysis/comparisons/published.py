@@ -1,0 +1,92 @@
+"""The source study's published figures beside ours: the story that this project starts from.
+
+Tables: a public repository, Ilube-C/Can-SAEs-disentangle-superposed-features, 10-5-10, seed 123. Its *experiment* (2,000
+samples, 5 AE epochs, 20 SAE epochs, l1 = 0.01) reported "complete SAE failure at sparsity 0.9"; its *diagnosis* run
+(1,000 samples, 2 AE epochs) looked at other data.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+import pandas as pd
+
+from analysis.rates.claims import rate_interval
+from search_spaces.protocol import PROTOCOLS
+from study.failures import FailureKind
+
+ARCHITECTURE, L1, SEED, SPARSITY = "10-5-10", 0.01, 123, 0.9
+"""The published failure."""
+
+_COLUMNS = {
+    "ae_loss": "ae_loss",
+    "sae_mse": "sae_mse",
+    "sae_active_fraction": "active_fraction",
+    "sae_dead_latents": "dead_latents",
+    "procrustes_source": "procrustes_hidden_recon",
+    "linear_cka": "cka_hidden_recon",
+}
+
+
+def published_experiment() -> pd.DataFrame:
+    """The published table of the *experiment*, one row a sparsity, under our column names."""
+    with (files("analysis.comparisons") / "published_figures" / "dissertation_10-5-10.csv").open() as file:
+        table = pd.read_csv(file)
+    return table[["sparsity", *_COLUMNS]].rename(columns=_COLUMNS)
+
+
+def published_replicates(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a study that are the published replicates: same cell, seed and protocol."""
+    seeds = (frame[["seed", "data_seed", "ae_seed", "sae_seed"]] == SEED).all(axis=1)
+    same = (
+        (frame["architecture"] == ARCHITECTURE)
+        & (frame["l1"] == L1)
+        & (frame["protocol_id"] == PROTOCOLS["dissertation"].protocol_id)
+    )
+    return frame[seeds & same & (frame["dtype"] == "float64")].sort_values("sparsity")
+
+
+def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
+    """Published and reproduced figures by sparsity, with our verdict; empty where the study has none of the replicates.
+
+    Columns: sparsity, failure, then `<column> published` and `<column> reproduced` of each compared column.
+    """
+    ours = published_replicates(frame)
+    merged = published_experiment().merge(
+        ours[["sparsity", *_COLUMNS.values(), "failure"]], on="sparsity", suffixes=(" published", " reproduced")
+    )
+    ordered = [f"{column} {whose}" for column in _COLUMNS.values() for whose in ("published", "reproduced")]
+    return merged[["sparsity", "failure", *ordered]]
+
+
+def published_finding(frame: pd.DataFrame) -> list[str]:
+    """What the study says of the published failure, in sentences computed from its rows; none where it was not trained."""
+    ours = published_replicates(frame)
+    one = ours[ours["sparsity"] == SPARSITY]
+    if one.empty:
+        return []
+    row = one.iloc[0]
+    kind = FailureKind(row["failure"])
+    is_sae = kind.value.startswith("sae_") or kind in (FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
+    what = "an SAE failure" if is_sae else "no failure" if kind is FailureKind.NONE else "not an SAE failure"
+    sentences = [
+        f"The published “complete SAE failure” ({ARCHITECTURE}, S = {SPARSITY}, l1 = {L1}, seed {SEED}) is {kind.value}, {what}: "
+        f"{kind.sentence}. AE loss {row['ae_loss']:.4f} against {row['ae_loss_bias_only']:.4f} of a bias alone; "
+        f"{row['ae_dead_outputs']} of {row['n_features']} output ReLUs are dead."
+    ]
+    if kind is not FailureKind.NONE:
+        cell = frame[(frame["architecture"] == ARCHITECTURE) & (frame["l1"] == L1) & (frame["sparsity"] == SPARSITY)]
+        same, others = cell["failure"] == kind.value, cell["seed"] != SEED
+        sentences.append(
+            f"In its cell {kind.value} comes in {rate_text(int(same.sum()), len(cell))}; without seed {SEED}, which was "
+            f"reported because it fails, in {rate_text(int((same & others).sum()), int(others.sum()))}."
+        )
+    return sentences
+
+
+def rate_text(failures: int, replicates: int) -> str:
+    """A rate as readers see it: counts, per cent, and its 95 % interval."""
+    if replicates == 0:
+        return "no replicate"
+    low, high = rate_interval(failures, replicates)
+    return f"{failures} of {replicates} seeds, {failures / replicates:.1%} [95 % interval {float(low):.1%} to {float(high):.1%}]"

@@ -1,0 +1,140 @@
+"""The figure of a diagnosis, in two steps: its numbers, and their drawing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from analysis.diagnosis.diagnose import Diagnosis
+from analysis.figures.style import FAILURE_COLOURS
+from search_spaces.errors import MisuseError
+from study.failures import FailureKind
+
+_Float = NDArray[np.float64]
+
+CURED, NOT_CURED, BASE_COLOUR = "#009E73", "#D55E00", "#333333"
+KINDS = (".png", ".svg")
+
+
+@dataclass(frozen=True, eq=False)
+class InterventionRates:
+    """How often the failure comes in the cell (first) and under each change; all (changes + 1,)."""
+
+    failure: str
+    labels: tuple[str, ...]
+    rate: _Float
+    low: _Float
+    high: _Float
+    trainings: NDArray[np.int64]
+    cures: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class AliveCurve:
+    """How many units are alive after so many updates: a step at each death, (steps,)."""
+
+    units: str
+    updates: NDArray[np.int64]
+    """From 0 to the end of training."""
+    alive: NDArray[np.int64]
+
+
+def intervention_rates(diagnosis: Diagnosis) -> InterventionRates:
+    """The rates of a diagnosis as arrays."""
+    names, rates, cures = zip(*diagnosis.rates(), strict=True)
+    rate, low, high = (np.array([getattr(one, name) for one in rates]) for name in ("rate", "low", "high"))
+    trainings = np.array([one.replicates for one in rates])
+    return InterventionRates(diagnosis.base_rate.failure, names, rate, low, high, trainings, np.array(cures))
+
+
+def alive_curves(diagnosis: Diagnosis) -> list[AliveCurve]:
+    """Of the AE's outputs, and of the SAE's latents where there is one."""
+    course = diagnosis.trajectory
+    curves = [_alive_curve("outputs of the AE", course.ae_outputs_died_at, course.ae_steps)]
+    if course.sae_latents_died_at:
+        curves.append(_alive_curve("latents of the SAE", course.sae_latents_died_at, course.sae_steps))
+    return curves
+
+
+def _alive_curve(units: str, died_at: tuple[int | None, ...], steps: int) -> AliveCurve:
+    deaths = np.array([at for at in died_at if at is not None], dtype=np.int64)
+    updates = np.unique(np.concatenate([[0, steps], deaths]))
+    return AliveCurve(units, updates, len(died_at) - (deaths <= updates[:, None]).sum(axis=1))
+
+
+def plot_intervention_rates(rates: InterventionRates, ax: Axes) -> None:
+    """A line a change, the cell's base rate on top: the rate with its interval, or a cross for a single training."""
+    place = np.arange(len(rates.labels))
+    ax.axvline(50, color="#bbbbbb", linewidth=1, zorder=0)
+    for y, several, cures in zip(place, rates.trainings > 1, rates.cures, strict=True):
+        colour = BASE_COLOUR if y == 0 else CURED if cures else NOT_CURED
+        bars = 100 * np.array([[rates.rate[y] - rates.low[y]], [rates.high[y] - rates.rate[y]]]) if several else None
+        marker = "o" if several else "X"
+        ax.errorbar(100 * rates.rate[y], y, xerr=bars, fmt=marker, color=colour, capsize=2, markersize=5, clip_on=False)
+    named = zip(rates.labels, rates.trainings, rates.cures, strict=True)
+    ax.set_yticks(place, [f"{label} ({trainings:,}){' ✓' if cures else ''}" for label, trainings, cures in named], fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlim(-2, 102)
+    what = "failing in any way" if rates.failure == "any" else rates.failure
+    ax.set_xlabel(f"{what}, % of trainings (their number in brackets); ✓ cures; cross: one training", fontsize=8)
+
+
+def plot_alive_curves(curves: list[AliveCurve], ax: Axes) -> None:
+    """Units alive against updates, these on a logarithmic axis that begins at 0."""
+    looks = ((FAILURE_COLOURS[FailureKind.AE_COLLAPSED][0], "-"), (FAILURE_COLOURS[FailureKind.SAE_STARVED][0], "--"))
+    for curve, (colour, style) in zip(curves, looks, strict=False):
+        ax.step(curve.updates, curve.alive, where="post", color=colour, linestyle=style, label=curve.units, clip_on=False)
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set_xlim(0, max(curve.updates[-1] for curve in curves))
+    ax.set_ylim(0, 1.05 * max(curve.alive[0] for curve in curves))
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("updates", fontsize=8)
+    ax.set_ylabel("alive", fontsize=8)
+    ax.legend(frameon=False, fontsize=8)
+
+
+def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
+    """Left what each change does to the failure, right when the replicate's own units died; the title is the finding."""
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    plot_intervention_rates(intervention_rates(diagnosis), left)
+    plot_alive_curves(alive_curves(diagnosis), right)
+    cell, failure = diagnosis.replicate.cell, diagnosis.failure
+    finding = "does not fail" if failure is FailureKind.NONE else f"{failure.value}, cause {diagnosis.cause.value}"
+    figure.suptitle(
+        f"{cell.architecture}, S = {cell.sparsity:g}, l1 = {cell.l1:g}, seed {diagnosis.replicate.seed}: {finding}", fontsize=11
+    )
+    return figure
+
+
+def figure_files(out: str, stem: str) -> list[Path]:
+    """Where a figure goes: `out` itself if it names a PNG or SVG, else both under that folder. MisuseError for another file."""
+    path = Path(out)
+    if path.suffix.lower() in KINDS and not path.is_dir():
+        return [path]
+    if path.exists() and not path.is_dir():
+        raise MisuseError(f"--out={out!r} is a file, neither .png nor .svg. Name one of these, or a folder.")
+    return [path / f"{stem}{kind}" for kind in KINDS]
+
+
+def write_figure(diagnosis: Diagnosis, out: str) -> list[str]:
+    """Draw the figure into the files of `figure_files`; their names. MisuseError where they cannot be written."""
+    cell = diagnosis.replicate.cell
+    shape = str(cell.architecture).replace("/", "_")
+    files = figure_files(out, f"diagnosis_{shape}_S{cell.sparsity:g}_l1_{cell.l1:g}_seed{diagnosis.replicate.seed}")
+    figure = diagnosis_figure(diagnosis)
+    with matplotlib.rc_context({"svg.hashsalt": "sae-study"}):
+        for file in files:
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                figure.savefig(file, dpi=130, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
+            except OSError as error:
+                raise MisuseError(f"--out={out!r} cannot be written ({error}). Name a folder or file that can.") from None
+    return [str(file) for file in files]

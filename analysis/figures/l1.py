@@ -1,0 +1,109 @@
+"""The figure of an L1 search: the safe interval of l1 over sparsity, an architecture a panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.figures.style import FAILURE_COLOURS, log_ticks
+from search_spaces.failures import FailureKind
+from search_spaces.learners.l1_search import L1Interval
+
+SAFE, LOW, HIGH = (FAILURE_COLOURS[kind][0] for kind in (FailureKind.NONE, FailureKind.SAE_DENSE, FailureKind.SAE_DEAD))
+BOTH, BEST, THEORY, UNKNOWN = "#999999", "#8C2D7F", "#D55E00", "#666666"
+MOST_COLUMNS = 4
+
+
+def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], ax: Axes) -> None:
+    """One architecture: a bar from the lower to the upper edge at each sparsity, both with intervals, and the best l1.
+
+    Where SAEs die before the code is sparse there is no safe value, and the bar is hatched. Edges beyond the range that was
+    searched end at the axis' `limits`; a cell without an upper edge is marked.
+    """
+    for place, interval in enumerate(found):
+        low = interval.safe_low if interval.safe_low is not None else limits[0]
+        if interval.safe_high is not None or interval.high == "never fails":
+            high = interval.safe_high if interval.safe_high is not None else limits[1]
+            if high > low:
+                ax.bar(place, high - low, bottom=low, width=0.7, color=SAFE, zorder=1)
+            else:
+                ax.bar(place, low - high, bottom=high, width=0.7, fill=False, hatch="////", edgecolor=BOTH, linewidth=0, zorder=1)
+        else:
+            ax.text(place, limits[0] * 1.3, interval.high, rotation=90, ha="center", va="bottom", fontsize=7, color=UNKNOWN)
+        for edge, (start, end), colour in (
+            (interval.safe_low, interval.safe_low_interval, LOW),
+            (interval.safe_high, interval.safe_high_interval, HIGH),
+        ):
+            if edge is not None:
+                ends = [limits[0] if start is None else start, limits[1] if end is None else end]
+                ax.plot([place - 0.35, place + 0.35], [edge, edge], color=colour, linewidth=1.8, zorder=3)
+                ax.plot([place, place], ends, color=colour, linewidth=1, zorder=3)
+        if interval.predicted_high is not None and limits[0] <= interval.predicted_high <= limits[1]:
+            ax.plot(
+                [place - 0.35, place + 0.35], [interval.predicted_high] * 2, color=THEORY, linestyle=":", linewidth=1.5, zorder=2
+            )
+        if interval.best_l1 is not None and interval.best_l1_interval is not None:
+            ax.plot([place + 0.12] * 2, interval.best_l1_interval, color=BEST, linewidth=1, zorder=4)
+            ax.plot(place + 0.12, interval.best_l1, "o", color=BEST, markersize=4, zorder=4)
+    ax.set_yscale("log")
+    ax.set_ylim(*limits)
+    log_ticks(ax, "y")
+    ax.set_xticks(range(len(found)), [f"{interval.sparsity:g}" for interval in found])
+    ax.set_xlim(-0.6, len(found) - 0.4)
+
+
+def l1_figure(found: Sequence[L1Interval]) -> Figure:
+    """Panels with one scale of l1 for all."""
+    names = list(dict.fromkeys(interval.architecture for interval in found))
+    columns = min(MOST_COLUMNS, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(1.0 + 2.5 * columns, 1.5 + 2.3 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for spare in axes[len(names) :]:
+        spare.set_axis_off()
+    limits = _limits(found)
+    for place, (ax, name) in enumerate(zip(axes, names)):
+        own = sorted((interval for interval in found if interval.architecture == name), key=lambda interval: interval.sparsity)
+        plot_l1_intervals(own, limits, ax)
+        ax.set_title(name, fontsize=9)
+        if place % columns == 0:
+            ax.set_ylabel("l1")
+        if place + columns >= len(names):
+            ax.set_xlabel("sparsity S")
+    replicates = sum(interval.replicates for interval in found)
+    figure.suptitle(f"Where SAEs neither die nor turn dense, and recover best: {replicates:,} replicates", fontsize=10)
+    legend = [
+        Patch(color=SAFE, label="safe interval"),
+        Patch(fill=False, hatch="////", edgecolor=BOTH, linewidth=0, label="dense and dying: none is safe"),
+        Line2D([], [], color=LOW, linewidth=1.8, label="dense below, 90 % interval"),
+        Line2D([], [], color=HIGH, linewidth=1.8, label="dying above, 90 % interval"),
+        Line2D([], [], color=BEST, marker="o", markersize=4, label="best recovery, 90 % interval"),
+        Line2D([], [], color=THEORY, linestyle=":", label="dying by closed form"),
+    ]
+    figure.legend(handles=legend, loc="outside lower center", ncols=min(3, columns), frameon=False, fontsize=8)
+    return figure
+
+
+def _limits(found: Sequence[L1Interval]) -> tuple[float, float]:
+    """Of l1 for all panels: what there is to see, and a third of a decade more."""
+    values = [
+        value
+        for interval in found
+        for value in (
+            interval.safe_low,
+            interval.safe_high,
+            interval.best_l1,
+            interval.predicted_high,
+            *interval.safe_low_interval,
+            *interval.safe_high_interval,
+            *(interval.best_l1_interval or ()),
+        )
+        if value is not None
+    ]
+    low, high = (min(values), max(values)) if values else (1e-3, 1.0)
+    return float(low / np.cbrt(10)), float(high * np.cbrt(10))

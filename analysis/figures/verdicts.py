@@ -1,0 +1,132 @@
+"""Figures in two steps: the numbers (a function that returns arrays), and the drawing (on the Axes it is given).
+
+Sparsity runs from dense on the left to sparse on the right, l1 from small below to large above; both are drawn as
+levels at equal distances wherever there are bars, dots or rectangles for each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from analysis.figures.style import FAILURE_COLOURS, level_ticks
+from analysis.rates.claims import per_autoencoder
+from study.failures import FailureKind
+
+_Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class VerdictComposition:
+    """Shares of verdicts by the levels of one axis."""
+
+    by: str
+    """`sparsity`, `l1` or `architecture`."""
+    levels: tuple[float | str, ...]
+    kinds: tuple[FailureKind, ...]
+    """Those that occur, in order of precedence."""
+    shares: _Float
+    """(kinds, levels); columns sum to 1."""
+    replicates: NDArray[np.int64]
+    """(levels,)."""
+
+    @property
+    def title(self) -> str:
+        """The finding: the commonest failure, and where it is commonest."""
+        failing = [i for i, kind in enumerate(self.kinds) if kind is not FailureKind.NONE]
+        if not failing:
+            return "No replicate failed" if len(self.levels) else "No replicate"
+        commonest = max(failing, key=lambda i: float(self.shares[i] @ self.replicates))
+        share, at = float(self.shares[commonest].max()), self.levels[int(np.argmax(self.shares[commonest]))]
+        where = f"{_SYMBOLS.get(self.by, self.by)} = {at:.3g}" if isinstance(at, float) else str(at)
+        return f"Most often {self.kinds[commonest].value}: up to {share:.0%} (at {where})"
+
+    @property
+    def caption(self) -> str:
+        """How many replicates the bars stand for."""
+        return f"{self.replicates.sum()} replicates, {_range(self.replicates)} a bar."
+
+
+_SYMBOLS = {"sparsity": "S", "l1": "l1"}
+
+
+def _range(counts: NDArray[np.int64]) -> str:
+    """The counts in words: `50`, or `12 to 50`, or `0`."""
+    if len(counts) == 0:
+        return "0"
+    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+
+
+def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictComposition:
+    """Shares of each verdict by sparsity, l1 or architecture, over everything else in the frame."""
+    if by == "architecture":
+        frame = frame.sort_values(["n_features", "n_hidden"], kind="stable")
+    counts = frame.groupby([by, "failure"], sort=by != "architecture").size().unstack(fill_value=0)
+    kinds = tuple(kind for kind in FailureKind if kind.value in counts.columns)
+    table = counts[[kind.value for kind in kinds]].to_numpy(dtype=np.float64).T
+    totals = table.sum(axis=0)
+    levels = tuple(str(v) if by == "architecture" else float(v) for v in counts.index)
+    return VerdictComposition(by, levels, kinds, table / totals, totals.astype(np.int64))
+
+
+def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
+    """Stacked bars, one a level; the failures from below, success on top."""
+    positions = np.arange(len(composition.levels))
+    bottom = np.zeros(len(positions))
+    for kind, shares in zip(composition.kinds, composition.shares, strict=True):
+        colour, hatch = FAILURE_COLOURS[kind]
+        ax.bar(
+            positions,
+            shares,
+            bottom=bottom,
+            width=0.82,
+            color=colour,
+            hatch=hatch,
+            edgecolor="white",
+            linewidth=0.6,
+            label=kind.value,
+        )
+        bottom += shares
+    if composition.by == "architecture":
+        ax.set_xticks(positions, [str(level) for level in composition.levels], rotation=30, ha="right", fontsize=8)
+    else:
+        level_ticks(ax, np.array(composition.levels, dtype=np.float64))
+    ax.set_xlabel({"sparsity": "sparsity S = P(feature = 0)", "l1": "l1 (a bar each level)"}.get(composition.by, composition.by))
+    ax.set_ylabel("share of replicates")
+    ax.set_ylim(0, 1)
+    ax.set_title(composition.title, fontsize=10)
+    if composition.kinds:
+        handles, labels = ax.get_legend_handles_labels()
+        ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1), frameon=False, fontsize=8)
+
+
+def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
+    """Every replicate as a dot in the colour of its verdict, and the median of all as a bar.
+
+    Metrics of the autoencoder are drawn once for each autoencoder. Dots of a sparsity are spread sideways.
+    """
+    if metric.startswith(("ae_", "hidden_")):
+        frame = per_autoencoder(frame)
+    sparsities = np.sort(frame["sparsity"].unique())
+    for kind in FailureKind:
+        own = frame[frame["failure"] == kind.value]
+        if len(own) == 0:
+            continue
+        colour = FAILURE_COLOURS[kind][0]
+        x = np.searchsorted(sparsities, own["sparsity"]) + 0.5 * ((np.arange(len(own)) * GOLDEN) % 1 - 0.5)
+        ax.plot(x, own[metric].astype("float64"), ".", markersize=3, color=colour, alpha=0.7, label=kind.value, rasterized=True)
+    median = frame.groupby("sparsity")[metric].median().astype("float64")
+    ax.plot(np.arange(len(sparsities)), median, "_", color="black", markersize=14, markeredgewidth=1.5)
+    level_ticks(ax, sparsities, fontsize=7)
+    ax.set_title(metric, fontsize=9)
+    if metric in _LOGARITHMIC and (frame[metric].dropna() > 0).any():
+        ax.set_yscale("log")
+
+
+GOLDEN = 0.618_033_988_75
+"""Multiples of it, modulo 1, are spread evenly however many there are."""
+_LOGARITHMIC = {"ae_loss", "ae_dimensions_per_feature", "sae_mse", "hidden_rms", "ae_condition_number", "sae_loss"}

@@ -1,0 +1,156 @@
+"""The failure rate at any cell of a study's range: measured where its replicates are enough, else told by the surface."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from analysis.rates.claims import CELL, failed, rate_interval
+from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally
+from search_spaces.cells import Architecture
+from search_spaces.errors import MisuseError
+from search_spaces.surface.surface import Counts, Domain, Surface
+
+CONFIDENCE = 0.9
+"""Of the intervals: that at which the surface's calibration is measured (docs/regions.md)."""
+SAME = 1e-9
+"""A cell asked for is a measured one if it differs by no more than this share of an axis."""
+COLUMNS = (*CELL, "failure", "rate", "low", "high", "confidence", "source", "replicates")
+
+
+def failure_rates(frame: pd.DataFrame, cells: pd.DataFrame, failure: str = "any", confidence: float = CONFIDENCE) -> pd.DataFrame:
+    """The rate at each cell asked for, a row each in the same order: COLUMNS.
+
+    A cell of ENOUGH replicates or more is `measured`: k/n with Jeffreys' interval. Any other is told by the `surface`
+    fitted to all replicates, the cell's own among them (`replicates` counts those): posterior mean, central interval.
+    Where the study's cells are too few to be smoothed, a cell between them has the rate of the nearest one, and an
+    interval that holds those of all the measured cells around it. l1 = 0 lies on no surface and is a map of its own.
+
+    MisuseError for missing columns, no rows, an unknown architecture or failure, cells outside the study's range.
+    """
+    asked, outcome = checked_cells(cells), failed(frame, failure).to_numpy(dtype=bool)
+    if frame.empty:
+        raise MisuseError("No row of the study is there yet, so it has no rates. Ask again when replicates are done.")
+    told = asked.assign(failure=failure, rate=np.nan, low=np.nan, high=np.nan, confidence=confidence, source="", replicates=0)
+    for rows, which in _apart((frame["l1"] == 0).to_numpy(), (asked["l1"] == 0).to_numpy()):
+        if which.any():
+            part = _told(frame[rows], outcome[rows], asked[which], confidence)
+            told.loc[which, list(part)] = pd.DataFrame(part, index=asked.index[which])
+    return told.astype({"replicates": "int64"})[list(COLUMNS)]
+
+
+def checked_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells' three columns, typed; MisuseError for one that is missing or holds what it cannot hold."""
+    missing = [column for column in CELL if column not in cells.columns]
+    if missing:
+        raise MisuseError(f"cells lack the columns {', '.join(missing)}. Expected {', '.join(CELL)}, one cell a row.")
+    numbers = {column: pd.to_numeric(cells[column], errors="coerce").to_numpy(np.float64) for column in ("sparsity", "l1")}
+    for column, values in numbers.items():
+        if not np.isfinite(values).all():
+            row = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise MisuseError(f"{column} of cell {row + 1} is {cells[column].iloc[row]!r}. Expected a number.")
+    names = {given: str(Architecture.parse(given)) for given in cells["architecture"].unique()}
+    return pd.DataFrame({"architecture": [names[given] for given in cells["architecture"]], **numbers})
+
+
+def one_cell(architecture: str | None, sparsity: float | None, l1: float | None) -> pd.DataFrame:
+    """A single cell, as `failure_rates` takes it."""
+    return checked_cells(pd.DataFrame({"architecture": [architecture], "sparsity": [sparsity], "l1": [l1]}))
+
+
+def read_cells(path: str) -> pd.DataFrame:
+    """Cells from a CSV file; MisuseError where it cannot be read."""
+    try:
+        return checked_cells(pd.read_csv(path, dtype={"architecture": str}, keep_default_na=False))
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        problem = " ".join(str(error).split())
+        raise MisuseError(
+            f"cells={path!r} cannot be read ({problem}). Give a CSV file with the columns {', '.join(CELL)}."
+        ) from None
+
+
+def write_whole(table: pd.DataFrame, path: str) -> None:
+    """Write a CSV file beside its place, then move it there: it is whole or not there. MisuseError where that fails."""
+    beside = Path(f"{path}.{os.getpid()}.part")
+    try:
+        table.to_csv(beside, index=False)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise MisuseError(f"out={path!r} cannot be written ({error}). Name a file in a folder that is there.") from None
+
+
+def _apart(zero: Bools, asked_zero: Bools) -> list[tuple[Bools, Bools]]:
+    """Rows and cells of l1 > 0, and of l1 = 0. Cells of l1 = 0 that no row has are refused by the surface of the others."""
+    if zero.all() or not zero.any():
+        return [(np.ones(len(zero), dtype=bool), np.ones(len(asked_zero), dtype=bool))]
+    return [(~zero, ~asked_zero), (zero, asked_zero)]
+
+
+def _told(frame: pd.DataFrame, outcome: Bools, asked: pd.DataFrame, confidence: float) -> dict[str, object]:
+    """rate, low, high, source and replicates of the cells asked for, by name."""
+    tally = Tally.of(frame)
+    _check_range(tally.domain, asked)
+    a = tally.domain.index(asked["architecture"].to_numpy())
+    u, v = tally.domain.u(asked["sparsity"]), tally.domain.v(asked["l1"])
+    counts = tally.counts(outcome)
+    k, n = _own(counts, a, u, v)
+    measured = n >= ENOUGH
+    rate = np.where(measured, k / np.maximum(n, 1), np.nan)
+    low, high = rate_interval(k, n, confidence)
+    if not measured.all():
+        there = ~measured
+        surface = tally.surface(outcome)
+        made = surface.at(a[there], asked["sparsity"][there], asked["l1"][there])
+        rate[there], (low[there], high[there]) = made.mean, made.interval(confidence)
+        _widen(surface, (a, u, v), there & (n == 0), low, high, confidence)
+    return {"rate": rate, "low": low, "high": high, "source": np.where(measured, "measured", "surface"), "replicates": n}
+
+
+def _check_range(domain: Domain, asked: pd.DataFrame) -> None:
+    """MisuseError, in the study's terms, for the first cell that lies outside."""
+    unknown = asked["architecture"][~asked["architecture"].isin(domain.architectures)]
+    if len(unknown):
+        raise MisuseError(f"architecture={unknown.iloc[0]!r} is not of the study, which has {', '.join(domain.architectures)}.")
+    for column, (low, high) in (("sparsity", domain.sparsity), ("l1", domain.l1)):
+        outside = asked[column][(asked[column] < low * (1 - SAME)) | (asked[column] > high * (1 + SAME))]
+        if len(outside):
+            raise MisuseError(
+                f"{column}={outside.iloc[0]:g} of cell {outside.index[0] + 1} is outside the study's range, {low:g} to {high:g}: "
+                "nothing was measured there."
+            )
+
+
+def _own(counts: Counts, a: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
+    """Failures and replicates of the measured cell at each place, 0 of 0 where there is none."""
+    known = {key: row for row, key in enumerate(_keys(counts.architecture, counts.u, counts.v))}
+    rows = np.array([known.get(key, -1) for key in _keys(a, u, v)], dtype=np.int64)
+    there = rows >= 0
+    return np.where(there, counts.failures[rows], 0), np.where(there, counts.replicates[rows], 0)
+
+
+def _keys(a: Ints, u: Floats, v: Floats) -> list[tuple[int, int, int]]:
+    places = (np.rint(x / SAME).astype(np.int64).tolist() for x in (u, v))
+    return list(zip(a.tolist(), *places))
+
+
+def _widen(surface: Surface, at: tuple[Ints, Floats, Floats], which: Bools, low: Floats, high: Floats, confidence: float) -> None:
+    """Between cells that are not smoothed: the hull of the intervals of the measured cells around each place, in place."""
+    if surface.process is not None:
+        return
+    ends = rate_interval(surface.counts.failures, surface.counts.replicates, confidence)
+    for place in np.flatnonzero(which):
+        a, u, v = (axis[place] for axis in at)
+        mine = surface.counts.architecture == a
+        around = mine & _next_to(surface.counts.u, mine, u) & _next_to(surface.counts.v, mine, v)
+        if around.any():
+            low[place], high[place] = min(low[place], ends[0][around].min()), max(high[place], ends[1][around].max())
+
+
+def _next_to(axis: Floats, mine: Bools, x: float) -> Bools:
+    """Which points lie at the nearest values on either side of x, or at x itself."""
+    below, above = axis[mine & (axis <= x)], axis[mine & (axis >= x)]
+    return (axis == below.max(initial=-1)) | (axis == above.min(initial=2))

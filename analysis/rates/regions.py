@@ -1,0 +1,420 @@
+"""Where failures are: connected parts of the space whose failure rate is at or above a level, and how sure each is.
+
+The rate is the failure surface's (`search_spaces/failure_surface.py`), read at the study's cells. That a region exists is
+tested on the replicates themselves, in windows laid out before any outcome is looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation, label, uniform_filter
+from scipy.special import betainc, rel_entr
+
+from analysis.rates.claims import MOST_LEVELS, failed, rate_interval
+from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, without_zero_l1
+from search_spaces.surface.surface import Counts, Domain, Posterior
+from study.failures import FailureKind
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of architecture × sparsity × log10 l1 whose failure rate is at or above the level."""
+
+    name: str
+    """The failure, the architectures, and the third of each axis its middle lies in: more seeds seldom change it."""
+    failure: str
+    architectures: list[str]
+    sparsity: tuple[float, float]
+    """Lowest and highest sparsity of its cells."""
+    l1: tuple[float, float]
+    volume: float
+    """Its share of the study's cells, in [0, 1]."""
+    peak_rate: float
+    """At the cell around which rates are highest (`peak_of`): of its own replicates where they are ENOUGH, else the surface's."""
+    peak_interval: tuple[float, float]
+    """95 %, from the same source as `peak_rate`."""
+    replicates: int
+    confidence: float
+    """1 − the p-value, adjusted for all windows of the map, of "its rate is below the level everywhere": 0.95 or more is
+    wrong in at most one map in twenty, however the peak was chosen; 0 is what chance would do in a map of this size."""
+    neighbours: list[str]
+    """What lies beyond its borders: verdicts of at least a tenth of the bordering replicates, but for its own failure, the
+    commonest first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Nodes:
+    """The places that regions are made of: the lattice of the study's values; an axis of more than MOST_LEVELS values
+    (a random search, a map) is cut into BINS bins of equal width in sparsity or log10 l1, each told by its middle."""
+
+    domain: Domain
+    sparsity: Floats
+    """(U,)"""
+    l1: Floats
+    """(V,)"""
+    rows: tuple[Ints, Ints, Ints]
+    """Each row's node."""
+    known: Bools
+    """(A, U, V): which are spoken of. A lattice's cell has to be measured; along a binned axis the surface fills gaps."""
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, domain: Domain) -> Nodes:
+        """The nodes of a frame's rows."""
+        u, v = domain.u(frame["sparsity"].to_numpy()), domain.v(frame["l1"].to_numpy())
+        (us, at_u, many_u), (vs, at_v, many_v) = _axis(u), _axis(v)
+        rows = architecture_index(frame, domain), at_u, at_v
+        known = np.zeros((len(domain.architectures), len(us), len(vs)), dtype=bool)
+        known[rows] = True
+        for axis, many in ((1, many_u), (2, many_v)):
+            known |= known.any(axis, keepdims=True) & many
+        own = [frame[name].to_numpy(np.float64) for name in ("sparsity", "l1")]
+        return cls(
+            domain,
+            domain.sparsity_at(us) if many_u else np.unique(own[0]),
+            domain.l1_at(vs) if many_v else np.unique(own[1]),
+            rows,
+            known,
+        )
+
+    def posterior(self, surface_at: Tally, failed: Bools) -> tuple[Floats, Floats, Floats]:
+        """(A, U, V) each: mean rate, and ends of its 95 % interval; NaN where the node is not known."""
+        a, i, j = np.nonzero(self.known)
+        made: Posterior = surface_at.surface(failed).at(a, self.sparsity[i], self.l1[j])
+        mean, low, high = (np.full(self.known.shape, np.nan) for _ in range(3))
+        mean[self.known], (low[self.known], high[self.known]) = made.mean, made.interval(0.95)
+        return mean, low, high
+
+    def count(self, which: Bools) -> Ints:
+        """(A, U, V): how many of the chosen rows lie in each node."""
+        flat = np.ravel_multi_index(self.rows, self.known.shape)[which]
+        return np.bincount(flat, minlength=self.known.size).reshape(self.known.shape)
+
+
+BINS = 24
+
+
+def _axis(x: Floats) -> tuple[Floats, Ints, bool]:
+    """Nodes of an axis in [0, 1], the node of each row, and whether they are bins."""
+    values, at = np.unique(x, return_inverse=True)
+    if len(values) <= MOST_LEVELS:
+        return values, at, False
+    return (np.arange(BINS) + 0.5) / BINS, np.minimum((x * BINS).astype(np.int64), BINS - 1), True
+
+
+def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.5) -> list[Region]:
+    """Regions of one failure, the surest first; rows of l1 = 0 among others are left out.
+
+    Cells whose posterior mean rate is at or above the level, joined where they are next to each other along one of the
+    three axes; cells that touch at a corner alone are two regions.
+    """
+    return _regions(frame, [failure], level)
+
+
+def all_regions(frame: pd.DataFrame, level: float = 0.5) -> list[Region]:
+    """Regions of any failure, then of each kind that occurs."""
+    there = set(frame["failure"].unique())
+    return _regions(frame, ["any", *(kind.value for kind in FailureKind if kind.value in there - {"none"})], level)
+
+
+def _regions(frame: pd.DataFrame, failures: list[str], level: float) -> list[Region]:
+    outcomes = {failure: failed(frame, failure).to_numpy(dtype=bool) for failure in failures}
+    if frame.empty:
+        return []
+    mapped, _ = without_zero_l1(frame)
+    if len(mapped) < len(frame):
+        kept = (frame["l1"] != 0).to_numpy()
+        outcomes = {failure: rows[kept] for failure, rows in outcomes.items()}
+    tally = Tally.of(mapped)
+    atlas = _Atlas(tally, Nodes.of(mapped, tally.domain), Autoencoders.of(mapped, tally.domain), _verdicts(mapped), level)
+    return [region for failure, rows in outcomes.items() for region in atlas.regions(failure, rows)]
+
+
+def _verdicts(frame: pd.DataFrame) -> dict[str, Bools]:
+    """Which rows have each verdict that occurs."""
+    return {str(kind): (frame["failure"] == kind).to_numpy(dtype=bool) for kind in frame["failure"].unique()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Atlas:
+    """What the maps of all failures share."""
+
+    tally: Tally
+    nodes: Nodes
+    autoencoders: Autoencoders
+    verdicts: dict[str, Bools]
+    level: float
+
+    def regions(self, failure: str, rows: Bools) -> list[Region]:
+        """Of one failure; rows says which rows failed so."""
+        counts = self.tally.counts(rows)
+        if _highest(counts) < self.level:
+            return []  # and no surface needs to be fitted
+        sheet = _Sheet.of(self, rows)
+        found = [sheet.region(failure, number) for number in range(1, sheet.count + 1)]
+        named = zip(found, _distinct([name for _, name, _ in found], [place for _, _, place in found]))
+        regions = [replace(region, name=name) for (region, _, _), name in named]
+        return sorted(regions, key=lambda region: (-region.confidence, -region.volume, region.name))
+
+
+def _highest(counts: Counts) -> float:
+    """What no smoothed rate lies above: it is a mean of rates measured in cells, drawn to ½ where these are of few seeds."""
+    k, n = counts.failures, counts.replicates
+    return float(np.maximum(k / n, (k + 0.5) / (n + 1)).max())
+
+
+@dataclass(frozen=True, eq=False)
+class _Sheet:
+    """One failure's map, cut into regions."""
+
+    atlas: _Atlas
+    mean: Floats
+    low: Floats
+    high: Floats
+    failures: Ints
+    replicates: Ints
+    labels: Ints
+    """(A, U, V): 0 outside, else the region's number."""
+    count: int
+    confidence: Floats
+    """(count + 1,); the first is nobody's."""
+
+    @classmethod
+    def of(cls, atlas: _Atlas, rows: Bools) -> _Sheet:
+        mean, low, high = atlas.nodes.posterior(atlas.tally, rows)
+        labels, count = label(mean >= atlas.level)
+        replicates = atlas.nodes.count(np.ones(len(rows), dtype=bool))
+        sure = confidences(atlas.autoencoders, rows, atlas.nodes, labels, atlas.level)
+        return cls(atlas, mean, low, high, atlas.nodes.count(rows), replicates, labels, count, sure)
+
+    def region(self, failure: str, number: int) -> tuple[Region, str, str]:
+        """A region, its name, and its middle: what tells it from one of the same name."""
+        inside, nodes = self.labels == number, self.atlas.nodes
+        a, i, j = np.nonzero(inside)
+        name, middle = _name(failure, nodes, a, i, j)
+        rate, interval = self._peak(inside)
+        region = Region(
+            name=name,
+            failure=failure,
+            architectures=[nodes.domain.architectures[index] for index in np.unique(a)],
+            sparsity=(float(nodes.sparsity[i.min()]), float(nodes.sparsity[i.max()])),
+            l1=(float(nodes.l1[j.min()]), float(nodes.l1[j.max()])),
+            volume=float(inside.sum() / nodes.known.sum()),
+            peak_rate=rate,
+            peak_interval=interval,
+            replicates=int(self.replicates[inside].sum()),
+            confidence=float(self.confidence[number]),
+            neighbours=[kind for kind in self._beyond(inside) if kind != failure],
+        )
+        return region, name, middle
+
+    def _peak(self, inside: Bools) -> tuple[float, tuple[float, float]]:
+        peak = peak_of(self.mean, inside)
+        k, n = self.failures[peak], self.replicates[peak]
+        if n < ENOUGH:
+            return float(self.mean[peak]), (float(self.low[peak]), float(self.high[peak]))
+        low, high = rate_interval(k, n)
+        return float(k / n), (float(low), float(high))
+
+    def _beyond(self, inside: Bools) -> list[str]:
+        border = binary_dilation(inside) & self.atlas.nodes.known & ~inside
+        rows = border[self.atlas.nodes.rows]
+        shares = {kind: float((which & rows).sum() / max(rows.sum(), 1)) for kind, which in self.atlas.verdicts.items()}
+        return [kind for kind in sorted(shares, key=lambda kind: (-shares[kind], kind)) if shares[kind] >= TENTH]
+
+
+TENTH = 0.1
+
+
+def peak_of(mean: Floats, inside: Bools) -> tuple[int, ...]:
+    """The region's cell whose neighbourhood (a box of three cells a side) has the highest mean rate.
+
+    Not simply the highest cell: among many of much the same rate that is the luckiest one, and its interval too high.
+    """
+    known = np.isfinite(mean)
+    weight = uniform_filter(known.astype(np.float64), 3, mode="nearest")
+    around = uniform_filter(np.where(known, mean, 0.0), 3, mode="nearest") / np.maximum(weight, 1e-9)
+    return tuple(map(int, np.unravel_index(np.where(inside, around, -1).argmax(), inside.shape)))
+
+
+def _name(failure: str, nodes: Nodes, a: Ints, i: Ints, j: Ints) -> tuple[str, str]:
+    """As "any@5-3-5..10-5-10,sparse,high-l1", and the middle as "S=0.9,l1=0.01"."""
+    names = nodes.domain.architectures
+    span = names[a.min()] if a.min() == a.max() else f"{names[a.min()]}..{names[a.max()]}"
+    middle = nodes.domain.u(nodes.sparsity)[i].mean(), nodes.domain.v(nodes.l1)[j].mean()
+    thirds = [
+        words[min(int(3 * place), 2)]
+        for place, words, varies in zip(middle, (_SPARSITY_WORDS, _L1_WORDS), nodes.domain.varies)
+        if varies
+    ]
+    exact = f"S={float(nodes.domain.sparsity_at(middle[0])):.3g},l1={float(nodes.domain.l1_at(middle[1])):.2g}"
+    return ",".join([f"{failure}@{span}", *thirds]), exact
+
+
+_SPARSITY_WORDS = ("dense", "medium", "sparse")
+_L1_WORDS = ("low-l1", "mid-l1", "high-l1")
+
+
+def _distinct(names: list[str], middles: list[str]) -> Iterator[str]:
+    """Names that stand twice get their middles, and those that still do a number."""
+    twice = Counter(names)
+    longer = [f"{name},{middle}" if twice[name] > 1 else name for name, middle in zip(names, middles)]
+    seen: Counter[str] = Counter()
+    for name in longer:
+        seen[name] += 1
+        yield name if seen[name] == 1 else f"{name}#{seen[name]}"
+
+
+# --- is it there at all?
+
+
+@dataclass(frozen=True, eq=False)
+class Autoencoders:
+    """Which rows share an autoencoder: SAEs of several l1 values on one AE fail together, and are no independent evidence."""
+
+    of_row: Ints
+    architecture: Ints
+    """(autoencoders,)"""
+    first_row: Ints
+    """A row of each."""
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, domain: Domain) -> Autoencoders:
+        """By architecture, sparsity and the seeds of data and AE; without these columns every row is its own."""
+        seeds = [column for column in ("data_seed", "ae_seed") if column in frame.columns]
+        index = architecture_index(frame, domain)
+        if not seeds:
+            return cls(np.arange(len(frame)), index, np.arange(len(frame)))
+        code = index
+        for column in ("sparsity", *seeds):
+            part, values = pd.factorize(frame[column])
+            code = np.unique(code * len(values) + part, return_inverse=True)[1]
+        _, first, of_row = np.unique(code, return_index=True, return_inverse=True)
+        return cls(of_row, index[first], first)
+
+    @property
+    def shared(self) -> bool:
+        """Whether any has two rows."""
+        return len(self.first_row) < len(self.of_row)
+
+    def count(self, nodes: Nodes, weights: Bools | None) -> Floats:
+        """(autoencoders, V): how many rows, or what they weigh."""
+        shape = len(self.first_row), nodes.known.shape[2]
+        flat = self.of_row * shape[1] + nodes.rows[2]
+        found: Floats = np.bincount(flat, weights=weights, minlength=shape[0] * shape[1]).astype(np.float64)
+        return found.reshape(shape)
+
+    def summed(self, nodes: Nodes, values: Floats) -> Floats:
+        """(autoencoders, V) to (A, U, V)."""
+        rows, columns, _ = nodes.known.shape
+        place = self.architecture * columns + nodes.rows[1][self.first_row]
+        sums: list[Any] = [np.bincount(place, weights=column, minlength=rows * columns) for column in values.T]
+        return np.stack(sums, axis=1).reshape(rows, columns, -1)
+
+
+WIDTHS = (1, 2, 3, 5, 8)
+"""Cells a window has along an axis; along the architectures 1, 2, 4 and so on."""
+SINGLE_CELLS = 0.25
+"""The share of the error that single cells are given; the other sizes of window share the rest evenly."""
+
+
+def confidences(autoencoders: Autoencoders, rows: Bools, nodes: Nodes, labels: Ints, level: float) -> Floats:
+    """(regions + 1,): 1 − the adjusted p-value of "the rate is below the level everywhere in the region".
+
+    A window is a box of nodes. Of each, p is the chance of so many failures or more if every rate in it were at the level:
+    a binomial tail, or a bound of it (`_chance`). Windows, and each one's share w of the error, are fixed before any
+    outcome is seen: so, by Bonferroni, the chance that any window without a rate at the level has p ≤ w α is at most α,
+    and a region may choose the best of the windows that lie wholly in it. The confidence is 1 − min p/w.
+    """
+    least = np.ones(labels.max() + 1)
+    families = _families(nodes.known.shape)
+    for width, sizes in itertools.groupby(families, key=lambda size: size[2]):
+        evidence = Evidence.along_l1(autoencoders, rows, nodes, width)
+        for size in sizes:
+            score, trials = (_boxes(part, (*size[:2], 1)) for part in (evidence.score, evidence.trials))
+            owner = _owner(labels, nodes.known, size)
+            chosen = (owner > 0) & (trials > 0)
+            chance = _chance(score[chosen], trials[chosen], level, evidence.exact)
+            share = _error_share(size, len(families)) / max((trials > 0).sum(), 1)
+            np.minimum.at(least, owner[chosen], chance / share)
+    return 1 - np.minimum(least, 1)
+
+
+def _families(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Sizes of windows, those of one width along l1 together."""
+    doubled = tuple(2**power for power in range(16))
+    choices = [[width for width in widths if width <= side] for widths, side in zip((doubled, WIDTHS, WIDTHS), shape)]
+    return sorted(itertools.product(*choices), key=lambda size: size[2])
+
+
+def _error_share(size: tuple[int, ...], families: int) -> float:
+    if families == 1:
+        return 1.0
+    return SINGLE_CELLS if size == (1, 1, 1) else (1 - SINGLE_CELLS) / (families - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Independent outcomes in windows of one width along l1: (A, U, V − width + 1)."""
+
+    score: Floats
+    """Sum over autoencoders of the share of their rows in the window that failed."""
+    trials: Floats
+    """How many autoencoders have rows in it."""
+    exact: bool
+    """Whether every such share is 0 or 1."""
+
+    @classmethod
+    def along_l1(cls, autoencoders: Autoencoders, rows: Bools, nodes: Nodes, width: int) -> Evidence:
+        """From the rows; rows says which failed."""
+        if not autoencoders.shared:
+            every = np.ones(len(rows), dtype=bool)
+            score, trials = (_slid(nodes.count(which).astype(np.float64), 2, width) for which in (rows, every))
+            return cls(score, trials, exact=True)
+        failures, trials = (_slid(autoencoders.count(nodes, weights), 1, width) for weights in (rows, None))
+        share, there = failures / np.maximum(trials, 1), (trials > 0).astype(np.float64)
+        return cls(autoencoders.summed(nodes, share), autoencoders.summed(nodes, there), exact=bool(trials.max() <= 1))
+
+
+def _boxes(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+    """Sums over all boxes of this size that fit."""
+    for axis, width in enumerate(size):
+        values = _slid(values, axis, width)
+    return values
+
+
+def _slid(values: NDArray[Any], axis: int, width: int, combine: np.ufunc = np.add) -> NDArray[Any]:
+    """Sums (or least, or greatest) of `width` neighbours along an axis."""
+    places = values.shape[axis] - width + 1
+    before = (slice(None),) * axis
+    return combine.reduce([values[(*before, slice(start, start + places))] for start in range(width)])
+
+
+def _owner(labels: Ints, known: Bools, size: tuple[int, ...]) -> Ints:
+    """The region that holds all known nodes of each window, 0 where there is none."""
+    lowest, highest = np.where(known, labels, np.iinfo(labels.dtype).max), np.where(known, labels, -1)
+    for axis, width in enumerate(size):
+        lowest, highest = _slid(lowest, axis, width, np.minimum), _slid(highest, axis, width, np.maximum)
+    return np.where(lowest == highest, lowest, 0)
+
+
+def _chance(score: Floats, trials: Floats, level: float, exact: bool) -> Floats:
+    """A bound of P(sum ≥ score) for independent summands in [0, 1] of means at most the level.
+
+    Where all are 0 or 1, the binomial tail itself; else the smaller of e times that tail at the whole number below
+    (Bentkus 2004, "On Hoeffding's inequalities", theorem 1.2) and exp(−n KL(score/n ‖ level)) (Hoeffding 1963, theorem 1).
+    """
+    whole = np.floor(score + 1e-9)
+    tail = np.where(whole > 0, betainc(np.maximum(whole, 1), np.maximum(trials - whole, 0) + 1, level), 1.0)
+    if exact:
+        return tail
+    mean = np.clip(score / trials, level, 1)
+    entropy = rel_entr(mean, level) + rel_entr(1 - mean, 1 - level)
+    return np.minimum(np.minimum(np.e * tail, np.exp(-trials * entropy)), 1.0)

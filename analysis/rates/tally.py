@@ -1,0 +1,77 @@
+"""From a study's rows to what a failure surface takes: its domain, its cells, their counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from search_spaces.cells import Architecture
+from search_spaces.surface.surface import FOLDS, Counts, Domain, Surface, dealt, fit_surface
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+
+ENOUGH = 50
+"""Replicates from which a cell's own rate is told in place of the surface's. With fewer the surface is nearer to the truth and
+its intervals hold it; with as many a cell's own interval is narrow and needs no neighbour, while on fine lattices the surface's
+becomes too narrow (docs/regions.md)."""
+PREDICTIVE_FITS = 2
+"""Batches that a lattice is dealt into: as good as eight there (docs/regions.md), and four times as fast."""
+
+
+def without_zero_l1(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """The rows that have a place on the axis log10 l1, and how many have none: l1 = 0, where other values are there too."""
+    zero = (frame["l1"] == 0).to_numpy()
+    return (frame, 0) if zero.all() or not zero.any() else (frame[~zero], int(zero.sum()))
+
+
+def domain_of(frame: pd.DataFrame) -> Domain:
+    """What the rows span: architectures by width, sparsity and l1 from lowest to highest. The frame has a row, none of l1 = 0."""
+    architectures = sorted(map(Architecture.parse, frame["architecture"].unique()))
+    ranges = ((float(frame[axis].min()), float(frame[axis].max())) for axis in ("sparsity", "l1"))
+    return Domain(tuple(map(str, architectures)), *ranges)
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """The cells of a frame; which of them each row is of."""
+
+    domain: Domain
+    cells: Counts
+    """Every cell, its replicates, and no failures."""
+    sparsity: Floats
+    l1: Floats
+    row: Ints
+    """(rows,): the cell of each."""
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> Tally:
+        """Of a frame with rows, none of l1 = 0 (unless all are)."""
+        domain = domain_of(frame)
+        columns = [architecture_index(frame, domain), *(frame[axis].to_numpy(np.float64) for axis in ("sparsity", "l1"))]
+        parts = [np.unique(column, return_inverse=True) for column in columns]
+        code = np.ravel_multi_index([inverse for _, inverse in parts], [len(values) for values, _ in parts])
+        found, row, replicates = np.unique(code, return_inverse=True, return_counts=True)
+        at = np.unravel_index(found, [len(values) for values, _ in parts])
+        index, sparsity, l1 = (values[place] for (values, _), place in zip(parts, at))
+        return cls(domain, Counts.of(domain, index, sparsity, l1, 0, replicates), sparsity, l1, row)
+
+    def counts(self, failed: Bools) -> Counts:
+        """The cells' counts; failed has shape (rows,)."""
+        failures = np.bincount(self.row, weights=failed, minlength=len(self.cells)).astype(np.int64)
+        return Counts(self.cells.architecture, self.cells.u, self.cells.v, failures, self.cells.replicates)
+
+    def surface(self, failed: Bools) -> Surface:
+        """P(failure) fitted to the cells."""
+        counts = self.counts(failed).gathered()
+        return fit_surface(self.domain, counts, dealt(counts) * PREDICTIVE_FITS // FOLDS)
+
+
+def architecture_index(frame: pd.DataFrame, domain: Domain) -> Ints:
+    """Each row's architecture as its place in the domain, (rows,)."""
+    code, names = pd.factorize(frame["architecture"])
+    return domain.index([str(Architecture.parse(name)) for name in names])[code]

@@ -1,0 +1,306 @@
+"""What a study's rows say, in sentences that are computed from them; nothing is fixed but their form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.comparisons.metric_trust import LEAST, TELLS
+from analysis.comparisons.published import ARCHITECTURE, SPARSITY, published_finding
+from analysis.rates.claims import (
+    LEVEL,
+    LocalMaximum,
+    Monotonicity,
+    cell_rates,
+    holm,
+    local_maximum_at,
+    probability_text,
+    rate_interval,
+)
+from analysis.rates.regions import Region
+from analysis.report.study_rows import COLLAPSE, StudyRows
+from analysis.searches.l1 import l1_sentences
+from analysis.transitions.critical_points import CriticalPoint
+from analysis.transitions.crossings import Answer
+from study.failures import FailureKind
+
+MOST_REGIONS = 3
+"""Of different failures, told in sentences; the table holds all."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One finding, and where on the page its evidence is."""
+
+    title: str
+    sentences: tuple[str, ...]
+    anchor: str
+
+
+def findings(frame: pd.DataFrame, planned: int) -> list[str]:
+    """What became of the replicates: the published one, the verdicts, the dead."""
+    if frame.empty:
+        return [f"No row is there yet, of {planned} planned."]
+    return unfinished(len(frame), planned) + published_finding(frame) + verdict_sentences(frame)
+
+
+def counted(number: int, noun: str) -> str:
+    """1 seed, 2 seeds."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def unfinished(there: int, planned: int) -> list[str]:
+    """That rows are missing, if they are."""
+    return [f"{there} of {planned} planned replicates are there: the study is not finished."] if there < planned else []
+
+
+def verdict_sentences(frame: pd.DataFrame) -> list[str]:
+    """The shares of the verdicts, and whose the dead latents are."""
+    counts = frame["failure"].value_counts()
+    kinds = [
+        f"{kind.value} {counts[kind.value]} ({counts[kind.value] / len(frame):.1%})" for kind in FailureKind if kind.value in counts
+    ]
+    cells = len(frame.drop_duplicates(["architecture", "sparsity", "l1"]))
+    failing = len(frame) - int(counts.get(FailureKind.NONE.value, 0))
+    extent = f"{counted(len(frame), 'replicate')} in {counted(cells, 'cell')}"
+    sentences = [f"{extent}: {failing} fail ({failing / len(frame):.1%}). Verdicts: {', '.join(kinds)}."]
+    if set(counts.index) == {FailureKind.NONE.value}:
+        highest = float(rate_interval(0, len(frame))[1])
+        sentences.append(f"No replicate failed: the rate of failure is below {highest:.2%} (95 % interval).")
+    collapsed, all_dead = frame["failure"] == COLLAPSE, frame["sae_all_dead"]
+    if all_dead.any():
+        dead, of_them = int(all_dead.sum()), int((all_dead & collapsed).sum())
+        sentences.append(f"All latents are dead in {counted(dead, 'replicate')}; in {of_them} of them the AE itself had collapsed.")
+    return sentences
+
+
+def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Per cell: replicates, the rate of any failure with its interval, and how many seeds got each verdict."""
+    rates = cell_rates(frame)
+    interval = [f"{row.rate:.0%} [{row.low:.0%}, {row.high:.0%}]" for row in rates.itertuples()]
+    table = rates[["architecture", "sparsity", "l1", "replicates"]].assign(**{"any failure [95 %]": interval})
+    counts = frame.groupby(["architecture", "sparsity", "l1", "failure"]).size().unstack(fill_value=0).reset_index()
+    kinds = [kind.value for kind in FailureKind if kind.value in counts.columns]
+    return table.merge(counts[["architecture", "sparsity", "l1", *kinds]], on=["architecture", "sparsity", "l1"])
+
+
+def page_findings(study: StudyRows) -> list[Finding]:
+    """The headlines of the page, those that the study has something to say about."""
+    if study.rows.empty:
+        return [Finding("No result yet", tuple(findings(study.rows, study.planned)), "made")]
+    found = [
+        Finding("Not finished", tuple(unfinished(len(study.rows), study.planned)), "made"),
+        Finding("The published failure", tuple(published_finding(study.frame)), "published"),
+        Finding("Safe values of l1", tuple(l1_sentences(study.l1, study.spec.protocol)), "l1"),
+        Finding("Verdicts", tuple(verdict_sentences(study.rows)), "verdicts"),
+        Finding("Collapse of the autoencoder by sparsity", tuple(collapse_sentences(study)), "collapse"),
+        Finding("Surest failure regions", tuple(region_sentences(study.regions)), "regions"),
+        Finding("Critical l1 of the SAE's death", tuple(death_summary(study.deaths)), "phase"),
+        Finding("Critical sparsity of the autoencoder", tuple(transition_summary(study.transitions)), "order"),
+        Finding("Which metrics to trust", tuple(trust_summary(study)), "trust"),
+    ]
+    return [finding for finding in found if finding.sentences]
+
+
+# The collapse of the autoencoder
+
+
+def collapse_sentences(study: StudyRows) -> list[str]:
+    """How its rate goes with sparsity, and what the data say of a maximum at the published sparsity."""
+    curves = study.collapse
+    if not curves:
+        return []
+    claim = published_claim(study)
+    shape = _one_curve(*next(iter(curves.items()))) if len(curves) == 1 else _many_curves(curves)
+    return [shape, *([f"The published claim, {ARCHITECTURE}: {claim.sentence}"] if claim else [])]
+
+
+def _one_curve(architecture: str, curve: Monotonicity) -> str:
+    if sum(curve.failures) == 0:
+        return _never_collapsed(architecture, sum(curve.replicates))
+    return f"{architecture}: {curve.sentence}"
+
+
+def _never_collapsed(subject: str, autoencoders: int) -> str:
+    high = float(rate_interval(0, autoencoders)[1])
+    return f"{subject}: none of {autoencoders} autoencoders collapsed (rate below {high:.2%}, 95 % interval)."
+
+
+def _many_curves(curves: dict[str, Monotonicity]) -> str:
+    failures, trained = (sum(sum(getattr(of, name)) for of in curves.values()) for name in ("failures", "replicates"))
+    if failures == 0:
+        return _never_collapsed(f"{len(curves)} architectures", trained)
+    rising, falling = (_significant(curves, name) for name in ("p_never_rises", "p_never_falls"))
+    both = [name for name in rising if name in falling]
+    told = [
+        f"{failures} of {trained} autoencoders collapsed. The rate rises with sparsity in {_listed(rising, len(curves))}",
+        f"and falls with it in {_listed(falling, len(curves))} (Holm over the architectures, {LEVEL:.0%})",
+    ]
+    verdict = f"not monotone in {', '.join(both)}" if both else "nothing speaks for a rate that is not monotone"
+    return f"{' '.join(told)}: {verdict}."
+
+
+def _significant(curves: dict[str, Monotonicity], p_value: str) -> list[str]:
+    adjusted = holm([getattr(curve, p_value) for curve in curves.values()])
+    return [name for name, p in zip(curves, adjusted) if p <= LEVEL]
+
+
+def _listed(names: list[str], of: int) -> str:
+    return f"{len(names)} of {of} architectures ({', '.join(names)})" if names else f"none of {of} architectures"
+
+
+def published_claim(study: StudyRows) -> LocalMaximum | None:
+    """“Worse at 0.9 than beside it”, tested on this study's own seeds where it has that sparsity between two others."""
+    own = study.autoencoders[study.autoencoders["architecture"] == ARCHITECTURE]
+    levels = np.sort(own["sparsity"].unique())
+    at = int(np.argmin(np.abs(levels - SPARSITY))) if len(levels) else 0
+    if not 0 < at < len(levels) - 1 or abs(levels[at] - SPARSITY) > 1e-9:
+        return None
+    return local_maximum_at(own, [float(level) for level in levels[at - 1 : at + 2]], COLLAPSE)
+
+
+# Regions
+
+
+def region_sentences(regions: Sequence[Region]) -> list[str]:
+    """The surest region of each failure, the surest failures first."""
+    surest = {region.failure: region for region in reversed(regions) if region.failure != "any"}
+    ordered = sorted(surest.values(), key=lambda region: (-region.confidence, -region.volume))
+    return [_region_sentence(region) for region in ordered[:MOST_REGIONS]]
+
+
+def _region_sentence(region: Region) -> str:
+    low, high = region.peak_interval
+    return (
+        f"{region.failure}: {span_text(region.architectures)}, S {range_text(region.sparsity)}, l1 {range_text(region.l1)} "
+        f"({region.volume:.1%} of the cells, {region.replicates} replicates); at its peak {region.peak_rate:.0%} of the "
+        f"seeds fail [95 % interval {low:.0%} to {high:.0%}], confidence that it is there {probability_text(region.confidence)}."
+    )
+
+
+def span_text(architectures: Sequence[str]) -> str:
+    """One or two names, or the first and the last."""
+    return " and ".join(architectures) if len(architectures) < 3 else f"{architectures[0]} … {architectures[-1]}"
+
+
+def range_text(ends: tuple[float, float]) -> str:
+    """0.3 to 0.9; one value where they are equal."""
+    low, high = ends
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+
+
+# Critical points beside their closed forms
+
+
+def death_summary(points: Sequence[CriticalPoint]) -> list[str]:
+    """Where half of the seeds lose all latents, over all architectures and sparsities, and how near the closed forms come."""
+    along = [point for point in points if point.axis == "l1"]
+    crossed = [point for point in along if point.crossing.answer is Answer.CROSSED and point.crossing.direction == "rising"]
+    enough = [point for point in along if point.crossing.answer is not Answer.TOO_FEW]
+    if not enough:
+        return []
+    if not crossed:
+        return [f"All latents are dead in half of the seeds at no l1, in {len(enough)} curves of rate over l1."]
+    estimates = [point.crossing.estimate for point in crossed]
+    told = (
+        f"Half of the seeds have all latents dead above a critical l1 of {range_text((min(estimates), max(estimates)))}, by "
+        f"architecture and sparsity ({len(crossed)} of {len(enough)} curves of rate over l1 cross one half)."
+    )
+    return [told, *_closed_form_sentences(crossed)]
+
+
+def _closed_form_sentences(points: Sequence[CriticalPoint]) -> list[str]:
+    """For each closed form: in how many points the interval holds it, and by how much it is off."""
+    told = []
+    for name in dict.fromkeys(prediction.name for point in points for prediction in point.predictions):
+        pairs = [(point, p) for point in points for p in point.predictions if p.name == name and np.isfinite(p.value)]
+        if pairs:
+            off = float(np.median([point.difference(p) for point, p in pairs]))
+            held = sum(bool(point.holds(p)) for point, p in pairs)
+            told.append(
+                f"Closed form “{name}”: within the 90 % interval in {held} of {len(pairs)}; the measured l1 is "
+                f"{'higher' if off > 0 else 'lower'} by a factor of {10 ** abs(off):.3g} in the median."
+            )
+    return told
+
+
+def transition_summary(points: Sequence[CriticalPoint]) -> list[str]:
+    """For each statement about the autoencoder: where it comes to hold, beside its closed form."""
+    enough = [point for point in points if point.crossing.answer is not Answer.TOO_FEW and point.predictions]
+    by_statement = {name: [point for point in enough if point.quantity == name] for name in dict.fromkeys(_names_of(enough))}
+    crossing = {name for name, own in by_statement.items() if any(point.crossing.answer is Answer.CROSSED for point in own)}
+    told = [_transition_sentence(name, own) for name, own in by_statement.items() if name in crossing]
+    nowhere = [f"“{name}” ({_agreement(own)})" for name, own in by_statement.items() if name not in crossing]
+    return told + ([f"Holding in half of the seeds nowhere: {', '.join(nowhere)}."] if nowhere else [])
+
+
+def _names_of(points: Sequence[CriticalPoint]) -> list[str]:
+    return [point.quantity for point in points]
+
+
+def _transition_sentence(statement: str, points: list[CriticalPoint]) -> str:
+    """Rising crossings only: a closed form speaks of no fall."""
+    rising = [point for point in points if point.crossing.answer is Answer.CROSSED]
+    told = [f"{p.crossing.estimate:.3g} in {p.architecture} (predicted {p.predictions[0].value:.3g})" for p in rising[:3]]
+    more = f" and in {len(rising) - 3} more" if len(rising) > 3 else ""
+    return f"“{statement}” comes to hold in half of the seeds at S = {', '.join(told)}{more}: {_agreement(points)}."
+
+
+def _agreement(points: list[CriticalPoint]) -> str:
+    """In how many architectures the interval (or its absence) fits the closed form."""
+    judged = [held for point in points for held in [point.holds(point.predictions[0])] if held is not None]
+    return f"closed form “{points[0].predictions[0].name}” fits in {sum(judged)} of {len(judged)}"
+
+
+# Metrics
+
+
+def trust_summary(study: StudyRows) -> list[str]:
+    """Which metrics tell a failure that they do not define, which only repeat the error, which are missing where it matters."""
+    if study.measured.empty:
+        return []
+    table = study.trust.table
+    told = []
+    judged = table[table["auc"].notna()]
+    if judged.empty:
+        return [f"Not enough healthy and failing replicates to compare metrics: at least {LEAST} of each are needed."]
+    free = judged[~judged["in_verdict"].astype(bool)]
+    telling = free[np.maximum(free["low"], 1 - free["high"]) >= TELLS]
+    told.append(
+        f"Telling failing from healthy without being part of the verdict: {_with_auc(telling)}."
+        if len(telling)
+        else f"No metric outside the verdict surely tells failing from healthy (AUC beyond {TELLS}); best: "
+        f"{_with_auc(free.loc[[(free['auc'] - 0.5).abs().idxmax()]])}."
+        if len(free)
+        else ""
+    )
+    dead = table[table["defined_all_dead"].notna()]
+    if len(dead):
+        always, never = dead[dead["defined_all_dead"] > 0.9], dead[dead["defined_all_dead"] < 0.1]
+        told.append(
+            f"Where all latents are dead, {_names(always) or 'no metric'} {'is' if len(always) == 1 else 'are'} defined, "
+            f"{_names(never) or 'none'} {'is' if len(never) == 1 else 'are'} not."
+        )
+    return [sentence for sentence in told if sentence]
+
+
+def _with_auc(table: pd.DataFrame) -> str:
+    return ", ".join(f"{row.metric} (AUC {row.auc:.2f} [{row.low:.2f}, {row.high:.2f}])" for row in table.itertuples())
+
+
+def _names(table: pd.DataFrame) -> str:
+    return ", ".join(table["metric"])
+
+
+def architecture_sentences(study: StudyRows, architecture: str) -> list[str]:
+    """What is told of one architecture: its verdicts, its collapse, its critical points."""
+    own = study.of(architecture)
+    curve = study.collapse.get(architecture)
+    told = verdict_sentences(own)
+    if curve is not None:
+        told.append(f"Collapse of the autoencoder, {_one_curve(architecture, curve)}")
+    told += death_summary(study.deaths_of(architecture))
+    return told + [f"{point.sentence}." for point in study.transitions if point.architecture == architecture]

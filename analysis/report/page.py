@@ -1,0 +1,168 @@
+"""One HTML page about a study: findings in sentences computed from its rows, figures, tables, how it was made."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import platform
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
+from threadpoolctl import threadpool_limits
+
+from analysis.figures.render import STYLE, Artist, Images
+from analysis.frames import load
+from analysis.report.findings import findings as findings
+from analysis.report.findings import page_findings
+from analysis.report.findings import verdict_table as verdict_table
+from analysis.report.sections import MOST_LINES, Panel, Section, Sheet, cell_text, sections
+from analysis.report.study_rows import StudyRows
+from analysis.searches.l1 import read_l1
+from study.storage.status import existing_study, read_spec
+from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
+
+FOLD_ABOVE = 30
+"""A longer table opens on demand."""
+DRAWN_APART_FROM = 20_000
+"""Rows from which the figures are drawn by a second process: its start takes a second."""
+MOST_ROWS_AS_CSV = 250_000
+"""Of more rows the report holds the Parquet file alone: as text they take a gigabyte a million."""
+MOST_CHARACTERS_OF_STUDY_FILE = 6_000
+Write = Callable[[str, bytes], None]
+
+
+_WORDS = re.compile(r"[A-Za-z“]|\d+-\d+-\d+")
+"""What a column begins with that stands on the left: a word, or an architecture."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A panel as the page holds it."""
+
+    name: str
+    caption: str
+    wide: bool
+    image: str
+    """PNG, base64."""
+    width: int
+    """Of the image on the page, in CSS pixels."""
+
+
+def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = None) -> str:
+    """Write index.html, its figures (PNG, SVG), tables (CSV), the rows (CSV, Parquet), study.yaml; returns where the page is.
+
+    Goes to the study's folder under report/ unless `out` names a local folder. Trains a few autoencoders anew for their
+    WᵀW matrices: rows hold no weights.
+    """
+    folder = existing_study(study, storage)
+    rows = StudyRows(folder.name, read_spec(folder), load(study, storage), read_l1(folder))
+    page, write = _destination(folder, out)
+    # One thread of the linear algebra library: its matrices are small, and the other core draws.
+    with threadpool_limits(1, "blas"), matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
+        drawn = [(section, [artist.draw(panel.figure) for panel in section.panels]) for section in sections(rows)]
+        downloads = _write_rows(rows.rows, write)  # while the last figures are drawn
+        shown = [_shown(section, [later.result() for later in images], write) for section, images in drawn]
+    write("study.yaml", (folder.read_text("study.yaml") or "").encode())
+    write("index.html", _page(rows, folder, shown, downloads).encode())
+    return page
+
+
+def _destination(folder: StudyFolder, out: str | None) -> tuple[str, Write]:
+    if out is None:
+        return folder.place("report/index.html"), lambda name, content: folder.write_bytes(f"report/{name}", content)
+    place = Path(out)
+    place.mkdir(parents=True, exist_ok=True)
+
+    def write(name: str, content: bytes) -> None:
+        (place / name).write_bytes(content)
+
+    return f"{place}/index.html", write
+
+
+def _shown(section: Section, images: Sequence[Images], write: Write) -> dict[str, Any]:
+    """A section as the template reads it; its figures and tables are written on the way."""
+    return {
+        "title": section.title,
+        "anchor": section.anchor,
+        "text": section.text,
+        "sentences": list(section.sentences),
+        "panels": [_drawn(panel, *pair, write) for panel, pair in zip(section.panels, images)],
+        "sheets": [_tabulated(sheet, write) for sheet in section.sheets],
+        "folded": section.folded,
+    }
+
+
+def _drawn(panel: Panel, png: bytes, svg: bytes, write: Write) -> _Drawn:
+    write(f"{panel.name}.png", png)
+    write(f"{panel.name}.svg", svg)
+    return _Drawn(panel.name, panel.caption, panel.wide, base64.b64encode(png).decode(), round(96 * panel.figure.get_figwidth()))
+
+
+def _tabulated(sheet: Sheet, write: Write) -> dict[str, Any]:
+    """At most MOST_LINES rows for the page; all in the file."""
+    write(f"{sheet.name}.csv", sheet.data.to_csv(index=False).encode())
+    table = sheet.data if sheet.shown is None else sheet.shown
+    return {
+        "name": sheet.name,
+        "note": sheet.note,
+        "heads": list(table.columns),
+        "words": [any(isinstance(value, str) and _WORDS.match(value) for value in table[column]) for column in table],
+        "rows": [[cell_text(value) for value in row] for row in table.head(MOST_LINES).itertuples(index=False)],
+        "length": len(table),
+        "folded": len(table) > FOLD_ABOVE,
+    }
+
+
+def _write_rows(rows: pd.DataFrame, write: Write) -> list[str]:
+    """All rows, for whoever wants to compute something else; the names of the files."""
+    parquet, names = io.BytesIO(), ["rows.parquet"]
+    rows.to_parquet(parquet, index=False)
+    write("rows.parquet", parquet.getvalue())
+    if len(rows) <= MOST_ROWS_AS_CSV:
+        text = io.BytesIO()
+        csv.write_csv(pa.Table.from_pandas(rows, preserve_index=False), text)  # pandas' own takes ten times as long
+        write("rows.csv", text.getvalue())
+        names.append("rows.csv")
+    return names
+
+
+def _page(study: StudyRows, folder: StudyFolder, shown: list[dict[str, Any]], downloads: list[str]) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((files("analysis.report") / "report.html").read_text(encoding="utf-8"))
+    protocol = study.spec.protocol
+    anchors = {section["anchor"] for section in shown} | {"made"}
+    text = folder.read_text("study.yaml") or ""
+    return template.render(
+        title=f"Where SAEs fail: study {study.name}",
+        subtitle=f"{len(study.rows)} replicates, protocol {protocol.name} ({protocol.protocol_id}), {study.spec.dtype}",
+        findings=[(of.title, of.sentences, of.anchor if of.anchor in anchors else "") for of in page_findings(study)],
+        sections=[section for section in shown if not section["anchor"].startswith("architecture-")],
+        architectures=[section for section in shown if section["anchor"].startswith("architecture-")],
+        command=f"sae-study launch study.yaml\nsae-study report {study.name}",
+        study_file=text if len(text) <= MOST_CHARACTERS_OF_STUDY_FILE else "",
+        versions=_versions(folder),
+        manifest=json.dumps(folder.read_json("manifest.json") or {}, indent=2),
+        downloads=downloads,
+        most=MOST_LINES,
+    )
+
+
+def _versions(folder: StudyFolder) -> str:
+    """What the study was made with, and what drew the page."""
+    made = (folder.read_json("manifest.json") or {}).get("versions", {})
+    drawn = {name: version(name) for name in ("sae-study", "matplotlib", "numpy", "scipy", "pandas")}
+    trained = ", ".join(f"{name} {number}" for name, number in made.items()) or "not recorded"
+    return f"Trained with {trained}. Page made with python {platform.python_version()}, " + ", ".join(
+        f"{name} {number}" for name, number in drawn.items()
+    )

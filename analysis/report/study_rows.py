@@ -1,0 +1,154 @@
+"""What a report is made from: a study's rows, and all that is computed of them, each thing once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from analysis.comparisons.metric_trust import MetricTrust, metric_trust
+from analysis.comparisons.published import published_replicates
+from analysis.figures.phase import Surface
+from analysis.rates.claims import Monotonicity, cell_rates, failed, monotonicity, on_lattice, per_autoencoder
+from analysis.rates.regions import Region, all_regions
+from analysis.rates.tally import Tally, without_zero_l1
+from analysis.transitions.critical_points import CriticalPoint, critical_points, order_transitions
+from search_spaces.learners.l1_search import L1Interval
+from search_spaces.spaces import StudySpec
+from search_spaces.surface.surface import Surface as FailureSurface
+from search_spaces.surface.surface import few_cells
+from study.failures import FailureKind
+from study.metrics.sae import corrected_mcc
+
+COLLAPSE, DEATH = FailureKind.AE_COLLAPSED.value, "sae_all_dead"
+_OF_TRANSITIONS = (
+    "architecture", "n_features", "n_hidden", "n_latents", "sparsity", "l1", "seed", "data_seed", "ae_seed", "failure",
+    "sae_all_dead", "ae_loss", "ae_loss_dedicated", "ae_loss_bias_only", "ae_diagonal_mean", "ae_features_represented",
+    "ae_dimensions_per_feature", "ae_condition_number",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class StudyRows:
+    """The rows of one study, and what follows from them."""
+
+    name: str
+    spec: StudySpec
+    rows: pd.DataFrame
+    """As `analysis.load` gives them."""
+    l1: tuple[L1Interval, ...] = ()
+    """What an L1 search found."""
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The rows on few levels of sparsity and l1, with `mcc_corrected`."""
+        frame = on_lattice(self.rows) if len(self.rows) else self.rows
+        return frame.assign(mcc_corrected=corrected_mcc(frame["mcc_decoder_features"], frame["mcc_chance"]))
+
+    def of(self, architecture: str) -> pd.DataFrame:
+        """The rows of one architecture."""
+        return self.frame[self.frame["architecture"] == architecture]
+
+    def deaths_of(self, architecture: str) -> list[CriticalPoint]:
+        """Those of `deaths` that are one architecture's."""
+        return [point for point in self.deaths if point.architecture == architecture]
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """Without the replicates that crashed: they have no number."""
+        return self.frame[self.frame["failure"] != FailureKind.CRASHED.value]
+
+    @cached_property
+    def planned(self) -> int:
+        """Replicates of the specification; a search has as many as it turns out to need."""
+        return len(self.rows) if self.spec.search else sum(map(len, self.spec.replicates()))
+
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """`cell_rates` of any failure."""
+        return cell_rates(self.frame)
+
+    @property
+    def architectures(self) -> list[str]:
+        """In order of width."""
+        return list(dict.fromkeys(self.cells["architecture"]))
+
+    def varies(self, *axes: str) -> bool:
+        """Whether each of these columns has more than one value."""
+        return all(self.frame[axis].nunique() > 1 for axis in axes)
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """Failure regions of any failure and of each kind."""
+        return all_regions(self.frame) if len(self.frame) else []
+
+    @cached_property
+    def autoencoders(self) -> pd.DataFrame:
+        """One row an autoencoder, without the published seed, which is known because it collapses."""
+        return per_autoencoder(self.frame.drop(published_replicates(self.frame).index))
+
+    @cached_property
+    def collapse(self) -> dict[str, Monotonicity]:
+        """How the rate of the autoencoder's collapse goes along sparsity, for each architecture with several sparsities."""
+        marked = self.autoencoders.assign(collapsed=failed(self.autoencoders, COLLAPSE))
+        found = {}
+        for architecture in self.architectures:
+            counts = marked[marked["architecture"] == architecture].groupby("sparsity")["collapsed"].agg(["sum", "size"])
+            if len(counts) > 1:
+                found[architecture] = monotonicity(counts.index.to_list(), counts["sum"].to_list(), counts["size"].to_list())
+        return found
+
+    @cached_property
+    def deaths(self) -> list[CriticalPoint]:
+        """Where half of the seeds have all latents dead, along l1 and along sparsity."""
+        return critical_points(self._slim, DEATH, protocol=self.spec.protocol)
+
+    @cached_property
+    def _slim(self) -> pd.DataFrame:
+        """The columns that phase transitions are told from: a frame is copied for every cell of a plane."""
+        return self.measured[list(_OF_TRANSITIONS)]
+
+    @cached_property
+    def transitions(self) -> list[CriticalPoint]:
+        """Critical sparsities of the autoencoders themselves."""
+        return order_transitions(self._slim)
+
+    @cached_property
+    def trust(self) -> MetricTrust:
+        """Which metrics may be trusted where."""
+        return metric_trust(self.measured)
+
+    @cached_property
+    def surfaces(self) -> dict[str, Surface]:
+        """The smoothed rate of any failure, for each architecture that has a lattice worth smoothing."""
+        if not self.varies("sparsity", "l1"):
+            return {}
+        frame, _ = without_zero_l1(self.frame)
+        tally = Tally.of(frame)
+        domain, cells = tally.domain, tally.cells
+        smooth = [
+            place
+            for place in range(len(domain.architectures))
+            if all(domain.varies) and not few_cells(cells.take(cells.architecture == place), domain.varies)
+        ]
+        if not smooth:
+            return {}
+        fitted = tally.surface(failed(frame).to_numpy())
+        levels = self.cells[self.cells["l1"] > 0]
+        return {domain.architectures[place]: _on_lattice(fitted, place, levels) for place in smooth}
+
+
+def _on_lattice(fitted: FailureSurface, place: int, cells: pd.DataFrame) -> Surface:
+    """At the study's own levels: between them the fit is unsure of itself, and its lines would ring every cell."""
+    sparsities, l1s = (np.sort(cells[axis].unique()).astype(np.float64) for axis in ("sparsity", "l1"))
+    l1, sparsity = np.meshgrid(l1s, sparsities, indexing="ij")  # (l1, sparsities)
+    posterior = fitted.at(np.full(l1.size, place), sparsity.ravel(), l1.ravel())
+    mean, sd, q = (of.reshape(l1.shape) for of in (posterior.mean, posterior.sd, posterior.exceedance(0.5)))
+    return Surface(sparsities, l1s, mean, sd, q)
+
+
+def slug(architecture: str) -> str:
+    """The architecture in a file's name or an anchor."""
+    return architecture.replace("/", "_")

@@ -1,0 +1,417 @@
+"""Phase transitions: critical sparsity and critical l1, measured from rows, beside their closed forms.
+
+Two roads: how often replicates fail (`critical_points`), and the autoencoder's own order parameters
+(`ae_order_parameters`, `order_transitions`). Rows hold no weights: what needs W is told by bounds, or left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.rates.claims import failed, on_lattice, per_autoencoder
+from analysis.transitions.crossings import Answer, Crossing, crossings
+from search_spaces.protocol import PROTOCOLS, Protocol
+from study import theory
+from study.failures import FailureKind
+
+_Float = NDArray[np.float64]
+
+DEATHS = (FailureKind.SAE_DEAD.value, "sae_all_dead")
+"""The failures that a death line speaks of."""
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a closed form says about a critical point."""
+
+    name: str
+    value: float
+    """Of the axis; NaN where the closed form knows of no crossing."""
+
+
+@dataclass(frozen=True)
+class CriticalPoint:
+    """Where, along one axis, a rate over seeds crosses a level: with its interval and its closed forms."""
+
+    architecture: str
+    quantity: str
+    """The failure, or the statement about the autoencoder, whose rate it is."""
+    axis: str
+    """`sparsity` or `l1`: along what the rate crosses."""
+    at: float | None
+    """The other coordinate; None where the autoencoder alone decides, so that there is none."""
+    level: float
+    crossing: Crossing
+    """On the axis itself: l1 is not a logarithm here."""
+    measured: tuple[float, float]
+    """Lowest and highest value of the axis."""
+    replicates: int
+    seeds: int
+    predictions: tuple[Prediction, ...] = ()
+
+    def difference(self, prediction: Prediction) -> float:
+        """Estimate minus prediction: in S for sparsity, in decades for l1; NaN without an estimate."""
+        if self.axis == "l1":
+            return float(np.log10(self.crossing.estimate / prediction.value))
+        return self.crossing.estimate - prediction.value
+
+    def holds(self, prediction: Prediction) -> bool | None:
+        """Whether the interval holds the prediction; for a rate that stays below (above), whether none is predicted within what
+        was measured. None where there were too few seeds, or the closed form is NaN."""
+        answer = self.crossing.answer
+        if answer is Answer.TOO_FEW or np.isnan(prediction.value):
+            return None
+        if answer is Answer.NOT_CROSSED:
+            return not self.measured[0] <= prediction.value <= self.measured[1]
+        return self.crossing.low <= prediction.value <= self.crossing.high
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words."""
+        where = "" if self.at is None else f" at {'l1' if self.axis == 'sparsity' else 'S'} = {self.at:.3g}"
+        name, crossing = {"sparsity": "S", "l1": "l1"}[self.axis], self.crossing
+        subject = f"{self.architecture}{where}: P({self.quantity})"
+        if crossing.answer is Answer.TOO_FEW:
+            return f"{subject} has {crossing.answer} ({self.seeds} seeds)"
+        if crossing.answer is Answer.NOT_CROSSED:
+            low, high = self.measured
+            return f"{subject} stays {crossing.direction} {self.level:g} for {name} in [{low:.3g}, {high:.3g}]"
+        several = f", crossing {crossing.branch} of {crossing.branches} (not monotone)" if crossing.branches > 1 else ""
+        verb = "rises" if crossing.direction == "rising" else "falls"
+        return f"{subject} {verb} through {self.level:g} at {name} = {_with_interval(crossing)}{several}"
+
+
+def _with_interval(crossing: Crossing) -> str:
+    return f"{crossing.estimate:.3g} [{crossing.low:.3g}, {crossing.high:.3g}]"
+
+
+# From how often replicates fail
+
+
+def critical_points(
+    frame: pd.DataFrame, failure: str = "any", level: float = 0.5, confidence: float = 0.9, protocol: Protocol | None = None
+) -> list[CriticalPoint]:
+    """Critical sparsities at each l1 and critical l1 at each sparsity, of every architecture; one entry a crossing.
+
+    A curve that does not cross, or has too few seeds or levels, has an entry that says so. A collapse of the autoencoder
+    has no l1: its critical sparsity counts each autoencoder once. l1 is fitted as a logarithm; l1 = 0 is left out there.
+
+    protocol: for the closed forms of the death of the SAE; by default the named one that all rows were trained under.
+    """
+    if frame.empty:
+        return []
+    frame = on_lattice(frame)
+    frame = frame.assign(failed=failed(frame, failure))
+    protocol = protocol or named_protocol(frame)
+    return [
+        point
+        for _, own in _by_architecture(frame)
+        for point in (
+            _of_autoencoder(own, failure, level, confidence)
+            if failure == FailureKind.AE_COLLAPSED.value
+            else _of_sae(own, failure, level, confidence, protocol)
+        )
+    ]
+
+
+def named_protocol(frame: pd.DataFrame) -> Protocol | None:
+    """The named protocol that all rows were trained under, if there is one."""
+    names = list(frame["protocol"].unique()) if "protocol" in frame else []
+    return PROTOCOLS.get(names[0]) if len(names) == 1 else None
+
+
+def _by_architecture(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each architecture's rows, in order of width."""
+    for (_, _, architecture), own in frame.groupby(["n_features", "n_hidden", "architecture"], sort=True):
+        yield architecture, own
+
+
+def _of_autoencoder(own: pd.DataFrame, failure: str, level: float, confidence: float) -> Iterator[CriticalPoint]:
+    never = (Prediction("L_ded < L_bias at every S: collapse never pays", np.nan),)
+    yield from _points(_once_each(own), failure, "sparsity", None, level, confidence, never)
+
+
+def _once_each(own: pd.DataFrame) -> pd.DataFrame:
+    return per_autoencoder(own) if {"data_seed", "ae_seed"} <= set(own.columns) else own
+
+
+def _of_sae(own: pd.DataFrame, failure: str, level: float, confidence: float, protocol: Protocol | None) -> Iterator[CriticalPoint]:
+    for l1, row in own.groupby("l1"):
+        yield from _points(row, failure, "sparsity", l1, level, confidence, ())
+    for sparsity, column in own[own["l1"] > 0].groupby("sparsity"):
+        predictions = death_predictions(column, protocol) if failure in DEATHS else ()
+        yield from _points(column, failure, "l1", sparsity, level, confidence, predictions)
+
+
+def _points(
+    rows: pd.DataFrame,
+    quantity: str,
+    axis: str,
+    at: float | None,
+    level: float,
+    confidence: float,
+    predictions: tuple[Prediction, ...],
+) -> Iterator[CriticalPoint]:
+    """The crossings of one curve; rows have a column `failed`. None at all where the axis has a single value."""
+    values = rows[axis].to_numpy(dtype=np.float64)
+    if len(np.unique(values)) < 2:
+        return
+    seed = rows["seed"].to_numpy() if "seed" in rows else np.arange(len(rows))
+    log = axis == "l1"
+    for crossing in crossings(np.log10(values) if log else values, rows["failed"], seed, level, confidence):
+        yield CriticalPoint(
+            architecture=str(rows["architecture"].iloc[0]),
+            quantity=quantity,
+            axis=axis,
+            at=None if at is None else float(at),
+            level=level,
+            crossing=_powers(crossing) if log else crossing,
+            measured=(float(values.min()), float(values.max())),
+            replicates=len(rows),
+            seeds=len(np.unique(seed)),
+            predictions=predictions,
+        )
+
+
+def _powers(crossing: Crossing) -> Crossing:
+    """From log10 l1 to l1; −inf becomes 0."""
+    estimate, low, high = (float(10.0**value) for value in (crossing.estimate, crossing.low, crossing.high))
+    return Crossing(
+        crossing.answer, crossing.direction, estimate, low, high, crossing.probability, crossing.branch, crossing.branches
+    )
+
+
+def represented_norm(rows: pd.DataFrame) -> pd.Series[float]:
+    """√(‖W‖_F²/|F|) of each row, the norm of a represented column: with ‖W‖_F² = n_features · `ae_diagonal_mean`.
+
+    The columns outside F are taken as 0, which they need not be: it errs upwards. NaN where F is empty.
+    """
+    represented = rows["ae_features_represented"].astype("float64")
+    return np.sqrt(rows["n_features"] * rows["ae_diagonal_mean"] / represented.where(represented > 0))
+
+
+def death_predictions(rows: pd.DataFrame, protocol: Protocol | None) -> tuple[Prediction, ...]:
+    """The l1 at which the SAEs of one sparsity die, by closed form from the median column norm of their autoencoders.
+
+    `2‖w‖`: where firing stops paying at the optimum. `initial pull`: where the first steps push every latent down; for
+    decoders that start as normal(0, sae_init_std), so only with a protocol that has them.
+    """
+    if not {"ae_diagonal_mean", "ae_features_represented"} <= set(rows.columns):
+        return ()
+    norm = float(represented_norm(_once_each(rows)).median())
+    predictions = [Prediction("death line 2‖w‖", float(theory.death_line(norm)))]
+    if protocol is not None and protocol.sae_decoder_init == "normal" and np.isfinite(norm):
+        represented = max(1, round(float(rows["ae_features_represented"].median())))
+        n_latents = int(rows["n_latents"].iloc[0])
+        pull = theory.initial_death_line(protocol.sae_init_std, norm, n_latents, represented)
+        predictions.append(Prediction("initial pull on W_dec", float(pull)))
+    return tuple(predictions)
+
+
+# From the autoencoder's order parameters
+
+
+@dataclass(frozen=True)
+class OrderParameter:
+    """A number that rows hold of each autoencoder, and its closed form."""
+
+    column: str
+    """Its name: a column of the rows, or one that `measure` makes from them."""
+    label: str
+    measure: Callable[[pd.DataFrame], pd.Series[float]]
+    theory: Callable[[float, _Float, int], float]
+    """Of (sparsity, importances, n_hidden)."""
+
+
+def _stored(column: str) -> Callable[[pd.DataFrame], pd.Series[float]]:
+    return lambda rows: rows[column].astype("float64") if column in rows else pd.Series(np.nan, rows.index)
+
+
+def _least_dimension_sum(rows: pd.DataFrame) -> pd.Series[float]:
+    condition = _stored("ae_condition_number")(rows).to_numpy()
+    bounds = [float(theory.least_dimension_sum(k, n_hidden)) for k, n_hidden in zip(condition, rows["n_hidden"])]
+    return pd.Series(bounds, rows.index, dtype="float64")
+
+
+def _loss_ratio(rows: pd.DataFrame) -> pd.Series[float]:
+    return _stored("ae_loss")(rows) / _stored("ae_loss_dedicated")(rows)
+
+
+def _best_loss_ratio(sparsity: float, importances: _Float, n_hidden: int) -> float:
+    best = theory.best_paired_loss(sparsity, importances, n_hidden)
+    return float(best / theory.dedicated_loss(sparsity, importances, n_hidden))
+
+
+ORDER_PARAMETERS = (
+    OrderParameter(
+        "ae_features_represented", "features represented", _stored("ae_features_represented"),
+        lambda S, weights, H: float(theory.features_represented(S, weights, H)),
+    ),
+    OrderParameter(
+        "ae_dimensions_per_feature", "dimensions per feature D*", _stored("ae_dimensions_per_feature"),
+        lambda S, weights, H: float(theory.dimensions_per_feature(S, weights, H)),
+    ),
+    OrderParameter("ae_dimension_sum_least", "lower bound of ΣD, from κ", _least_dimension_sum, lambda S, weights, H: float(H)),
+    OrderParameter("ae_loss_over_dedicated", "AE loss / dedicated loss", _loss_ratio, _best_loss_ratio),
+)  # fmt: skip
+"""ΣD itself needs W, which rows do not hold: `ae_dimension_sum_least` is the bound that the condition number gives."""
+
+
+def ae_order_parameters(frame: pd.DataFrame, parameters: Sequence[OrderParameter] = ORDER_PARAMETERS) -> pd.DataFrame:
+    """Order parameters by architecture and sparsity, over the autoencoders (each once): one row each and parameter.
+
+    Columns: architecture, sparsity, parameter, replicates (those with a finite value), autoencoders (all), q05, q25, q50,
+    q75, q95 over them, theory (closed form; NaN where the importances cannot be told from the rows).
+    """
+    columns = ["architecture", "sparsity", "parameter", "replicates", "autoencoders", *_QUANTILE_NAMES, "theory"]
+    if frame.empty:
+        return pd.DataFrame(columns=columns)
+    lines = [
+        (architecture, float(sparsity), parameter.column, *_summary(parameter, rows))
+        for architecture, own in _by_architecture(_once_each(frame))
+        for sparsity, rows in own.groupby("sparsity")
+        for parameter in parameters
+    ]
+    return pd.DataFrame(lines, columns=columns)
+
+
+_QUANTILE_NAMES = tuple(f"q{round(100 * q):02d}" for q in QUANTILES)
+
+
+def _summary(parameter: OrderParameter, rows: pd.DataFrame) -> tuple[float, ...]:
+    """(finite, all, quantiles …, theory) of one parameter over the autoencoders of one sparsity."""
+    values = parameter.measure(rows).to_numpy(dtype=np.float64)
+    finite = values[np.isfinite(values)]
+    quantiles = np.quantile(finite, QUANTILES) if len(finite) else np.full(len(QUANTILES), np.nan)
+    importances = importances_of(rows)
+    sparsity, n_hidden = float(rows["sparsity"].iloc[0]), int(rows["n_hidden"].iloc[0])
+    closed = np.nan if importances is None else parameter.theory(sparsity, importances, n_hidden)
+    return (len(finite), len(values), *(float(q) for q in quantiles), closed)
+
+
+def importances_of(rows: pd.DataFrame) -> _Float | None:
+    """I_i = r^i, (n_features,), with r from `ae_loss_bias_only` = v(p) Σ I; None where no row holds it."""
+    baselines = _stored("ae_loss_bias_only")(rows)
+    known = rows[np.isfinite(baselines)]
+    if known.empty:
+        return None
+    n_features, sparsity = int(known["n_features"].iloc[0]), float(known["sparsity"].iloc[0])
+    total = max(1.0, float(known["ae_loss_bias_only"].iloc[0] / theory.feature_variance(sparsity)))
+    decay = theory.importance_decay(total, n_features)
+    return decay ** np.arange(n_features, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A statement about one autoencoder, whose rate over seeds makes a transition."""
+
+    name: str
+    holds: Callable[[pd.DataFrame], pd.Series[bool]]
+    theory: Callable[[_Float, int], float]
+    """The critical sparsity, of (importances, n_hidden); NaN where the closed form has none."""
+    closed_form: str
+
+
+def _kth_pair(k: int) -> Callable[[_Float, int], float]:
+    """Critical sparsity of the k-th pair."""
+
+    def critical(importances: _Float, n_hidden: int) -> float:
+        onsets = theory.pairing_sparsities(importances, n_hidden)
+        return float(onsets[k - 1]) if k <= len(onsets) else np.nan
+
+    return critical
+
+
+def _all_paired(importances: _Float, n_hidden: int) -> float:
+    return _kth_pair(len(importances) - n_hidden)(importances, n_hidden)
+
+
+def _below_three_quarters(importances: _Float, n_hidden: int) -> float:
+    """From ⌈H/3⌉ pairs on D* = H/(H + k) is at most ¾."""
+    return _kth_pair(-(-n_hidden // 3))(importances, n_hidden)
+
+
+STATEMENTS = (
+    Statement(
+        "superposition: more features than dimensions",
+        lambda rows: _stored("ae_features_represented")(rows) > rows["n_hidden"],
+        _kth_pair(1),
+        "first pair pays",
+    ),
+    Statement(
+        "dimensions per feature ≤ ¾",
+        lambda rows: _stored("ae_dimensions_per_feature")(rows) <= 0.75,
+        _below_three_quarters,
+        "pair ⌈H/3⌉ pays",
+    ),
+    Statement(
+        "every feature represented",
+        lambda rows: _stored("ae_features_represented")(rows) == rows["n_features"],
+        _all_paired,
+        "last pair pays",
+    ),
+    Statement(
+        "AE loss below the dedicated loss",
+        lambda rows: _loss_ratio(rows) < 0.98,
+        _kth_pair(1),
+        "first pair pays",
+    ),
+)
+"""The last one's 0.98 is the margin of `field.md` §2.1 for "no superposition"."""
+
+
+def order_transitions(frame: pd.DataFrame, level: float = 0.5, confidence: float = 0.9) -> list[CriticalPoint]:
+    """Critical sparsities of the autoencoder itself: where each of STATEMENTS comes to hold in that share of the seeds.
+
+    Autoencoders whose numbers are missing (crashed, diverged) are left out.
+    """
+    if frame.empty:
+        return []
+    points: list[CriticalPoint] = []
+    exact = _once_each(frame)
+    for architecture, own in _by_architecture(on_lattice(exact)):
+        rows = own[np.isfinite(_stored("ae_loss")(own))]
+        importances = importances_of(exact[exact["architecture"] == architecture])  # of a bin's middle they would be others
+        for statement in STATEMENTS if len(rows) else ():
+            marked = rows.assign(failed=statement.holds(rows))
+            found = _points(marked, statement.name, "sparsity", None, level, confidence, _onset(statement, rows, importances))
+            points.extend(point if point.crossing.direction != "falling" else replace(point, predictions=()) for point in found)
+    return points
+
+
+def _onset(statement: Statement, rows: pd.DataFrame, importances: _Float | None) -> tuple[Prediction, ...]:
+    """Where the closed form has the statement come to hold; it never has it end, so a fall has no prediction."""
+    value = np.nan if importances is None else statement.theory(importances, int(rows["n_hidden"].iloc[0]))
+    return (Prediction(statement.closed_form, value),)
+
+
+def critical_table(points: list[CriticalPoint]) -> pd.DataFrame:
+    """One row for each point and closed form (one without any for a point that has none)."""
+    return pd.DataFrame(
+        [_line(point, prediction) for point in points for prediction in point.predictions or (None,)], columns=list(_COLUMNS)
+    )
+
+
+_COLUMNS = (
+    "architecture", "quantity", "axis", "at", "level", "answer", "direction", "estimate", "low", "high", "probability",
+    "branch", "branches", "replicates", "seeds", "closed_form", "predicted", "difference", "interval_holds_it",
+)  # fmt: skip
+
+
+def _line(point: CriticalPoint, prediction: Prediction | None) -> tuple[object, ...]:
+    c = point.crossing
+    return (
+        point.architecture, point.quantity, point.axis, point.at, point.level, c.answer.value, c.direction, c.estimate, c.low,
+        c.high, c.probability, c.branch, c.branches, point.replicates, point.seeds,
+        *(
+            (None, np.nan, np.nan, None)
+            if prediction is None
+            else (prediction.name, prediction.value, point.difference(prediction), point.holds(prediction))
+        ),
+    )  # fmt: skip

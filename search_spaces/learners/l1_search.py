@@ -1,0 +1,431 @@
+"""The safe interval of l1 and the best l1 of every (architecture, sparsity): an ask/tell learner, free of processes.
+
+    learner = L1Learner(L1SearchSpec(cells=(("10-5-10", 0.9),)))
+    while batch := learner.ask():
+        learner.tell(rows_of(batch))
+
+What is asked is a function of the specification and of the rows told, batch by batch: a learner that is told the stored
+rows of its earlier batches asks the same again. A batch holds some replicates of every cell that is not finished. A cell
+counts its own seeds, so that errors of cells are independent; within it an autoencoder serves several values of l1, far
+apart: one at the upper edge, for its exact place, and others for what else is asked (does the rate only rise, where does
+the code turn dense, where is recovery best).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.cells import Architecture, Cell, Replicate, Replicates, checked_l1, checked_sparsity
+from search_spaces.errors import MisuseError
+from search_spaces.failures import FailureKind
+from search_spaces.learners.contract import Rows
+from search_spaces.learners.l1_curves import STEP, Crossing, Descent, Floats, Ints, Monotony, RisingRate, Score
+
+BEFORE_SAE = tuple(kind.value for kind in (FailureKind.CRASHED, FailureKind.DIVERGED, FailureKind.AE_COLLAPSED))
+"""Failures that no l1 cures: such replicates are counted, and left out of every rate and score."""
+RISING = tuple(
+    kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
+)
+"""Failures that an upper edge can be searched for. A dense code comes with too little l1: it has the lower edge."""
+BATCH = 24
+"""Replicates of a cell in a batch."""
+SWEEPS = 2
+"""Batches that are spread over the whole range before anything is refined."""
+L1S_ON_COMMON_SEED = 4
+"""Values of l1 on each autoencoder of a sweep, far apart, and of those that look for the best: seeds differ more than they do."""
+SEEDS_APART = 1_000
+"""Between the first seeds of neighbouring cells: their errors are independent up to budgets beyond that."""
+AHEAD = 2
+"""Batches that may be asked and not yet told, so that workers do not wait for the learner."""
+NEAR = 0.5
+"""Decades to each side of the predicted edge in which half of the second sweep lies."""
+CLEARANCE = 96
+"""Replicates below the edge that look for a bump."""
+UNCLEARED_SHARE, CLEARED_SHARE = 0.4, 0.3
+"""Of a batch, what is not at the upper edge: before and after that many were told."""
+LOW_SHARE, BEST_SHARE = 0.25, 0.25
+"""Of these: at the lower edge, and at what may be the best l1; the rest look for a bump while they must."""
+BUMP_PRIOR = 0.5
+"""Odds of a bump, which say how many replicates look at the place where it may be."""
+SURE_OF_BUMP = 4.0
+"""Log Bayes factor from which a cell is "not monotone". Of rising rates at most one in e^4 ever gets there, on average."""
+CREDIBLE = 0.9
+
+
+@dataclass(frozen=True)
+class L1SearchSpec:
+    """What is searched, and when it is enough. Raises MisuseError for a range, level or budget that is none."""
+
+    cells: tuple[tuple[str, float], ...]
+    """(architecture, sparsity), as ("10-5-10", 0.9)."""
+    l1: tuple[float, float] = (1e-4, 10.0)
+    """Lowest and highest value."""
+    failure: tuple[str, ...] = ("sae_dead", "sae_starved")
+    """The kinds whose rate together must stay below the level, of RISING."""
+    level: float = 0.1
+    budget: int = 256
+    """Replicates of a cell, at most."""
+    precision: float | None = None
+    """A cell is finished when half of the interval of `safe_high` is at most this, in decades. None: spend the budget."""
+    score: str | None = "mcc_decoder_features"
+    """The column whose mean over seeds the best l1 has; None: do not look for it, nor for the lower edge."""
+    predicted_high: tuple[float | None, ...] = ()
+    """Where theory expects the upper edge of each cell; () for nowhere."""
+    seed: int = 0
+    """The first of the replicates' seeds, which count up from it; also of the points' random numbers."""
+
+    def __post_init__(self) -> None:
+        cells = tuple((str(Architecture.parse(name)), checked_sparsity(sparsity)) for name, sparsity in self.cells)
+        if not cells or len(set(cells)) < len(cells):
+            raise MisuseError(f"cells={list(cells)} must name at least one (architecture, sparsity), and none twice.")
+        object.__setattr__(self, "cells", cells)
+        low, high = (checked_l1(end) for end in self.l1)
+        if not 0 < low < high or np.log10(high / low) < 0.5:
+            raise MisuseError(f"l1 from {low:g} to {high:g} is no range to search. Give half a decade or more, above 0.")
+        object.__setattr__(self, "l1", (low, high))
+        if not 0.01 <= self.level <= 0.5:
+            raise MisuseError(f"level={self.level!r} is outside [0.01, 0.5].")
+        if self.budget < SWEEPS * BATCH:
+            raise MisuseError(f"budget={self.budget!r} is below {SWEEPS * BATCH}, the replicates of a cell that are spread first.")
+        if set(self.failure) & set(BEFORE_SAE):
+            raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(BEFORE_SAE)}.")
+        if not self.failure or set(self.failure) - set(RISING):
+            raise MisuseError(
+                f"failure={list(self.failure)}: expected what too much l1 brings, one or more of {', '.join(RISING)}."
+            )
+        object.__setattr__(self, "predicted_high", tuple(self.predicted_high) or (None,) * len(cells))
+        if len(self.predicted_high) != len(cells):
+            raise MisuseError(f"predicted_high has {len(self.predicted_high)} values for {len(cells)} cells. Give one a cell.")
+        if self.precision is not None and not self.precision > 0:
+            raise MisuseError(f"precision={self.precision!r} is not a number of decades above 0.")
+
+
+@dataclass(frozen=True)
+class L1Interval:
+    """What was found for one cell. An end of an interval is None where it lies beyond the range that was searched."""
+
+    architecture: str
+    sparsity: float
+    safe_low: float | None
+    """From this l1 on the rate of `sae_dense` is below the level; None where `low` says why."""
+    safe_low_interval: tuple[float | None, float | None]
+    safe_high: float | None
+    """Up to this l1 the failure's rate is below the level; None where `high` says why."""
+    safe_high_interval: tuple[float | None, float | None]
+    monotone: bool
+    """False: the rate rises, falls and rises again, and no single edge describes it."""
+    best_l1: float | None
+    best_l1_interval: tuple[float, float] | None
+    best_mcc: float | None
+    """The mean score at best_l1."""
+    predicted_high: float | None
+    replicates: int
+    autoencoders: int
+    """Distinct ones among the replicates."""
+    ae_collapsed: int
+    """Replicates left out, because the fault lies before the SAE."""
+    high: str
+    """"inside", "fails throughout", "never fails", "not monotone"."""
+    low: str
+    """"inside", "never dense", "dense throughout", "not asked"."""
+    bump_l1: float | None
+    """Where the rate is high below the last rise, if it is not monotone."""
+
+
+class L1Learner:
+    """Searches all cells at once. Each batch must be told whole, in the order in which batches were asked."""
+
+    def __init__(self, spec: L1SearchSpec) -> None:
+        self.spec = spec
+        self._lattice = _Lattice(*spec.l1)
+        rising, monotony = RisingRate(self._lattice.size, spec.level), Monotony(self._lattice.size, spec.level)
+        self._cells = [_CellRows(spec, place, self._lattice, rising, monotony) for place in range(len(spec.cells))]
+        self._asked: list[list[tuple[int, Ints, Ints]]] = []
+        self._told = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every cell has its precision or has spent its budget, and all that was asked is told."""
+        return self._told == len(self._asked) and self._told >= SWEEPS and all(cell.finished for cell in self._cells)
+
+    def ask(self) -> list[Replicates]:
+        """The next batch, one `Replicates` an architecture; [] to wait for rows, or when nothing is left to ask."""
+        number = len(self._asked)
+        if number - self._told >= AHEAD or (number >= SWEEPS and self._told < SWEEPS):
+            return []
+        plan = []
+        for place, cell in enumerate(self._cells):
+            rng = np.random.default_rng((self.spec.seed, number, place))
+            if number < SWEEPS:
+                x, seed = self._swept(number, place, rng)
+            elif cell.finished:
+                continue
+            else:
+                x, seed = cell.refined(min(BATCH, cell.left), rng)
+            plan.append((place, x, cell.next_seed + seed))
+            cell.asked += len(x)
+            cell.next_seed += 1 + int(seed.max())
+        if not plan:
+            return []
+        self._asked.append(plan)
+        return self._replicates(plan)
+
+    def tell(self, rows: Rows) -> None:
+        """Learn the oldest batch that was not told; rows in any order. ValueError if they are not that batch."""
+        if self._told == len(self._asked):
+            raise ValueError("every batch that was asked has been told.")
+        keys = zip(
+            np.asarray(rows["architecture"]).tolist(),
+            np.asarray(rows["sparsity"]).tolist(),
+            np.asarray(rows["l1"]).tolist(),
+            np.asarray(rows["seed"]).tolist(),
+        )
+        found = {key: position for position, key in enumerate(keys)}
+        failure = np.asarray(rows["failure"]).astype(str)
+        score = np.asarray(rows[self.spec.score], dtype=np.float64) if self.spec.score else None
+        plan = self._asked[self._told]
+        for place, x, seed in plan:
+            name, sparsity = self.spec.cells[place]
+            try:
+                order = [found[name, sparsity, l1, s] for l1, s in zip(self._lattice.l1(x).tolist(), seed.tolist())]
+            except KeyError as missing:
+                raise ValueError(f"the rows lack {missing} of the batch that is to be told.") from None
+            self._cells[place].add(x, seed, failure[order], None if score is None else score[order])
+        self._told += 1
+
+    def results(self) -> list[L1Interval]:
+        """What is known of each cell now, in the specification's order."""
+        return [cell.result() for cell in self._cells]
+
+    def summary(self) -> dict[str, float]:
+        """For a line of progress."""
+        widths = [cell.half_width for cell in self._cells if len(cell)]
+        return {
+            "replicates": sum(len(cell) for cell in self._cells),
+            "cells_finished": sum(cell.finished for cell in self._cells if len(cell)),
+            "median_half_width_decades": float(np.median(widths)) if widths else float("inf"),
+        }
+
+    def _swept(self, number: int, place: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """x spread evenly, each seed's far apart; in the second sweep half of them near the predicted edge, if there is one."""
+        size = self._lattice.size
+        spread = (np.arange(BATCH) + rng.random(BATCH)) / BATCH
+        predicted = self.spec.predicted_high[place]
+        if number == SWEEPS - 1 and predicted is not None and self.spec.l1[0] < predicted < self.spec.l1[1]:
+            middle, reach = np.log10(predicted / self.spec.l1[0]) / STEP / size, NEAR / STEP / size
+            first, last = max(middle - reach, 0.0), min(middle + reach, 1.0)
+            spread = np.sort(np.concatenate([spread[1::2], first + (last - first) * spread[::2]]))
+        x = np.clip((spread * size).astype(np.int64), 0, size - 1)
+        seeds = np.arange(BATCH) % (BATCH // L1S_ON_COMMON_SEED)
+        return _distinct(x, seeds, size), seeds
+
+    def _replicates(self, plan: list[tuple[int, Ints, Ints]]) -> list[Replicates]:
+        of: dict[str, list[Replicate]] = {}
+        for place, x, seed in plan:
+            name, sparsity = self.spec.cells[place]
+            architecture = Architecture.parse(name)
+            of.setdefault(name, []).extend(
+                Replicate(Cell(architecture, sparsity, l1), s) for l1, s in zip(self._lattice.l1(x).tolist(), seed.tolist())
+            )
+        return [Replicates.of(replicates) for replicates in of.values()]
+
+
+class _Lattice:
+    """Values of l1, STEP decades apart, rounded to six digits."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.size = 1 + int(np.floor(np.log10(high / low) / STEP + 1e-6))
+        self._l1 = np.array([float(f"{low * 10 ** (step * STEP):.6g}") for step in range(self.size)])
+
+    def l1(self, x: Ints) -> Floats:
+        return self._l1[x]
+
+    def at(self, x: int) -> float | None:
+        """None beyond either end."""
+        return float(self._l1[x]) if 0 <= x < self.size else None
+
+
+class _CellRows:
+    """The rows of one cell, and what they say."""
+
+    def __init__(self, spec: L1SearchSpec, place: int, lattice: _Lattice, rising: RisingRate, monotony: Monotony) -> None:
+        self._spec, self._place, self._lattice, self._size = spec, place, lattice, lattice.size
+        self._rising, self._monotony = rising, monotony
+        self.asked = 0
+        self.next_seed = spec.seed + place * SEEDS_APART
+        self.bump_x: int | None = None
+        """Where a bump was seen for sure, once it was."""
+        self._x: Ints = np.empty(0, dtype=np.int64)
+        self._seed: Ints = np.empty(0, dtype=np.int64)
+        self._failure: NDArray[np.str_] = np.empty(0, dtype="U16")
+        self._score: Floats = np.empty(0)
+
+    def __len__(self) -> int:
+        return len(self._x)
+
+    @property
+    def left(self) -> int:
+        return self._spec.budget - self.asked
+
+    def add(self, x: Ints, seed: Ints, failure: NDArray[np.str_], score: Floats | None) -> None:
+        self._x, self._seed = np.concatenate([self._x, x]), np.concatenate([self._seed, seed])
+        self._failure = np.concatenate([self._failure, failure])
+        self._score = np.concatenate([self._score, np.full(len(x), np.nan) if score is None else score])
+        for name in ("high", "low", "descent", "score"):
+            self.__dict__.pop(name, None)
+        if self.bump_x is None and self.descent.log_bayes_factor > SURE_OF_BUMP:
+            self.bump_x = int(np.argmax(self.descent.bump))
+
+    @property
+    def _judged(self) -> NDArray[np.bool_]:
+        """Rows whose SAE was trained on a healthy autoencoder."""
+        return ~np.isin(self._failure, BEFORE_SAE)
+
+    def _counts(self, failed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Failures and replicates at each value of the lattice."""
+        judged = self._judged
+        failures = np.bincount(self._x[judged & failed], minlength=self._size)
+        return failures.astype(np.float64), np.bincount(self._x[judged], minlength=self._size).astype(np.float64)
+
+    @property
+    def _failed(self) -> NDArray[np.bool_]:
+        return np.isin(self._failure, self._spec.failure)
+
+    @cached_property
+    def high(self) -> Crossing:
+        """Where the failure's rate rises to the level."""
+        return self._rising.crossing(*self._counts(self._failed))
+
+    @cached_property
+    def low(self) -> Crossing:
+        """Where the rate of a dense code falls to the level; on the lattice turned round."""
+        failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
+        return self._rising.crossing(failures[::-1], replicates[::-1])
+
+    @cached_property
+    def descent(self) -> Descent:
+        return self._monotony.descent(*self._counts(self._failed))
+
+    @cached_property
+    def score(self) -> Score | None:
+        known = self._judged & np.isfinite(self._score)
+        return Score(self._size, self._x[known], self._seed[known], self._score[known]) if known.sum() >= 2 else None
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval of the upper edge, in decades; infinite where it reaches beyond the range or there is none."""
+        low, high = self.high.interval(CREDIBLE)
+        inside = self.bump_x is None and low >= 0 and high < self._size
+        return (high - low) * STEP / 2 if inside else np.inf
+
+    @property
+    def finished(self) -> bool:
+        if self.left <= 0:
+            return True
+        if self.bump_x is not None and self._spec.score is None:
+            return True
+        return self._spec.precision is not None and self._cleared and self.half_width <= self._spec.precision
+
+    @property
+    def _cleared(self) -> bool:
+        """Whether enough replicates lie below the rise, and do not hint at a bump."""
+        below = np.sum(self._x[self._judged] < self.descent.below_rise)
+        return bool(below >= CLEARANCE) and self.descent.log_bayes_factor < -1
+
+    def refined(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
+        """x and seeds, counted from 0: replicates at the edge, each of a seed of its own, and others on the same autoencoders."""
+        rest_share, best_share = (CLEARED_SHARE, 1 - LOW_SHARE) if self._cleared else (UNCLEARED_SHARE, BEST_SHARE)
+        edges = count - round(rest_share * count)
+        edge = self._within(self.high, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
+        rest = count - len(edge)
+        low = best = np.empty(0, dtype=np.int64)
+        if self._spec.score is not None:
+            low = self._size - 1 - self._within(self.low, round(LOW_SHARE * rest), rng)
+            best = self._thompson(round(best_share * rest), rng)
+        bumps = self._suspected(rest - len(low) - len(best), rng)
+        clear = self._spread(rest - len(low) - len(best) - len(bumps), rng)
+        others = rng.permutation(np.concatenate([low, bumps, clear]))
+        autoencoders = max(len(edge), -(-count // 2))
+        seeds = [np.arange(len(edge)), np.arange(len(others)) % autoencoders, np.arange(len(best)) // L1S_ON_COMMON_SEED]
+        seed = np.concatenate(seeds)
+        return _distinct(np.concatenate([edge, others, best]), seed, self._size), seed
+
+    def _within(self, crossing: Crossing, count: int, rng: np.random.Generator) -> Ints:
+        """Draws of a crossing: fewer, as it is the less sure to lie in the range."""
+        return crossing.draw(round(count * crossing.inside), rng)
+
+    def _thompson(self, count: int, rng: np.random.Generator) -> Ints:
+        score = self.score
+        return np.empty(0, dtype=np.int64) if score is None else score.places[score.draws(count, rng).argmax(1)]
+
+    def _suspected(self, count: int, rng: np.random.Generator) -> Ints:
+        """As many as a bump is probable: half from where it may be, half from between there and the last rise."""
+        if self.bump_x is not None:
+            return np.empty(0, dtype=np.int64)
+        odds = BUMP_PRIOR * np.exp(min(self.descent.log_bayes_factor, 50.0))
+        x = rng.choice(self._size, round(count * odds / (1 + odds)), p=self.descent.bump)
+        gap = np.maximum(self.descent.below_rise - x[1::2], 1)
+        x[1::2] += (gap * rng.random(len(gap))).astype(np.int64)
+        return np.minimum(x, self._size - 1)
+
+    def _spread(self, count: int, rng: np.random.Generator) -> Ints:
+        """Evenly below the rise."""
+        return ((np.arange(count) + rng.random(count)) / max(count, 1) * max(self.descent.below_rise, 1)).astype(np.int64)
+
+    def result(self) -> L1Interval:
+        lattice = self._lattice
+        name, sparsity = self._spec.cells[self._place]
+        middle, (first, last) = self.high.quantile(0.5), self.high.interval(CREDIBLE)
+        safe_high, high_ends = lattice.at(middle), (lattice.at(first), lattice.at(last))
+        high = "inside" if safe_high is not None else "fails throughout" if middle < 0 else "never fails"
+        if self.bump_x is not None:
+            safe_high, high_ends, high = None, (None, None), "not monotone"
+        safe_low: float | None = None
+        low_ends: tuple[float | None, float | None] = (None, None)
+        low = "not asked"
+        if self._spec.score is not None:
+            turned = [self._size - 1 - x for x in (self.low.quantile(0.5), *self.low.interval(CREDIBLE))]
+            safe_low, low_ends = lattice.at(turned[0]), (lattice.at(turned[2]), lattice.at(turned[1]))
+            low = "inside" if safe_low is not None else "never dense" if turned[0] < 0 else "dense throughout"
+        best_l1 = best_score = best_ends = None
+        if self.score is not None:
+            draws = self.score.draws(1000, np.random.default_rng(self._spec.seed)).argmax(1)
+            best_l1, best_score = lattice.at(int(self.score.places[self.score.mean.argmax()])), float(self.score.mean.max())
+            first, last = np.quantile(self.score.places[draws], _ENDS, method="nearest")
+            best_ends = float(lattice.l1(first)), float(lattice.l1(last))
+        return L1Interval(
+            architecture=name,
+            sparsity=sparsity,
+            safe_low=safe_low,
+            safe_low_interval=low_ends,
+            safe_high=safe_high,
+            safe_high_interval=high_ends,
+            monotone=self.bump_x is None,
+            best_l1=best_l1,
+            best_l1_interval=best_ends,
+            best_mcc=best_score,
+            predicted_high=self._spec.predicted_high[self._place],
+            replicates=len(self),
+            autoencoders=len(np.unique(self._seed)),
+            ae_collapsed=int(np.sum(~self._judged)),
+            high=high,
+            low=low,
+            bump_l1=None if self.bump_x is None else lattice.at(self.bump_x),
+        )
+
+
+_ENDS = ((1 - CREDIBLE) / 2, (1 + CREDIBLE) / 2)
+
+
+def _distinct(x: Ints, seed: Ints, size: int) -> Ints:
+    """x moved by single steps until no two replicates of one seed are at one value."""
+    moved, taken = x.copy(), set()
+    for place, s in enumerate(seed.tolist()):
+        while (s, int(moved[place])) in taken:
+            moved[place] = (moved[place] + 1) % size
+        taken.add((s, int(moved[place])))
+    return moved

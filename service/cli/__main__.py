@@ -1,0 +1,7 @@
+"""`python -m service.cli`: as `sae-study`."""
+
+import sys
+
+from service.cli.app import main
+
+sys.exit(main())

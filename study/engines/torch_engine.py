@@ -1,0 +1,575 @@
+"""The torch engine: a loss for each variant, its gradient by `torch.func.grad`, the steps compiled; CPU or CUDA.
+
+Replicates are on the last axis, as in the reference engine, and a program is compiled once for each shape, dtype and
+variant: the last axis is padded to a fixed number of lanes, and longer packs are trained a block of lanes at a time.
+What differs from the reference is the order of sums alone; Adam has the same form and the same flush of tiny moments.
+
+* A program takes several Adam steps a call, in place on buffers that stay where they are. On CUDA a number of calls
+  is captured as a graph, which is replayed; on the CPU the same calls are made one by one.
+* Steps that do not fill a call are made without the compiler, one by one.
+* Lanes meet only in the sum of their losses, whose derivative is 1 whatever it is: a lane that diverges, or its
+  place, changes no bit of another.
+* Without a C++ compiler (on CUDA: without Triton) the steps run uncompiled, and a warning says so.
+* The CUDA paths are NOT YET MEASURED, nor run: no GPU was at hand. CPU and CUDA round differently, as do compiled and
+  uncompiled steps: within this family a row is the same on machines of one kind.
+* On CUDA, batches of one in stored order, ReLU and float32 are trained by the kernels of `engine_torch_kernels.py`.
+
+A new variant is a loss in LOSSES; everything else follows from it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from search_spaces.cells import Architecture
+from search_spaces.protocol import Protocol
+from study.engines.l1_controller import L1Controller
+from study.engines.reference import ae_schedule, sae_schedule
+from study.engines.registry import Autoencoders, Minibatches, SparseAutoencoders
+
+_Array = NDArray[Any]
+_Tensors = dict[str, Tensor]
+"""Parameters or moments by name, replicates on the last axis."""
+_Steps = Callable[[_Tensors, _Tensors, _Tensors, Tensor, Tensor, Tensor], None]
+"""Several Adam steps in place: parameters, M, V, coefficient of the loss, x (steps, B, ·, R), rates (steps, 2)."""
+
+CPU_LANES, CPU_LANES_IF_WIDE, CPU_LANES_IF_MINIBATCH = 1024, 256, 64
+"""Measured: a call costs 40 to 90 µs whatever it holds, and a block's state should stay in the core's cache."""
+WIDE_FROM = 150
+"""Parameters of a model."""
+CUDA_LANES = 16_384
+"""Not measured."""
+ONLINE_STEPS, MINIBATCH_STEPS = 8, 1
+"""Steps that one compiled call makes."""
+CALLS_IN_GRAPH = 16
+"""Calls that one CUDA graph holds."""
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a program depends on, besides shapes and dtype."""
+
+    loss: str
+    """A key of LOSSES."""
+    beta1: float
+    beta2: float
+    k: int = 0
+    bandwidth: float = 0.0
+    centred: bool = False
+    """The encoder sees h − b_dec."""
+    unit_norm: bool = False
+    """Decoder columns have norm 1."""
+
+    @classmethod
+    def autoencoder(cls, protocol: Protocol) -> _Rule:
+        return cls("autoencoder", protocol.adam_beta1, protocol.adam_beta2)
+
+    @classmethod
+    def sae(cls, protocol: Protocol) -> _Rule:
+        """Settings that the variant does not use keep their default, so that they do not make another program."""
+        variant = protocol.sae_variant
+        return cls(
+            variant,
+            protocol.adam_beta1,
+            protocol.adam_beta2,
+            k=protocol.sae_k or 0,
+            bandwidth=protocol.sae_threshold_bandwidth if variant == "jumprelu" else 0.0,
+            centred=protocol.sae_subtract_decoder_bias,
+            unit_norm=protocol.sae_decoder_norm == "unit",
+        )
+
+
+# Losses: of each lane the mean over its minibatch, summed over lanes
+
+
+def autoencoder_loss(theta: _Tensors, x: Tensor, importances: Tensor, rule: _Rule) -> Tensor:
+    """Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b); x (B, N, R), importances (N, 1)."""
+    h = _product(theta["W"], x)  # (H, N, R), (B, N, R) -> (B, H, R)
+    s = _product_transposed(theta["W"], h) + theta["b"]  # (B, N, R)
+    return (importances * (x - torch.relu(s)).square()).sum() / len(x)
+
+
+def relu_loss(theta: _Tensors, h: Tensor, l1: Tensor, rule: _Rule) -> Tensor:
+    """‖h − ĥ‖² + l1 Σ_j f_j, f = max(s, 0); h (B, H, R), l1 (R,)."""
+    f = torch.relu(_pre_activations(theta, h, rule))
+    return _reconstruction_error(theta, h, f) + (l1 * f).sum() / len(h)
+
+
+def topk_loss(theta: _Tensors, h: Tensor, l1: Tensor, rule: _Rule) -> Tensor:
+    """The same with the k largest s alone; of equal ones that of lower index."""
+    s = _pre_activations(theta, h, rule)
+    f = torch.where(_rank(s) < rule.k, torch.relu(s), 0.0)
+    return _reconstruction_error(theta, h, f) + (l1 * f).sum() / len(h)
+
+
+def jumprelu_loss(theta: _Tensors, h: Tensor, l1: Tensor, rule: _Rule) -> Tensor:
+    """‖h − ĥ‖² + l1 Σ_j [f_j > 0], f = s where s > θ, else 0.
+
+    `jump` is 0 and has the derivative −1/ε by θ within ε/2 of the pre-activation: the straight-through gradient of
+    the reference, −(l1 + θ dL/df)/ε there.
+    """
+    s, threshold = _pre_activations(theta, h, rule), theta["threshold"]
+    near = (s - threshold).detach().abs() < rule.bandwidth / 2
+    jump = near.to(s.dtype) / -rule.bandwidth * (threshold - threshold.detach())
+    f = torch.where(s > threshold, s, 0.0) + threshold.detach() * jump
+    active = (s > threshold).to(s.dtype) + jump
+    return _reconstruction_error(theta, h, f) + (l1 * active).sum() / len(h)
+
+
+LOSSES: dict[str, Callable[[_Tensors, Tensor, Tensor, _Rule], Tensor]] = {
+    "autoencoder": autoencoder_loss,
+    "relu": relu_loss,
+    "topk": topk_loss,
+    "jumprelu": jumprelu_loss,
+}
+
+
+def _pre_activations(theta: _Tensors, h: Tensor, rule: _Rule) -> Tensor:
+    """s = W_enc u + b_enc, (B, L, R)."""
+    u = h - theta["b_dec"] if rule.centred else h
+    return _product(theta["W_enc"], u) + theta["b_enc"]
+
+
+def _reconstruction_error(theta: _Tensors, h: Tensor, f: Tensor) -> Tensor:
+    """‖h − W_dec f − b_dec‖², mean over the minibatch; W_dec by columns (L, H, R)."""
+    reconstruction = _product_transposed(theta["W_dec"], f) + theta["b_dec"]  # (B, H, R)
+    return (h - reconstruction).square().sum() / len(h)
+
+
+def _product(W: Tensor, x: Tensor) -> Tensor:
+    """W x in each lane: (P, Q, R), (B, Q, R) -> (B, P, R)."""
+    return (W * x[:, None]).sum(2)
+
+
+def _product_transposed(W: Tensor, y: Tensor) -> Tensor:
+    """Wᵀ y in each lane: (P, Q, R), (B, P, R) -> (B, Q, R)."""
+    return (W * y[:, :, None]).sum(1)
+
+
+def _rank(s: Tensor) -> Tensor:
+    """How many latents come before each, by size and then by index: (B, L, R) -> (B, L, R)."""
+    index = torch.arange(s.shape[1], device=s.device)
+    lower_index = (index[:, None] < index)[:, :, None]  # (L, L, 1): [i, j] is i < j
+    one, other = s.detach()[:, :, None], s.detach()[:, None]
+    return ((one > other) | ((one == other) & lower_index)).sum(1)
+
+
+# Steps
+
+
+def _adam_steps(rule: _Rule, theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
+    """As many Adam steps as x has minibatches, in place; arguments as in `_Steps`."""
+    gradient_of = torch.func.grad(LOSSES[rule.loss])
+    new, new_M, new_V = dict(theta), dict(M), dict(V)
+    for minibatch, (size, epsilon) in zip(x, rates):
+        gradient = gradient_of(new, minibatch, coefficient, rule)
+        if rule.unit_norm:
+            W_dec, slope = new["W_dec"], gradient["W_dec"]
+            gradient["W_dec"] = slope - (slope * W_dec).sum(1, keepdim=True) * W_dec
+        for name, g in gradient.items():
+            new_M[name] = _flushed(rule.beta1 * new_M[name] + g)
+            new_V[name] = _flushed(rule.beta2 * new_V[name] + g * g)
+            new[name] = new[name] - size * new_M[name] / (new_V[name].sqrt() + epsilon)
+        if rule.unit_norm:
+            new["W_dec"] = new["W_dec"] / new["W_dec"].square().sum(1, keepdim=True).sqrt()
+        if "threshold" in new:
+            new["threshold"] = new["threshold"].clamp_min(0.0)
+    for buffers, values in ((theta, new), (M, new_M), (V, new_V)):
+        for name, buffer in buffers.items():
+            buffer.copy_(values[name])
+
+
+def _flushed(moment: Tensor) -> Tensor:
+    tiny = 1e-30 if moment.dtype == torch.float32 else 1e-290
+    return torch.where(moment.abs() < tiny, 0.0, moment)
+
+
+class _Program:
+    """The steps of one rule, compiled for one set of shapes; uncompiled where the compiler fails."""
+
+    def __init__(self, rule: _Rule, number: int, compiled: bool) -> None:
+        def steps(theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
+            _adam_steps(rule, theta, M, V, coefficient, x, rates)
+
+        # Dynamo keeps what it compiled, and counts it against a limit of eight, by code object: one for each program.
+        steps.__code__ = steps.__code__.replace(co_name=f"steps_{number}")
+        self.plain: _Steps = steps
+        self._run: _Steps = torch.compile(steps, fullgraph=True, dynamic=False) if compiled else steps
+
+    def __call__(self, theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
+        try:
+            self._run(theta, M, V, coefficient, x, rates)
+        except torch._dynamo.exc.BackendCompilerFailed as failure:  # before a step was made
+            warnings.warn(_uncompiled(failure), RuntimeWarning, stacklevel=2)
+            self._run = self.plain
+            self._run(theta, M, V, coefficient, x, rates)
+
+
+def _uncompiled(failure: Exception) -> str:
+    reason = next(line for line in str(failure).splitlines() if line.strip())
+    return (
+        "torch.compile failed, so the torch engine makes its steps uncompiled, many times slower. Install a C++ compiler "
+        f"(g++), or choose another engine. torch says: {reason.strip()}"
+    )
+
+
+_numbers = itertools.count()
+
+
+@cache
+def _program(rule: _Rule, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: str, compiled: bool) -> _Program:
+    """One program for each rule, shapes, dtype and device of this process."""
+    return _Program(rule, next(_numbers), compiled)
+
+
+# Minibatches
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Gives the minibatches of a block of lanes, from samples (A, S, N): lane r reads samples[lane_of[r]]."""
+
+    samples: Tensor
+    lane_of: Tensor
+    """(R,)."""
+    batches: Minibatches | None
+    """None for stored order."""
+    batch_size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, N, R)."""
+        return self.batch_size, self.samples.shape[2], len(self.lane_of)
+
+    def take(self, first: int, steps: int) -> Tensor:
+        """Of `steps` steps from the step `first` on, (steps, B, N, R)."""
+        if self.batches is None:
+            return self._in_order(first, steps)
+        return self._drawn(self.batches.drawn[self.batches.of_lane, first : first + steps])
+
+    def _in_order(self, first: int, steps: int) -> Tensor:
+        count, n_samples = steps * self.batch_size, len(self.stored)
+        start = first * self.batch_size % n_samples
+        chosen = self.stored[start : start + count]
+        if start + count > n_samples:
+            chosen = self.stored[torch.arange(start, start + count, device=chosen.device) % n_samples]
+        return chosen.view(steps, *self.shape)
+
+    @cached_property
+    def stored(self) -> Tensor:
+        """Samples as they are read, (S, N, R)."""
+        return self.samples[self.lane_of].permute(1, 2, 0).contiguous()
+
+    def _drawn(self, batches: NDArray[np.int32]) -> Tensor:
+        """From indexes (R, steps, B)."""
+        n_samples, width = self.samples.shape[1:]
+        indexes = self.lane_of * n_samples + torch.from_numpy(np.moveaxis(batches, 0, -1).copy()).to(
+            self.lane_of.device
+        )  # (steps, B, R)
+        rows = self.samples.view(-1, width).index_select(0, indexes.reshape(-1))
+        return rows.view(*indexes.shape, width).transpose(2, 3)  # (steps, B, R, N) -> (steps, B, N, R)
+
+
+# Training
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a training changes, in place, and the coefficient of its loss."""
+
+    theta: _Tensors
+    M: _Tensors
+    V: _Tensors
+    coefficient: Tensor
+
+    @classmethod
+    def starting(cls, theta: _Tensors, coefficient: Tensor) -> _State:
+        M, V = ({name: torch.zeros_like(value) for name, value in theta.items()} for _ in range(2))
+        return cls(theta, M, V, coefficient)
+
+    def advance(self, steps: _Steps, x: Tensor, rates: Tensor) -> None:
+        """Make steps on minibatches x (steps, B, N, R) with A_t and E_t in rates (steps, 2)."""
+        steps(self.theta, self.M, self.V, self.coefficient, x, rates)
+
+    @property
+    def changing(self) -> list[Tensor]:
+        return [value for part in (self.theta, self.M, self.V) for value in part.values()]
+
+
+class _Calls:
+    """Calls of a program, one after the other, on inputs that stay where they are; on CUDA one graph."""
+
+    def __init__(self, state: _State, program: _Program, calls: int, shape: tuple[int, ...]) -> None:
+        """`shape` is that of a call's minibatches, (steps, B, N, R)."""
+        some = state.changing[0]
+        self.steps = calls * shape[0]
+        self._x, self._rates = some.new_empty(calls, *shape), some.new_empty(calls, shape[0], 2)
+        self._state, self._program = state, program
+        self._run: Callable[[], None] | None = None if some.is_cuda else self._one_by_one
+
+    def __call__(self, x: Tensor, rates: Tensor) -> None:
+        self._x.view(x.shape).copy_(x)
+        self._rates.view(rates.shape).copy_(rates)
+        if self._run is None:
+            self._run = _captured(self._one_by_one, self._state.changing)
+        self._run()
+        if self._x.is_cuda:
+            torch.cuda.synchronize()  # Python must not run ahead by more than a graph: Ctrl-C would wait for it
+
+    def _one_by_one(self) -> None:
+        for x, rates in zip(self._x, self._rates):
+            self._state.advance(self._program, x, rates)
+
+
+def _captured(run: Callable[[], None], changing: list[Tensor]) -> Callable[[], None]:
+    """`run` as a CUDA graph; what it changes while it is compiled and warmed up is put back."""
+    before = [value.clone() for value in changing]
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    for value, old in zip(changing, before):
+        value.copy_(old)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is to be trained, as NumPy arrays; R replicates."""
+
+    rule: _Rule
+    theta: dict[str, _Array]
+    """Parameters at the start, (…, R)."""
+    coefficient: _Array
+    """Of the loss, (…, R)."""
+    samples: _Array
+    """(A, S, N)."""
+    sample_of: NDArray[np.int64]
+    """Which of the A each lane reads, (R,)."""
+    batches: Minibatches | None
+    batch_size: int
+    rates: _Array
+    """A_t and E_t of every step, (steps, 2)."""
+
+    def blocks(self, lanes: int) -> Iterator[_Task]:
+        """The same in blocks of exactly so many lanes; the last is filled up with its last replicate."""
+        count = len(self.sample_of)
+        for first in range(0, count, lanes):
+            yield self._take(np.minimum(np.arange(first, first + lanes), count - 1))
+
+    def _take(self, lanes: NDArray[np.int64]) -> _Task:
+        return replace(
+            self,
+            theta={name: np.take(value, lanes, axis=-1) for name, value in self.theta.items()},
+            coefficient=np.take(self.coefficient, lanes, axis=-1),
+            sample_of=self.sample_of[lanes],
+            batches=None if self.batches is None else replace(self.batches, of_lane=self.batches.of_lane[lanes]),
+        )
+
+    @property
+    def suits_kernels(self) -> bool:
+        """Whether `engine_torch_kernels.py` can train it: online, in stored order, float32, no more than ReLU and L1."""
+        simple = self.rule.loss in ("autoencoder", "relu") and not self.rule.centred and not self.rule.unit_norm
+        return simple and self.batch_size == 1 and self.batches is None and self.rates.dtype == np.float32
+
+    def train_in_kernels(self, device: str) -> dict[str, _Array]:
+        """All steps in a few launches."""
+        from study.engines import triton_kernels as kernels
+
+        tensor, rule = partial(_tensor, device=device, dtype=torch.float32), self.rule
+        stored = _Reader(tensor(self.samples), torch.from_numpy(self.sample_of).to(device), None, 1).stored
+        rows = tensor(np.concatenate([value.reshape(-1, stored.shape[2]) for value in self.theta.values()]))
+        train = kernels.train_autoencoders if rule.loss == "autoencoder" else kernels.train_saes
+        trained = train(rows, stored, tensor(self.coefficient), tensor(self.rates), (rule.beta1, rule.beta2)).cpu().numpy()
+        parts = np.split(trained, np.cumsum([value[..., 0].size for value in self.theta.values()])[:-1])
+        return {name: part.reshape(self.theta[name].shape) for name, part in zip(self.theta, parts)}
+
+    def train(self, device: str, steps_per_call: int, compiled: bool) -> dict[str, _Array]:
+        """All steps: as many at once as there are calls to fill, then one by one."""
+        tensor = partial(_tensor, device=device, dtype=_DTYPES[self.rates.dtype])
+        state = _State.starting({name: tensor(value) for name, value in self.theta.items()}, tensor(self.coefficient))
+        lane_of = torch.from_numpy(self.sample_of).to(device)
+        minibatches, rates = _Reader(tensor(self.samples), lane_of, self.batches, self.batch_size), tensor(self.rates)
+        shape = (steps_per_call, *minibatches.shape)
+        shapes = (*(tuple(value.shape) for value in state.theta.values()), shape)
+        program = _program(self.rule, shapes, rates.dtype, device, compiled)
+        done = 0
+        for calls in (CALLS_IN_GRAPH, 1) if rates.is_cuda else (1,):
+            many = _Calls(state, program, calls, shape)
+            while done + many.steps <= len(rates):
+                many(minibatches.take(done, many.steps), rates[done : done + many.steps])
+                done += many.steps
+        for step in range(done, len(rates)):
+            state.advance(program.plain, minibatches.take(step, 1), rates[step : step + 1])
+        return {name: value.cpu().numpy() for name, value in state.theta.items()}
+
+
+_DTYPES = {np.dtype("float32"): torch.float32, np.dtype("float64"): torch.float64}
+
+
+def _tensor(array: _Array, device: str, dtype: torch.dtype) -> Tensor:
+    """A copy, contiguous, on the device."""
+    return torch.tensor(array, dtype=dtype, device=device)
+
+
+class TorchEngine:
+    """PyTorch, compiled; float32 and float64, on CUDA where there is such a device, else on the CPU."""
+
+    name = "torch"
+    family = "torch"
+
+    def __init__(
+        self,
+        lanes: int | None = None,
+        online_steps: int = ONLINE_STEPS,
+        minibatch_steps: int = MINIBATCH_STEPS,
+        device: str | None = None,
+        compiled: bool = True,
+    ) -> None:
+        """`lanes`: the size to which packs are cut and padded; steps: how many one compiled call makes."""
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.lanes = lanes or (CUDA_LANES if self.device == "cuda" else CPU_LANES)
+        self._chosen_lanes = lanes
+        self._online_steps, self._minibatch_steps, self._compiled = online_steps, minibatch_steps, compiled
+
+    def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
+        """Measured on one core of a 2-core server, without compiling.
+
+        A last block that is not full takes as long as a full one. Compiling takes 10 to 25 s for each of the two
+        programs (online; 3 to 5 s for minibatches), and 1 to 5 s where PyTorch finds them in its cache on disk.
+        """
+        n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
+
+        def training(steps: int, batch_size: int, parameters: int, models: int) -> float:
+            lanes = self._lanes(parameters, batch_size)
+            step = batch_size * (4e-8 + (2.8e-9 if batch_size == 1 else 8e-10) * parameters)
+            return steps * step * lanes * math.ceil(models / lanes)
+
+        faster = 0.5 if dtype == "float32" else 1
+        ae = training(protocol.ae_training_steps, protocol.ae_batch_size, n_features * (n_hidden + 1), autoencoders)
+        sae_parameters = n_latents * (2 * n_hidden + 1) + n_hidden
+        return faster * (ae + training(protocol.sae_training_steps, protocol.sae_batch_size, sae_parameters, saes))
+
+    def _lanes(self, parameters: int, batch_size: int) -> int:
+        """The size of a block: one for each kind of model, so that it is compiled once."""
+        if self._chosen_lanes or self.device == "cuda":
+            return self.lanes
+        if batch_size > 1:
+            return CPU_LANES_IF_MINIBATCH
+        return CPU_LANES if parameters < WIDE_FROM else CPU_LANES_IF_WIDE
+
+    def hidden(self, W: _Array, samples: _Array) -> _Array:
+        """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N), cast to W's dtype."""
+        samples = samples.astype(W.dtype)
+        weights = torch.from_numpy(np.ascontiguousarray(W.T)).to(self.device)  # (A, N, H)
+        h = torch.zeros(len(samples), samples.shape[1], len(W), dtype=weights.dtype, device=self.device)
+        for i, x in enumerate(torch.from_numpy(samples).to(self.device).unbind(2)):  # (A, S)
+            h += weights[:, None, i] * x[:, :, None]
+        return h.cpu().numpy()
+
+    def train_autoencoders(
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+    ) -> Autoencoders:
+        """As the reference engine; start: W (H, N, R), b (N, R); samples (R, S, N); weights (N,)."""
+        replicates = len(samples)
+        task = _Task(
+            rule=_Rule.autoencoder(protocol),
+            theta={"W": start.W, "b": start.b},
+            coefficient=np.broadcast_to(weights[:, None], start.b.shape),
+            samples=samples,
+            sample_of=np.arange(replicates),
+            batches=batches,
+            batch_size=protocol.ae_batch_size,
+            rates=_rates(ae_schedule(protocol), start.W.dtype),
+        )
+        return Autoencoders(**self._train(task))
+
+    def train_saes(
+        self,
+        start: SparseAutoencoders,
+        activations: _Array,
+        ae_of_sae: NDArray[np.int64],
+        batches: Minibatches | None,
+        l1: _Array,
+        protocol: Protocol,
+        controller: L1Controller | None = None,
+    ) -> SparseAutoencoders:
+        """As the reference engine; start: (…, R); activations (A, S, H); ae_of_sae (R,); l1 (R,). No `Pack` has a controller."""
+        assert controller is None, "refused by Pack"
+        theta = {"W_enc": start.W_enc, "b_enc": start.b_enc, "W_dec": start.W_dec, "b_dec": start.b_dec}
+        thresholds = {"threshold": start.threshold}
+        trains_thresholds = protocol.sae_variant == "jumprelu"
+        task = _Task(
+            rule=_Rule.sae(protocol),
+            theta=theta | thresholds if trains_thresholds else theta,
+            coefficient=l1,
+            samples=activations,
+            sample_of=ae_of_sae,
+            batches=batches,
+            batch_size=protocol.sae_batch_size,
+            rates=_rates(sae_schedule(protocol), start.W_enc.dtype),
+        )
+        return SparseAutoencoders(**thresholds | self._train(task))
+
+    def _train(self, task: _Task) -> dict[str, _Array]:
+        """The trained parameters, (…, R)."""
+        steps = self._online_steps if task.batch_size == 1 else self._minibatch_steps
+        parameters = sum(value[..., 0].size for value in task.theta.values())
+        in_kernels = self._trains_in_kernels(task)
+        with _one_thread_without_denormals():
+            blocks = [
+                block.train_in_kernels(self.device) if in_kernels else block.train(self.device, steps, self._compiled)
+                for block in task.blocks(self._lanes(parameters, task.batch_size))
+            ]
+        replicates = len(task.sample_of)
+        return {name: np.concatenate([block[name] for block in blocks], axis=-1)[..., :replicates] for name in task.theta}
+
+    def _trains_in_kernels(self, task: _Task) -> bool:
+        """Where there are kernels for the task, and whole warps to run them."""
+        return (
+            self.lanes % 32 == 0
+            and self.device == "cuda"
+            and self._compiled
+            and task.suits_kernels
+            and find_spec("triton") is not None
+        )
+
+
+def _rates(tables: tuple[_Array, _Array], dtype: np.dtype[Any]) -> _Array:
+    """A_t and E_t of every step in the training dtype, (steps, 2)."""
+    return np.stack(tables, axis=-1).astype(dtype)
+
+
+@contextmanager
+def _one_thread_without_denormals() -> Iterator[None]:
+    """As every engine trains: a worker a core. What was set before is put back."""
+    threads, flushed = torch.get_num_threads(), _flushes_denormals()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed)
+        torch.set_num_threads(threads)
+
+
+def _flushes_denormals() -> bool:
+    """PyTorch sets this state of the thread and does not tell it."""
+    return bool(torch.tensor(np.finfo(np.float64).tiny).div(2) == 0)

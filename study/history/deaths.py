@@ -1,0 +1,107 @@
+"""When the outputs of an autoencoder and the latents of an SAE died: a function of all the states of one training.
+
+A unit has *died at* t when it is 0 on every evaluation sample after t updates and after each later number of them: 0 says dead
+from the start, None that it lives at the end. The states are looked at from the last backwards, in blocks, until each unit was
+seen alive; activations are summed in the order of the metrics, so that the last state's verdict is the row's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.protocol import Protocol
+from study.data import importances
+from study.engines.compiled import CompiledEngine
+from study.engines.reference import code
+from study.engines.registry import Autoencoders, SparseAutoencoders
+from study.metrics.moments import autoencoder_moments
+from study.run_pack import History
+
+_Float = NDArray[np.float64]
+_Bool = NDArray[np.bool_]
+
+FIRST_BLOCK, LARGEST_BLOCK = 8, 1024
+"""States that are looked at together: most units live at the end, so the first block is small."""
+VALUES_AT_ONCE = 2_000_000
+"""Pre-activations in memory together."""
+
+
+def outputs_died_at(history: History, protocol: Protocol) -> list[int | None]:
+    """When each output of the autoencoder died, N entries."""
+    models = history.autoencoders
+    n_features, states = models.b.shape
+    weights = importances(n_features, protocol)
+
+    def alive(block: slice, _: NDArray[np.int64]) -> _Bool:
+        W, b = models.W[..., block].astype(np.float64), models.b[:, block].astype(np.float64)
+        finite = np.isfinite(np.concatenate([W.reshape(-1, W.shape[2]), b])).all(axis=0, keepdims=True)
+        sane = Autoencoders(np.where(finite, W, 0), np.where(finite, b, 0))
+        x = np.broadcast_to(history.x, (b.shape[1], *history.x.shape))
+        return (autoencoder_moments(sane, x, weights).fires > 0) | ~finite.T  # NaN is not 0
+
+    return _died_at(alive, states, n_features)
+
+
+def latents_died_at(history: History, protocol: Protocol) -> list[int | None]:
+    """When each latent of the SAE died, L entries; none without an SAE."""
+    saes = history.saes
+    if saes is None:
+        return []
+    n_latents, states = saes.b_enc.shape
+    h = CompiledEngine().hidden(history.W_read[..., None].astype(np.float64), history.x[None])[0]  # (S, H)
+
+    def alive(block: slice, wanted: NDArray[np.int64]) -> _Bool:
+        latents = np.arange(n_latents) if protocol.sae_variant == "topk" else wanted  # there they compete
+        own = _of_latents(saes, latents, block)
+        seen = np.zeros((own.b_enc.shape[1], n_latents), np.bool_)
+        seen[:, latents] = _in_distinct_states(own, h, protocol)
+        return seen
+
+    return _died_at(alive, states, n_latents)
+
+
+def _died_at(alive: Callable[[slice, NDArray[np.int64]], _Bool], states: int, units: int) -> list[int | None]:
+    """One after the last state in which each unit is alive; `alive` tells (states, units) of a block for the wanted units."""
+    last, stop, size = np.full(units, -1), states, FIRST_BLOCK
+    while stop > 0 and (last < 0).any():
+        start = max(0, stop - size)
+        seen = alive(slice(start, stop), np.flatnonzero(last < 0))
+        latest = stop - 1 - np.argmax(seen[::-1], axis=0)
+        last = np.where((last < 0) & seen.any(axis=0), latest, last)
+        stop, size = start, min(2 * size, LARGEST_BLOCK)
+    return [None if at == states - 1 else int(at) + 1 for at in last]
+
+
+def _of_latents(saes: SparseAutoencoders, latents: NDArray[np.int64], states: slice | NDArray[np.int64]) -> SparseAutoencoders:
+    """Some latents in some states, in float64."""
+    of_latents = (saes.W_enc, saes.b_enc, saes.W_dec, saes.threshold)
+    W_enc, b_enc, W_dec, threshold = (part[latents][..., states].astype(np.float64) for part in of_latents)
+    return SparseAutoencoders(W_enc, b_enc, W_dec, saes.b_dec[:, states].astype(np.float64), threshold)
+
+
+def _in_distinct_states(saes: SparseAutoencoders, h: _Float, protocol: Protocol) -> _Bool:
+    """Whether each latent fires on any of h (S, H), (T, L). A dead latent stands still: equal states are looked at once."""
+    deciding = [saes.W_enc, saes.b_enc, saes.threshold, *([saes.b_dec] if protocol.sae_subtract_decoder_bias else [])]
+    rows = np.concatenate([part.reshape(-1, part.shape[-1]) for part in deciding])
+    new = np.concatenate([[True], (np.diff(rows, axis=1) != 0).any(axis=0)])  # NaN differs from itself: looked at
+    first = np.flatnonzero(new)
+    everything = np.arange(len(saes.b_enc))
+    pieces = math.ceil(len(first) * len(everything) * len(h) / VALUES_AT_ONCE)
+    fires = [_fires(_of_latents(saes, everything, piece), h, protocol) for piece in np.array_split(first, pieces)]
+    return np.concatenate(fires)[np.cumsum(new) - 1]
+
+
+def _fires(saes: SparseAutoencoders, h: _Float, protocol: Protocol) -> _Bool:
+    """Whether f_j is not 0 on any of h (S, H), in each of T states: (T, L)."""
+    u: _Float = h[:, :, None]  # (S, H, 1)
+    with np.errstate(all="ignore"):
+        if protocol.sae_subtract_decoder_bias:
+            u = u - saes.b_dec  # (S, H, T)
+        terms = (saes.W_enc[:, i] * u[:, None, i] for i in range(h.shape[1]))  # (S, L, T) each
+        s = reduce(np.add, terms, saes.b_enc)
+        return np.asarray((code(s, saes.threshold, protocol) != 0).any(axis=0).T)

@@ -1,0 +1,99 @@
+"""What the kernels share: replicates laid out as lanes and back, and the pieces that training and measuring both compute.
+
+Arrays of a kernel are (rows, lanes), one vector of `study.kernels.simd` a row. Samples (A, S, N) become (S·N, lanes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from study.kernels.compilation import called, inlined, kernel
+from study.kernels.simd import lanes_of, load, rows, store, where_at_most, where_less
+
+RELU, TOPK, JUMPRELU = 0, 1, 2
+VARIANTS = {"relu": RELU, "topk": TOPK, "jumprelu": JUMPRELU}
+
+
+def groups(count: int, dtype: DTypeLike) -> Iterator[NDArray[np.int64]]:
+    """Positions of the replicates of each group, (lanes,); the last group is filled up with its last replicate."""
+    lanes = lanes_of(dtype)
+    for start in range(0, count, lanes):
+        yield np.minimum(np.arange(start, start + lanes), count - 1)
+
+
+def rows_of(columns: NDArray[Any], lanes: NDArray[np.int64]) -> NDArray[Any]:
+    """The columns of (P, R) that belong to a group: (P, lanes), aligned."""
+    out = rows(len(columns), columns.dtype)
+    out[:] = columns[:, lanes]
+    return out
+
+
+@kernel
+def lay_out(samples, sources, out):
+    """(A, S, N) of the lanes' sources → (S·N, lanes), cast to the dtype of `out`."""
+    for lane in range(out.shape[1]):
+        source = samples[sources[lane]]
+        row = 0
+        for s in range(source.shape[0]):
+            for i in range(source.shape[1]):
+                out[row, lane] = source[s, i]
+                row += 1
+
+
+@kernel
+def take_back(values, lanes, out):
+    """(S·H, lanes) → (A, S, H)."""
+    for lane in range(len(lanes)):
+        target = out[lanes[lane]]
+        row = 0
+        for s in range(target.shape[0]):
+            for k in range(target.shape[1]):
+                target[s, k] = values[row, lane]
+                row += 1
+
+
+@inlined
+def product(P, p, X, x, count):
+    """Σ_i P[p + i] X[x + i], from its first term on."""
+    total = load(P, p) * load(X, x)
+    for i in range(1, count):
+        total = total + load(P, p + i) * load(X, x + i)
+    return total
+
+
+@inlined
+def relu(value, zero):
+    """max(value, 0); NaN stays NaN."""
+    return where_at_most(value, zero, zero, value)
+
+
+@called
+def keep(scratch, P, s, f, thresholds, n_latents, variant, active, zero, one):
+    """Set f = max(s, 0) to 0 where `topk` or `jumprelu` does not keep it.
+
+    Pre-activations and f are n_latents rows of the scratch from s and f on; the thresholds' rows begin at P[thresholds].
+    """
+    for j in range(n_latents):
+        value, code = load(scratch, s + j), load(scratch, f + j)
+        if variant == JUMPRELU:
+            kept = where_less(load(P, thresholds + j), value, code, zero)
+        else:
+            before = zero
+            for i in range(j):
+                before = before + where_at_most(value, load(scratch, s + i), one, zero)
+            for i in range(j + 1, n_latents):
+                before = before + where_less(value, load(scratch, s + i), one, zero)
+            kept = where_less(before, active, code, zero)
+        store(scratch, f + j, kept)
+
+
+@kernel
+def hidden(P, X, out, n_features, n_hidden):
+    """h = W x for samples X (S·N, lanes) → (S·H, lanes); P holds W (H·N, lanes)."""
+    for s in range(X.shape[0] // n_features):
+        for k in range(n_hidden):
+            store(out, s * n_hidden + k, product(P, k * n_features, X, s * n_features, n_features))

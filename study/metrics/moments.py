@@ -1,0 +1,244 @@
+"""Counts and moments of trained models over the evaluation samples: all that the metrics need of the samples.
+
+One pass a group of replicates, in float64, every sum in sample order: the bits depend neither on the pack nor on a linear
+algebra library.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.protocol import Protocol
+from study.engines.registry import Autoencoders, SparseAutoencoders
+from study.kernels.compilation import called, kernel
+from study.kernels.lanes import RELU, VARIANTS, groups, keep, lay_out, product, relu, rows_of
+from study.kernels.simd import everywhere, load, rows, store, where_at_most, where_less
+
+_Float = NDArray[np.float64]
+
+TILE = 4
+"""Samples that are summed together: an accumulator is loaded and stored once for all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class AutoencoderMoments:
+    """Sums over the S samples of A autoencoders."""
+
+    samples: int
+    loss: _Float
+    """Σ Σ_i I_i (x_i − x̂_i)², (A,)."""
+    zeros: _Float
+    """How many x_i are 0, (A,)."""
+    hidden_squares: _Float
+    """Σ ‖h‖², (A,)."""
+    fires: _Float
+    """How often x̂_i > 0, (A, N)."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairMoments:
+    """Second and, for norms, fourth moments of two sets of S vectors X and Y in H dimensions, centred, of R replicates."""
+
+    samples: int
+    XX: _Float
+    """XᵀX, (R, H, H)."""
+    YY: _Float
+    XY: _Float
+    norms_x: _Float
+    """Σ ‖x‖⁴, (R,)."""
+    norms_y: _Float
+    norms_xy: _Float
+    """Σ ‖x‖² ‖y‖², (R,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SaeMoments:
+    """Sums over the S samples of R SAEs."""
+
+    squared_error: _Float
+    """Σ ‖h − ĥ‖², (R,)."""
+    code: _Float
+    """Σ Σ_j f_j, (R,)."""
+    latents: _Float
+    """How often f_j > 0, (R, L)."""
+    features: _Float
+    """How often x_i > 0, (R, N)."""
+    together: _Float
+    """How often both, (R, L, N)."""
+    hidden_recon: PairMoments
+    """Of h and ĥ."""
+
+
+def autoencoder_moments(autoencoders: Autoencoders, x: _Float, importances: _Float) -> AutoencoderMoments:
+    """W (H, N, A), b (N, A), all finite; evaluation samples x (A, S, N); importances I (N,)."""
+    n_hidden, n_features, count = autoencoders.W.shape
+    parameters = np.concatenate([autoencoders.W.reshape(-1, count), autoencoders.b]).astype(np.float64)
+    samples = x.shape[1]
+    X, out, total = rows(samples * n_features, np.float64), rows(3 + n_features, np.float64), np.empty((count, 3 + n_features))
+    for lanes in groups(count, np.float64):
+        lay_out(x, lanes, X)
+        out[:] = 0
+        _sum_autoencoders(rows_of(parameters, lanes), X, rows(n_hidden, np.float64), out, importances, n_features, n_hidden)
+        total[lanes] = out.T
+    loss, zeros, squares = total[:, :3].T
+    return AutoencoderMoments(samples, loss, zeros, squares, total[:, 3:])
+
+
+def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArray[np.int64], protocol: Protocol) -> SaeMoments:
+    """SAEs and W (H, N, A), all finite; evaluation samples x (A, S, N); ae_of_sae (R,) says whose each SAE reads."""
+    (n_latents, n_hidden, count), n_features, samples = saes.W_enc.shape, W.shape[1], x.shape[1]
+    blocks = saes.W_enc.reshape(-1, count), saes.b_enc, saes.W_dec.reshape(-1, count), saes.b_dec, saes.threshold
+    parameters = np.concatenate(blocks).astype(np.float64)
+    matrices = W.reshape(-1, W.shape[2]).astype(np.float64)
+    sizes = 2, n_latents, n_features, n_latents * n_features, *[n_hidden**2] * 3, 3
+    tiles = -(-samples // TILE) * TILE
+    X, H, Y = (rows(tiles * width, np.float64) for width in (n_features, n_hidden, n_hidden))
+    scratch, out = rows(3 * n_hidden + (1 + TILE) * n_latents, np.float64), rows(sum(sizes), np.float64)
+    total = np.empty((count, sum(sizes)))
+    variant, centred = VARIANTS[protocol.sae_variant], protocol.sae_subtract_decoder_bias
+    for lanes in groups(count, np.float64):
+        lay_out(x, ae_of_sae[lanes], X)
+        out[:] = 0
+        scratch[:] = 0
+        weights = rows_of(parameters, lanes), rows_of(matrices, ae_of_sae[lanes])
+        widths = samples, n_features, n_hidden, n_latents
+        _sum_saes(*weights, X, H, Y, scratch, out, variant, float(protocol.sae_k or 0), centred, *widths)
+        total[lanes] = out.T
+    one, latents, features, together, XX, YY, XY, norms = np.split(total, np.cumsum(sizes)[:-1], axis=1)
+    square = (count, n_hidden, n_hidden)
+    pair = PairMoments(samples, XX.reshape(square), YY.reshape(square), XY.reshape(square), *norms.T)
+    return SaeMoments(one[:, 0], one[:, 1], latents, features, together.reshape(count, n_latents, n_features), pair)
+
+
+@kernel
+def _sum_autoencoders(P, X, h, out, importances, n_features, n_hidden):
+    """Rows of `out`: loss, zeros, ‖h‖², then one a feature; h (H, lanes) is scratch."""
+    zero, one = everywhere(0.0), everywhere(1.0)
+    bias = n_hidden * n_features
+    for x in range(0, X.shape[0], n_features):
+        squares, loss, zeros = load(out, 2), load(out, 0), load(out, 1)
+        for k in range(n_hidden):
+            value = product(P, k * n_features, X, x, n_features)
+            squares = squares + value * value
+            store(h, k, value)
+        for i in range(n_features):
+            s, feature = load(P, bias + i), load(X, x + i)
+            for k in range(n_hidden):
+                s = s + load(P, k * n_features + i) * load(h, k)
+            difference = feature - relu(s, zero)
+            loss = loss + everywhere(importances[i]) * (difference * difference)
+            zeros = zeros + where_at_most(feature, zero, one, zero)
+            store(out, 3 + i, load(out, 3 + i) + where_less(zero, s, one, zero))
+        store(out, 0, loss)
+        store(out, 1, zeros)
+        store(out, 2, squares)
+
+
+@kernel
+def _sum_saes(P, W, X, H, Y, scratch, out, variant, active, centred, samples, n_features, n_hidden, n_latents):
+    """Rows of `out` as `sae_moments` cuts them. X, H and Y have rows of zeros behind the samples, up to a whole tile.
+
+    H and Y (S·H, lanes) keep h and ĥ until their means are known.
+    """
+    zero, one = everywhere(0.0), everywhere(1.0)
+    b_enc = n_latents * n_hidden
+    W_dec = b_enc + n_latents
+    b_dec = W_dec + n_latents * n_hidden
+    thresholds = b_dec + n_hidden
+    # Rows of the scratch: sums of h and of ĥ, the encoder's input, pre-activations, then f of each sample of a tile.
+    u, s, f = 2 * n_hidden, 3 * n_hidden, 3 * n_hidden + n_latents
+    latents, features = 2, 2 + n_latents
+    together = features + n_features
+    for first in range(0, samples, TILE):
+        for tile in range(TILE):
+            x, h, code = (first + tile) * n_features, (first + tile) * n_hidden, f + tile * n_latents
+            if first + tile >= samples:
+                for j in range(n_latents):
+                    store(scratch, code + j, zero)
+                continue
+            for i in range(n_hidden):
+                value = product(W, i * n_features, X, x, n_features)
+                store(H, h + i, value)
+                store(scratch, i, load(scratch, i) + value)
+                store(scratch, u + i, value - load(P, b_dec + i) if centred else value)
+            for j in range(n_latents):
+                value = load(P, b_enc + j)
+                for i in range(n_hidden):
+                    value = value + load(P, j * n_hidden + i) * load(scratch, u + i)
+                store(scratch, s + j, value)
+                store(scratch, code + j, relu(value, zero))
+            if variant != RELU:
+                keep(scratch, P, s, code, thresholds, n_latents, variant, everywhere(active), zero, one)
+            error, total = load(out, 0), load(out, 1)
+            for i in range(n_hidden):
+                value = load(P, b_dec + i)
+                for j in range(n_latents):
+                    value = value + load(P, W_dec + j * n_hidden + i) * load(scratch, code + j)
+                store(Y, h + i, value)
+                store(scratch, n_hidden + i, load(scratch, n_hidden + i) + value)
+                difference = load(H, h + i) - value
+                error = error + difference * difference
+            for j in range(n_latents):
+                total = total + load(scratch, code + j)
+            store(out, 0, error)
+            store(out, 1, total)
+        _count(scratch, f, X, first * n_features, out, latents, features, together, n_features, n_latents)
+    for i in range(2 * n_hidden):
+        store(scratch, i, load(scratch, i) / everywhere(1.0 * samples))
+    _sum_pairs(H, Y, scratch, out, together + n_latents * n_features, samples, n_hidden)
+
+
+@called
+def _count(F, f, X, x, out, latents, features, together, n_features, n_latents):
+    """Count, over a tile of samples, active latents, present features and both together."""
+    zero, one = everywhere(0.0), everywhere(1.0)
+    for i in range(n_features):
+        count = load(out, features + i)
+        for tile in range(TILE):
+            count = count + where_less(zero, load(X, x + tile * n_features + i), one, zero)
+        store(out, features + i, count)
+    for j in range(n_latents):
+        fires0, fires1 = where_less(zero, load(F, f + j), one, zero), where_less(zero, load(F, f + n_latents + j), one, zero)
+        fires2 = where_less(zero, load(F, f + 2 * n_latents + j), one, zero)
+        fires3 = where_less(zero, load(F, f + 3 * n_latents + j), one, zero)
+        store(out, latents + j, load(out, latents + j) + ((fires0 + fires1) + (fires2 + fires3)))
+        for i in range(n_features):
+            of_x, row = x + i, together + j * n_features + i
+            both0 = where_less(zero, load(X, of_x), fires0, zero) + where_less(zero, load(X, of_x + n_features), fires1, zero)
+            of_x += 2 * n_features
+            both2 = where_less(zero, load(X, of_x), fires2, zero) + where_less(zero, load(X, of_x + n_features), fires3, zero)
+            store(out, row, load(out, row) + (both0 + both2))
+
+
+@called
+def _sum_pairs(H, Y, means, out, first, samples, n_hidden):
+    """Moments of the rows of H and Y, n_hidden a sample, about their means: those of H, then those of Y."""
+    zero = everywhere(0.0)
+    XX, YY, XY, norms = first, first + n_hidden**2, first + 2 * n_hidden**2, first + 3 * n_hidden**2
+    for h in range(0, samples * n_hidden, n_hidden):
+        norm_h, norm_y = zero, zero
+        for i in range(n_hidden):
+            of_h, of_y = load(H, h + i) - load(means, i), load(Y, h + i) - load(means, n_hidden + i)
+            store(H, h + i, of_h)
+            store(Y, h + i, of_y)
+            norm_h = norm_h + of_h * of_h
+            norm_y = norm_y + of_y * of_y
+        store(out, norms, load(out, norms) + norm_h * norm_h)
+        store(out, norms + 1, load(out, norms + 1) + norm_y * norm_y)
+        store(out, norms + 2, load(out, norms + 2) + norm_h * norm_y)
+    for h in range(0, samples * n_hidden, TILE * n_hidden):
+        for i in range(n_hidden):
+            for k in range(n_hidden):
+                row = i * n_hidden + k
+                xx, yy, xy = load(out, XX + row), load(out, YY + row), load(out, XY + row)
+                for tile in range(TILE):
+                    of_i, of_k = h + tile * n_hidden + i, h + tile * n_hidden + k
+                    xx = xx + load(H, of_i) * load(H, of_k)
+                    yy = yy + load(Y, of_i) * load(Y, of_k)
+                    xy = xy + load(H, of_i) * load(Y, of_k)
+                store(out, XX + row, xx)
+                store(out, YY + row, yy)
+                store(out, XY + row, xy)

@@ -1,0 +1,142 @@
+"""What a study asks of a Ray cluster: its own code on the nodes, a storage that they see, CPUs or shares of GPUs."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.util.client
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import search_spaces
+import study
+from search_spaces.errors import MisuseError
+from study.storage.study_folder import Storage, StudyFolder
+
+GPU_SHARE = 0.25
+"""Of a GPU, for a pack of the torch engine: while one pack draws its data or takes its metrics, others use the device."""
+PROBE_SECONDS = 30.0
+"""How long a node may take to say whether it sees the storage; one that is silent for longer is not waited for."""
+
+
+def runtime_env() -> dict[str, Any]:
+    """Ships the packages that workers import: a cluster's nodes need what these depend on, not this project itself."""
+    packages = [str(Path(package.__path__[0])) for package in (search_spaces, study)]
+    return {"py_modules": packages, "excludes": ["**/__pycache__"]}
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many packs a study trains at a time, and what Ray is asked for each."""
+
+    resources: dict[str, float]
+    at_once: int
+    """Trials that Tune keeps in flight: on a cluster that grows, what it is to grow to."""
+    there: int
+    """How many the cluster has room for now."""
+
+    @classmethod
+    def of(cls, engine: str, workers: int | None) -> Crew:
+        """For packs of an engine; workers: as many as asked for, or what is there."""
+        nodes = [node["Resources"] for node in _alive_nodes()]
+        resources = resources_of_pack(engine, nodes)
+        there = packs_at_a_time(resources, nodes)
+        if not workers and not there:
+            raise MisuseError(
+                "the Ray cluster has no CPU to give. Add a node with CPUs; of a cluster that grows on demand say with --workers "
+                "how many packs it is to train at a time; or leave --address out."
+            )
+        return cls(resources, workers or there, min(there, workers or there))
+
+
+def is_alive(node: str | None) -> bool:
+    """Whether the cluster still has the node of this id."""
+    return any(one["NodeID"] == node for one in _alive_nodes())
+
+
+def _alive_nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def resources_of_pack(engine: str, nodes: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """What Ray is asked for to train one pack: a CPU, and for `torch` a share of a GPU where any node has one.
+
+    nodes: the resources that each declares. Ray then places packs of torch on nodes with GPUs and leaves the others to
+    studies of the engines for CPUs.
+    """
+    gpu = engine == "torch" and any(node.get("GPU", 0) > 0 for node in nodes)
+    return {"CPU": 1.0, "GPU": GPU_SHARE} if gpu else {"CPU": 1.0}
+
+
+def packs_at_a_time(resources: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> int:
+    """How many packs that ask for these resources the nodes can train at once."""
+    return sum(int(min(node.get(name, 0) / share for name, share in resources.items())) for node in nodes)
+
+
+def pinned_here() -> NodeAffinitySchedulingStrategy:
+    """Places an actor on the driver's own node: no other node's loss takes it along."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+class Relay:
+    """An actor that keeps what a driver on the cluster tells of its progress until the client comes for it."""
+
+    def __init__(self) -> None:
+        self._told: list[Any] = []
+
+    def put(self, progress: Any) -> None:
+        self._told.append(progress)
+
+    def take(self) -> list[Any]:
+        """What was put since the last time."""
+        told, self._told = self._told, []
+        return told
+
+
+def refuse_unseen_storage(folder: StudyFolder) -> None:
+    """Raise MisuseError if a node that may train packs does not see what the driver writes: a path of this machine alone.
+
+    A file is written, and a task on every other node looks for it; through Ray's client, which is on none, on every node.
+    URIs of object stores are the same everywhere.
+    """
+    if not folder.storage.is_local:
+        return
+    here = None if ray.util.client.ray.is_connected() else ray.get_runtime_context().get_node_id()
+    others = [node for node in _alive_nodes() if node["NodeID"] != here and (here is None or node["Resources"].get("CPU", 0) >= 1)]
+    if not others:
+        return
+    token = f"visible.{uuid.uuid4().hex}"
+    folder.write_text(token, "")
+    try:
+        looks = {
+            ray.remote(_sees)
+            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+            .remote(folder.storage.place(), folder.name, token): node
+            for node in others
+        }
+        answered, _ = ray.wait(list(looks), num_returns=len(looks), timeout=PROBE_SECONDS)
+        blind = [looks[look]["NodeManagerHostname"] for look in answered if not _answer(look)]
+    finally:
+        folder.delete(token)
+    if blind:
+        raise MisuseError(
+            f"storage={folder.storage.given!r} is a folder of this machine: {len(blind)} of the cluster's {len(others)} other "
+            f"nodes do not see it ({', '.join(sorted(set(blind))[:3])}). Give a folder that all of them mount, or a URI such as "
+            "s3://bucket/folder."
+        )
+
+
+def _answer(look: ray.ObjectRef) -> bool:
+    try:
+        return bool(ray.get(look))
+    except RayError:  # the node is gone, and does not count
+        return True
+
+
+def _sees(storage: str, study: str, name: str) -> bool:
+    return Storage.at(storage).study(study).read_text(name) is not None

@@ -1,0 +1,236 @@
+"""Thin Tune searchers: they translate between Tune's trials and packs, and decide nothing about science."""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import pyarrow as pa
+from ray.tune.search import Searcher
+from threadpoolctl import threadpool_limits
+
+from study.packs import Pack
+from study.searching.batches import Batches
+
+
+class Fault(enum.Enum):
+    """What became of a trial that ended without rows."""
+
+    LOST = "its node was lost"
+    DIED = "its worker died"
+    RAISED = "it raised"
+
+
+TRIES = {Fault.LOST: 10, Fault.DIED: 3, Fault.RAISED: 2}
+"""How often a pack may end in each. Lost nodes are not the pack's fault; what raised may have been a storage's bad moment."""
+
+
+class PackQueue(Searcher):
+    """Hands packs to Tune in order; one that fails is handed out again, one that kills its workers comes back as two halves.
+
+    `lay_out` is told each pack before its trial may ask for it; `on_poison` is told of a single replicate that killed
+    every worker that tried it. Neither the queue nor its state outlives the run: a resumed study plans anew from the
+    rows that are there.
+    """
+
+    def __init__(self, packs: Iterable[Pack], lay_out: Callable[[Pack], None], on_poison: Callable[[Pack], None]) -> None:
+        super().__init__(metric="replicates", mode="max")
+        self._queue = deque(packs)
+        self._live: dict[str, Pack] = {}
+        self._lay_out = lay_out
+        self._on_poison = on_poison
+        self._faults: Counter[tuple[str, Fault]] = Counter()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next pack's configuration; FINISHED only when nothing can come back any more."""
+        if self._queue:
+            pack = self._queue.popleft()
+            self._lay_out(pack)
+            self._live[trial_id] = pack
+            return {"pack_id": pack.pack_id}
+        return None if self._live else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        if not error:
+            self._live.pop(trial_id, None)  # an errored one stays until `failed` says why
+
+    def failed(self, trial_id: str, fault: Fault) -> Pack | None:
+        """Try the trial's pack again, as often as TRIES says; then halve it, or record its only replicate, if its workers
+        died, and else give it up: it is returned."""
+        pack = self._live.pop(trial_id, None)
+        if pack is None:
+            return None
+        self._faults[pack.pack_id, fault] += 1
+        if self._faults[pack.pack_id, fault] < TRIES[fault]:
+            (self._queue.append if fault is Fault.RAISED else self._queue.appendleft)(pack)
+        elif fault is not Fault.DIED:
+            return pack
+        elif len(pack) > 1:
+            self._queue.extendleft(reversed(pack.halves()))
+        else:
+            self._poisoned(pack)
+        return None
+
+    def _poisoned(self, pack: Pack) -> None:
+        self._on_poison(pack)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_metric": self._metric, "_mode": self._mode}  # Tune pickles the searcher with every snapshot
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: rows are the only state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: `resume` plans a new run from the rows."""
+
+
+class Spares(Protocol):
+    """Where packs are laid out for trials that were begun without one."""
+
+    def put(self, pack: Pack) -> None:
+        """For whichever of them asks first."""
+
+    def taken(self, trial_id: str) -> str | None:
+        """The id of the pack that went to a trial, if one did."""
+
+    def no_more(self) -> None:
+        """Let go of those who wait."""
+
+
+class LearnerQueue(PackQueue):
+    """Hands out what a learner asks for, and the rows of finished packs to the learner.
+
+    The learner thinks in a thread of its own. Where nothing is queued meanwhile, trials are begun without a pack, and their
+    workers wait for spare ones: Tune dismisses workers for whom it has no trial, and with reused actors it does not get
+    them back.
+    """
+
+    def __init__(
+        self,
+        packs: Iterable[Pack],
+        lay_out: Callable[[Pack], None],
+        on_poison: Callable[[Pack], None],
+        batches: Batches,
+        cut: Callable[[list[Pack]], list[Pack]],
+        read: Callable[[str], pa.Table],
+        spares: Spares,
+    ) -> None:
+        """packs: what the batches asked for first; cut: for the workers what they ask for next; read: a pack's rows by its id."""
+        super().__init__(packs, lay_out, on_poison)
+        self._batches, self._cut, self._read, self._spares = batches, cut, read, spares
+        self.error: BaseException | None = None
+        """What the learner raised, or its rows' storage: nothing is handed out after that."""
+        self._waiting: set[str] = set()
+        self._spare: dict[str, Pack] = {}
+        self._early_faults = 0
+        self._arrived: list[str] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
+        self._thought: Future[list[Pack]] | None = None
+        self._lock = threading.RLock()
+        self._ended = False
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        with self._lock:
+            if self._queue or self._over or self._halted:
+                return super().suggest(trial_id)
+            self._waiting.add(trial_id)
+            return {"pack_id": "", "spare_for": trial_id}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        with self._lock:
+            super().on_trial_complete(trial_id, result, error)
+            if not error:
+                self._waiting.discard(trial_id)  # an errored one stays until `failed` says why
+                if result and "shard" in result:
+                    self._spare.pop(result["pack_id"], None)
+                    self._arrived.append(result["pack_id"])
+                self._go_on()
+
+    def failed(self, trial_id: str, fault: Fault) -> Pack | None:
+        with self._lock:
+            if trial_id in self._waiting:
+                self._waiting.remove(trial_id)
+                pack = self._spare.pop(self._spares.taken(trial_id) or "", None)
+                if pack is None:
+                    self._failed_early(fault)
+                    return None
+                self._live[trial_id] = pack
+            lost = super().failed(trial_id, fault)
+            self._go_on()
+            return lost
+
+    def _failed_early(self, fault: Fault) -> None:
+        """A trial ended before it had a pack: its worker's fault, which is told when it happens again and again."""
+        self._early_faults += 1
+        if self._early_faults >= TRIES[Fault.LOST] and self.error is None:
+            self.error = RuntimeError(f"{self._early_faults} trials ended before they had a pack, the last because {fault.value}")
+        self._go_on()
+
+    def end(self, wait: bool) -> None:
+        """Think no more, hand out no more, let go of those who wait; wait: for a thought that is being thought."""
+        with self._lock:
+            self._ended = True
+            self._go_on()
+        self._thread.shutdown(wait=wait, cancel_futures=True)
+
+    def _poisoned(self, pack: Pack) -> None:
+        super()._poisoned(pack)
+        self._arrived.append(pack.pack_id)
+
+    @property
+    def _over(self) -> bool:
+        """Whether nothing can come any more: nothing is in training, in thought, or left to learn from."""
+        return not (self._live or self._queue or self._spare or self._arrived or self._thought)
+
+    @property
+    def _halted(self) -> bool:
+        return self._ended or self.error is not None
+
+    def _go_on(self) -> None:
+        """Begin the next thought if rows have arrived since the last; give the waiting what is queued, or let them go."""
+        if self._halted:
+            self._queue.clear()
+            self._arrived.clear()
+        if self._thought is None and self._arrived:
+            arrived, self._arrived = self._arrived, []
+            self._thought = self._thread.submit(self._learn, arrived)
+            self._thought.add_done_callback(self._take)
+        while self._queue and len(self._spare) < len(self._waiting):
+            pack = self._queue.popleft()
+            self._spare[pack.pack_id] = pack
+            self._spares.put(pack)
+        if self._over or self._halted:
+            self._spares.no_more()
+
+    def _learn(self, pack_ids: list[str]) -> list[Pack]:
+        with threadpool_limits(1, "blas"):
+            return self._cut(self._batches.learn([self._rows(pack_id) for pack_id in pack_ids]))
+
+    def _rows(self, pack_id: str) -> pa.Table:
+        """A pack's rows; a storage that fails for a moment is asked again."""
+        for pause in READ_AGAIN_AFTER:
+            try:
+                return self._read(pack_id)
+            except OSError:
+                time.sleep(pause)
+        return self._read(pack_id)
+
+    def _take(self, thought: Future[list[Pack]]) -> None:
+        """In the learner's thread, when it has thought."""
+        with self._lock:
+            self._thought = None
+            if thought.cancelled():
+                return
+            self.error = self.error or thought.exception()
+            if self.error is None:
+                self._queue.extend(thought.result())
+            self._go_on()
+
+
+READ_AGAIN_AFTER = (0.5, 2.0, 10.0)
+"""Seconds."""

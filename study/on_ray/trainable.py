@@ -1,0 +1,129 @@
+"""Ray's side of a worker: one Tune trial trains one pack and writes its shard.
+
+`PackTrainable` is an ordinary class Trainable: give it to a Tuner of your own together with a `Desk`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from typing import Any
+
+import ray
+from ray import tune
+
+from study.failures import FailureKind
+from study.packs import Pack
+from study.run_pack import run_pack
+from study.storage.study_folder import Storage
+
+GATE_SECONDS = 30.0
+"""How long a worker waits for the others before its first pack."""
+
+
+class Desk:
+    """An actor that hands out packs and opens the start gate.
+
+    A trial's configuration holds a pack's id alone: Tune copies configurations into every file it writes. The gate
+    holds each worker's first pack back until all workers are there: with reused actors and short trials Tune takes a
+    finished trial's actor for a pending one and throws the actor that was being started for it away, so that a few
+    workers end up doing everything.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._arrived: set[tuple[str, int]] = set()
+        self._packs: dict[str, str] = {}
+        self._nodes: dict[str, str] = {}
+        self._spare: deque[tuple[str, str]] = deque()
+        self._taken: dict[str, str] = {}
+        self._over = False
+
+    def put(self, pack_id: str, text: str) -> None:
+        """Lay a pack out, as `Pack.to_text` writes it."""
+        self._packs[pack_id] = text
+        self._nodes.pop(pack_id, None)
+
+    def pack(self, pack_id: str, node: str) -> str | None:
+        """The text of a pack, for a worker on this node; None where it is not there yet."""
+        self._nodes[pack_id] = node
+        return self._packs.get(pack_id)
+
+    def put_spare(self, pack_id: str, text: str) -> None:
+        """Lay a pack out for the trial without one whose worker asks first."""
+        self._spare.append((pack_id, text))
+
+    def spare(self, trial_id: str, node: str) -> str | None:
+        """The text of a pack for a trial that was begun without one; None where there is none yet, "" when none will come."""
+        self._nodes[trial_id] = node
+        if trial_id not in self._taken and self._spare:
+            self._taken[trial_id], self._packs[trial_id] = self._spare.popleft()
+        return self._packs.get(trial_id, "" if self._over else None)
+
+    def taken(self, trial_id: str) -> str | None:
+        """The id of the spare pack that went to the trial."""
+        return self._taken.get(trial_id)
+
+    def no_more(self) -> None:
+        """Say that no spare pack will come any more, to those who wait for one too."""
+        self._over = True
+
+    def node_of(self, name: str) -> str | None:
+        """Where the pack went since it was last laid out; None where nobody has come for it."""
+        return self._nodes.get(name)
+
+    def arrive(self, node: str, pid: int) -> bool:
+        """Say that a worker is up; True once all are."""
+        self._arrived.add((node, pid))
+        return len(self._arrived) >= self._workers
+
+    def workers(self) -> int:
+        """How many distinct workers came."""
+        return len(self._arrived)
+
+
+class PackTrainable(tune.Trainable):
+    """Trains a pack → rows in the study's folder, one result line: {"pack_id": …}, or "" for the spare of {"spare_for": trial}."""
+
+    def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
+        self._folder = Storage.at(storage).study(study)
+        if not self._folder.exists():  # a node that came late, and does not mount what the others do
+            raise FileNotFoundError(f"{self._folder.place('study.yaml')} is not seen on node {os.uname().nodename}")
+        self._desk = desk
+        self._node = ray.get_runtime_context().get_node_id()
+        self._waited = False
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        return True  # nothing is kept between packs
+
+    def step(self) -> dict[str, Any]:
+        self._wait_for_the_others()
+        pack_id = self.config["pack_id"]
+        ask = self._desk.pack if pack_id else self._desk.spare
+        while (text := ray.get(ask.remote(pack_id or self.config["spare_for"], self._node))) is None:
+            time.sleep(0.05)  # not laid out yet: a search decides what comes next
+        if not text:
+            return {"done": True, "replicates": 0}
+        began = time.perf_counter()
+        pack = Pack.from_text(text)
+        rows = run_pack(pack, study=self._folder.name, trial_id=self.trial_id)
+        shard = self._folder.write_shard(pack.pack_id, rows)
+        failures = Counter(rows["failure"].to_pylist())
+        return {
+            "done": True,
+            "pack_id": pack.pack_id,
+            "shard": shard,
+            "architecture": str(pack.replicates.architecture),
+            "replicates": len(pack),
+            "failures": {kind.value: failures[kind.value] for kind in FailureKind},
+            "pack_seconds": time.perf_counter() - began,
+        }
+
+    def _wait_for_the_others(self) -> None:
+        deadline = time.monotonic() + GATE_SECONDS
+        while not self._waited and time.monotonic() < deadline:
+            self._waited = ray.get(self._desk.arrive.remote(self._node, os.getpid()))
+            if not self._waited:
+                time.sleep(0.05)
+        self._waited = True

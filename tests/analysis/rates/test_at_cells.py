@@ -1,0 +1,191 @@
+"""Failure rates at any cell: measured, or told by the surface."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from threadpoolctl import threadpool_limits
+
+from analysis.rates.at_cells import COLUMNS, failure_rates, one_cell, read_cells, write_whole
+from analysis.rates.claims import rate_interval
+from analysis.rates.tally import ENOUGH, Tally
+from search_spaces import MisuseError
+from search_spaces.surface.surface import fit_surface
+from tests.analysis.rates.test_regions import L1S, SPARSITIES, box, frame_of, lattice
+from tests.service.test_cli import Run, run, stored  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    """A smooth slope along sparsity, 30 seeds a cell; one cell has 40 more."""
+    frame = lattice(lambda a, i, j: 0.05 + 0.08 * i, 30)
+    more = frame_of("8-4-8", SPARSITIES[6], L1S[4], range(40), ["sae_dead"] * 20 + ["none"] * 20)
+    return pd.concat([frame, more], ignore_index=True)
+
+
+def test_measured_where_there_are_enough(frame: pd.DataFrame) -> None:
+    """70 replicates speak for themselves: k/n, Jeffreys at 90 %; 30 do not."""
+    told = failure_rates(frame, pd.concat([one_cell("8-4-8", SPARSITIES[6], L1S[4]), one_cell("8-4-8", SPARSITIES[6], L1S[5])]))
+    here = frame[(frame["architecture"] == "8-4-8") & (frame["sparsity"] == SPARSITIES[6]) & (frame["l1"] == L1S[4])]
+    k, n = (here["failure"] != "none").sum(), len(here)
+    low, high = rate_interval(k, n, 0.9)
+    assert told.columns.tolist() == list(COLUMNS)
+    assert told["source"].tolist() == ["measured", "surface"]
+    assert told["replicates"].tolist() == [70, 30]
+    assert told.iloc[0][["rate", "low", "high"]].tolist() == pytest.approx([k / n, float(low), float(high)])
+    assert n >= ENOUGH > 30
+
+
+def test_surface_elsewhere(frame: pd.DataFrame) -> None:
+    """Between cells the truth, 0.05 + 0.08 i, lies in nine intervals of ten, and rates are near it."""
+    generator = np.random.default_rng(4)
+    place = generator.uniform(0, 11, 400)
+    sparsity = np.interp(place, np.arange(12), SPARSITIES)
+    cells = pd.DataFrame({"architecture": "6-3-6", "sparsity": sparsity, "l1": 10 ** generator.uniform(-4, 0, 400)})
+    told = failure_rates(frame, cells)
+    truth = 0.05 + 0.08 * place
+    assert (told["source"] == "surface").all()
+    assert (told["replicates"] == 0).all()
+    assert ((told["low"] <= truth) & (truth <= told["high"])).mean() > 0.9
+    assert np.abs(told["rate"] - truth).mean() < 0.04
+    assert told[["sparsity", "l1"]].equals(cells[["sparsity", "l1"]])
+
+
+def test_surface_at_a_cell_is_the_surface(frame: pd.DataFrame) -> None:
+    """And agrees with one that reads the cells in eight batches."""
+    told = failure_rates(frame, one_cell("5-3-5", SPARSITIES[3], L1S[7]))
+    tally = Tally.of(frame)
+    counts = tally.counts((frame["failure"] != "none").to_numpy())
+    with threadpool_limits(1, "blas"):
+        other = fit_surface(tally.domain, counts).at("5-3-5", SPARSITIES[3], L1S[7])
+    assert told["rate"].item() == pytest.approx(other.mean.item(), abs=0.03)
+
+
+def test_measured_and_surface_tell_the_same() -> None:
+    """Where there are 400 seeds a cell, the surface between neighbours lies between their rates, give or take."""
+    frame = lattice(lambda a, i, j: 0.05 + 0.08 * i, 400, architectures=["5-3-5"])
+    at, between = (failure_rates(frame, one_cell("5-3-5", s, L1S[6])) for s in (SPARSITIES[5], sum(SPARSITIES[5:7]) / 2))
+    assert (at["source"].item(), between["source"].item()) == ("measured", "surface")
+    assert at["rate"].item() == pytest.approx(0.45, abs=0.06)
+    assert between["rate"].item() == pytest.approx(0.49, abs=0.06)
+
+
+def test_few_cells_say_little_of_what_lies_between() -> None:
+    """0 of 100 at one l1 and 100 of 100 at the next: in between, anything; at the cells, themselves."""
+    frame = frame_of("5-3-5", 0.9, [0.01] * 100 + [1.0] * 100, range(200), ["none"] * 100 + ["sae_dead"] * 100)
+    low, middle, high = (failure_rates(frame, one_cell("5-3-5", 0.9, l1)).iloc[0] for l1 in (0.01, 0.05, 1.0))
+    assert (low["rate"], middle["source"], high["rate"]) == (0, "surface", 1)
+    assert (middle["low"], middle["high"]) == (0, 1)
+
+
+def test_zero_l1_is_a_map_of_its_own(frame: pd.DataFrame) -> None:
+    """Its cells are told from its rows, and asking for it where there is none is misuse."""
+    both = pd.concat([frame, lattice(0.0, 60, l1s=(0.0,))], ignore_index=True)
+    told = failure_rates(both, pd.concat([one_cell("5-3-5", SPARSITIES[3], 0.0), one_cell("5-3-5", SPARSITIES[3], 0.01)]))
+    assert told["source"].tolist() == ["measured", "surface"]
+    assert told["rate"].iloc[0] == 0 < told["rate"].iloc[1]
+    with pytest.raises(MisuseError, match="l1=0"):
+        failure_rates(frame, one_cell("5-3-5", SPARSITIES[3], 0.0))
+
+
+@pytest.mark.parametrize(
+    ("cells", "complaint"),
+    [
+        (one_cell("5-3-5", 0.99, 0.01), "sparsity=0.99 of cell 1 is outside"),
+        (one_cell("5-3-5", 0.5, 10.0), "l1=10 of cell 1 is outside .*, 0.0001 to 1"),
+        (one_cell("7-3-7", 0.5, 0.01), "architecture='7-3-7' is not of"),
+        (pd.DataFrame({"architecture": ["5-3-5"], "l1": [1.0]}), "lack the columns sparsity"),
+        (pd.DataFrame({"architecture": ["5-3-5"], "sparsity": ["much"], "l1": [1.0]}), "sparsity of cell 1 is 'much'"),
+        (pd.DataFrame({"architecture": ["five"], "sparsity": [0.5], "l1": [1.0]}), "architecture='five'"),
+    ],
+)
+def test_cells_that_cannot_be_told_are_refused(frame: pd.DataFrame, cells: object, complaint: str) -> None:
+    """One line that says what is wrong."""
+    given = cells() if callable(cells) else cells
+    with pytest.raises(MisuseError, match=complaint) as refused:
+        failure_rates(frame, given)  # type: ignore[arg-type]
+    assert "\n" not in str(refused.value)
+
+
+def test_no_rows_no_rates() -> None:
+    """Nor is there anything to be told of no cells."""
+    frame = lattice(box((0, 3), (0, 3), (0, 3)), 2)
+    with pytest.raises(MisuseError, match="No row"):
+        failure_rates(frame.head(0), one_cell("5-3-5", 0.5, 0.01))
+    assert failure_rates(frame, one_cell("5-3-5", 0.5, 0.01).head(0)).columns.tolist() == list(COLUMNS)
+
+
+def test_cells_go_round_by_csv(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Thousands of cells from a file and into one, which is itself a file of cells with the same answers."""
+    generator = np.random.default_rng(5)
+    size = 3000
+    cells = pd.DataFrame(
+        {
+            "architecture": generator.choice(["5-3-5", "10-5-10"], size),
+            "sparsity": generator.uniform(0.3, 0.96, size),
+            "l1": 10 ** generator.uniform(-4, 0, size),
+        }
+    )
+    cells.to_csv(tmp_path / "cells.csv", index=False)
+    told = failure_rates(frame, read_cells(str(tmp_path / "cells.csv")))
+    write_whole(told, str(tmp_path / "rates.csv"))
+    again = failure_rates(frame, read_cells(str(tmp_path / "rates.csv")))
+    pd.testing.assert_frame_equal(again, told)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.csv", "rates.csv"]
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """A folder that is not there; a folder in the file's place."""
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "absent" / "rates.csv", tmp_path / "folder"):
+        with pytest.raises(MisuseError, match="cannot be written"):
+            write_whole(one_cell("5-3-5", 0.5, 0.01), str(place))
+    assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_command_tells_one_cell(run: Run, stored: Path) -> None:  # noqa: F811
+    """As a sentence, and as one JSON document."""
+    arguments = ["rate", "made", "5-3-5", "--sparsity", "0.9", "--l1", "0.01", "--storage", stored]
+    code, text, _ = run(*arguments)
+    assert code == 0
+    assert "90% interval" in text
+    document = json.loads(run(*arguments, "--json")[1])
+    assert document["rates"][0].keys() == set(COLUMNS)
+    assert document["rates"][0]["replicates"] == 4
+    assert document["surface"] == 1
+
+
+def test_command_tells_a_file(run: Run, stored: Path, tmp_path: Path) -> None:  # noqa: F811
+    """Cells in, rates out."""
+    one_cell("5-3-5", 0.7, 0.1).to_csv(tmp_path / "cells.csv", index=False)
+    code, out, _ = run(
+        "rate", "made", "--cells", tmp_path / "cells.csv", "--out", tmp_path / "r.csv", "--storage", stored, "--json"
+    )
+    assert (code, json.loads(out)["cells"]) == (0, 1)
+    assert pd.read_csv(tmp_path / "r.csv").columns.tolist() == list(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "one of the two"),
+        (["5-3-5", "--sparsity", "0.9"], "one of the two"),
+        (["5-3-5", "--sparsity", "0.9", "--l1", "0.1", "--out", "r.csv"], "one of the two"),
+        (["--cells", "absent.csv", "--out", "r.csv"], "cannot be read"),
+        (["5-3-5", "--sparsity", "0.9", "--l1", "7"], "outside the study's range"),
+        (["8-4-8", "--sparsity", "0.9", "--l1", "0.1"], "not of the study"),
+        (["5-3-5", "--sparsity", "0.9", "--l1", "0.1", "--failure", "dead"], "failure='dead' is unknown"),
+    ],
+)
+def test_misuse_of_the_command_is_one_line(run: Run, stored: Path, arguments: list[str], complaint: str) -> None:  # noqa: F811
+    """Exit 2, and nothing is written."""
+    code, out, err = run("rate", "made", *arguments, "--storage", stored)
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert len(err.strip().splitlines()) == 1
+    assert not Path("r.csv").exists()

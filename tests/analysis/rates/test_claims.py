@@ -1,0 +1,387 @@
+"""Intervals, corrections and tests of claims: sizes and powers by exact enumeration, closed forms, invariances."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.integrate import quad
+from scipy.optimize import isotonic_regression
+from scipy.stats import beta, binom, binomtest, fisher_exact
+from scipy.stats import false_discovery_control as bh
+
+from analysis.rates import claims as statistics
+from analysis.rates.claims import (
+    benjamini_hochberg,
+    cell_rates,
+    equal_rates,
+    fisher_greater,
+    holm,
+    independent,
+    isotonic_fit,
+    local_maxima,
+    local_maximum,
+    local_maximum_at,
+    local_maximum_power,
+    local_maximum_probability,
+    mcnemar,
+    mcnemar_greater,
+    monotone_curves,
+    monotonicity,
+    paired_rates,
+    replicates_for_local_maximum,
+    violation,
+    wilson_interval,
+)
+from search_spaces import MisuseError
+from tests.analysis.test_frames import frame_of
+
+RATES = np.linspace(0.01, 0.99, 99)
+
+
+def curve_of(counts: dict[float, int], replicates: int, kind: str = "sae_dead") -> pd.DataFrame:
+    """One architecture, one l1: that many of the replicates fail at each sparsity, those of the lowest seeds."""
+    return frame_of({("5-3-5", s, 0.01): [kind] * k + ["none"] * (replicates - k) for s, k in counts.items()})
+
+
+# Intervals
+
+
+@pytest.mark.parametrize("replicates", [1, 5, 30, 200])
+def test_wilson_interval_holds_the_truth(replicates: int) -> None:
+    """Averaged over rates it covers at least nominal; its ends solve the score equation |k/n − p| = z √(p(1 − p)/n)."""
+    k = np.arange(replicates + 1)
+    low, high = wilson_interval(k, np.full_like(k, replicates))
+    covered = [binom.pmf(k, replicates, p)[(low <= p) & (p <= high)].sum() for p in RATES]
+    assert np.mean(covered) > 0.94
+    z = 1.959963984540054
+    np.testing.assert_allclose((high - k / replicates)[:-1], (z * np.sqrt(high * (1 - high) / replicates))[:-1], atol=1e-12)
+    np.testing.assert_allclose(low, 1 - high[::-1], atol=1e-12)
+
+
+def test_interval_of_cells_is_chosen() -> None:
+    """Jeffreys unless Wilson is asked for; without replicates a rate may be anything."""
+    frame = curve_of({0.5: 0, 0.9: 3}, 4)
+    jeffreys, wilson = cell_rates(frame), cell_rates(frame, interval=wilson_interval)
+    assert wilson["high"][0] > jeffreys["high"][0]
+    assert jeffreys["rate"].tolist() == wilson["rate"].tolist() == [0, 0.75]
+    assert [float(end) for end in wilson_interval(0, 0)] == [0, 1]
+
+
+# Corrections
+
+
+def test_corrections_are_those_of_their_papers() -> None:
+    """Holm by its step-down rule written out; BH by scipy's; the order of tests does not matter; NaN is no test."""
+    p = np.array([0.04, 0.001, 0.03, 0.2, 0.012])
+    np.testing.assert_allclose(holm(p), [0.09, 0.005, 0.09, 0.2, 0.048])
+    np.testing.assert_allclose(benjamini_hochberg(p), bh(p))
+    order = np.array([3, 0, 4, 1, 2])
+    for correct in (holm, benjamini_hochberg):
+        np.testing.assert_allclose(correct(p[order]), correct(p)[order])
+        with_gap = correct([np.nan, *p])
+        assert np.isnan(with_gap[0])
+        np.testing.assert_allclose(with_gap[1:], correct(p))
+        assert (correct(p) >= p).all()
+        assert len(correct([])) == 0
+        assert np.isnan(correct([np.nan, np.nan])).all()
+
+
+# Two rates
+
+
+def test_fisher_is_that_of_scipy() -> None:
+    """And in a table of 3 and 3 what counting all ways gives."""
+    for k, other in product(range(7), range(10)):
+        expected = fisher_exact([[k, 6 - k], [other, 9 - other]], alternative="greater").pvalue
+        assert float(fisher_greater(k, 6, other, 9)) == pytest.approx(expected, abs=1e-12)
+    assert float(fisher_greater(3, 3, 0, 3)) == pytest.approx(1 / comb(6, 3))
+
+
+@pytest.mark.parametrize(("n", "other_n"), [(4, 4), (15, 15), (8, 23), (60, 60)])
+def test_size_of_fisher_is_at_most_nominal(n: int, other_n: int) -> None:
+    """Exact, by enumeration of all tables, at every equal rate."""
+    k, other = np.arange(n + 1)[:, None], np.arange(other_n + 1)[None]
+    p = fisher_greater(k, n, other, other_n)
+    for level in (0.001, 0.05, 0.2):
+        rejected = (p <= level).astype(float)
+        sizes = [binom.pmf(k[:, 0], n, rate) @ rejected @ binom.pmf(other[0], other_n, rate) for rate in RATES]
+        assert max(sizes) <= level
+
+
+def test_mcnemar_is_the_sign_test() -> None:
+    """That of scipy's binomial test; exact at every share of discordant pairs; swapping the two changes nothing."""
+    for b, c in product(range(8), range(8)):
+        expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
+        assert float(mcnemar(b, c)) == pytest.approx(expected) == float(mcnemar(c, b))
+        assert float(mcnemar_greater(b, c)) == pytest.approx(binomtest(b, b + c, 0.5, "greater").pvalue if b + c else 1.0)
+    for discordant in range(1, 40):
+        b = np.arange(discordant + 1)
+        assert binom.pmf(b, discordant, 0.5)[mcnemar(b, discordant - b) <= 0.05].sum() <= 0.05
+
+
+def test_pairs_are_made_by_seed() -> None:
+    """The order of rows does not matter, seeds of one side alone do not count, and a seed that comes twice is refused."""
+    one = frame_of({("5-3-5", 0.5, 0.01): ["sae_dead", "sae_dead", "none", "none", "sae_dense"]})
+    other = frame_of({("5-3-5", 0.9, 0.01): ["sae_dead", "none", "none", "unfaithful"]})
+    pair = paired_rates(one, other.iloc[::-1])
+    assert (pair.both, pair.only_one, pair.only_other, pair.neither, pair.seeds) == (1, 1, 1, 1, 4)
+    assert "Over 4 common seeds 2 and 2 fail" in pair.sentence
+    assert paired_rates(one, other, "sae_dead").only_other == 0
+    nothing = paired_rates(one.head(0), other)
+    assert np.isnan(nothing.p_value)
+    assert nothing.sentence.startswith("No seed is common")
+    with pytest.raises(MisuseError, match="twice"):
+        paired_rates(pd.concat([one, one]), other)
+
+
+# A local maximum
+
+
+def test_probability_of_a_local_maximum_is_the_integral() -> None:
+    """By adaptive quadrature; without data 1/3; each of three is the largest with probabilities that sum to one."""
+    for k, n in [
+        ((1, 9, 2), (20, 20, 20)),
+        ((0, 3, 0), (300, 300, 1000)),
+        ((5, 5, 5), (5, 5, 5)),
+        ((40, 900, 870), (50, 1000, 900)),
+    ]:
+        of = [beta(a + 0.5, b - a + 0.5) for a, b in zip(k, n)]
+        ends = of[1].ppf([1e-14, 1 - 1e-14])
+        expected = quad(lambda x, of=of: of[1].pdf(x) * of[0].cdf(x) * of[2].cdf(x), *ends, epsabs=1e-11, limit=500)[0]
+        assert float(local_maximum_probability(k, n)) == pytest.approx(expected, abs=1e-7)
+        largest = [float(local_maximum_probability(np.roll(k, i), np.roll(n, i))) for i in range(3)]
+        assert sum(largest) == pytest.approx(1, abs=1e-9)
+        assert float(local_maximum_probability(k[::-1], n[::-1])) == pytest.approx(largest[0], abs=1e-12)
+    assert float(local_maximum_probability((0, 0, 0), (0, 0, 0))) == pytest.approx(1 / 3, abs=1e-9)
+    assert float(local_maximum_probability((0, 100_000, 0), (100, 100_000, 10_000_000))) == pytest.approx(1, abs=1e-6)
+    assert local_maximum_probability(np.zeros((4, 2, 3)), np.ones(3)).shape == (4, 2)
+
+
+def every_local_maximum(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the exact test rejects at 0.05, and the posterior is above 0.95, for all counts (k₁, k₂, k₃) of n, n, n."""
+    k = np.arange(n + 1)
+    greater = fisher_greater(k[:, None], n, k[None], n) <= 0.05  # (k₂, neighbour)
+    exact = greater.T[:, :, None] & greater[None]
+    counts = np.stack(np.meshgrid(k, k, k, indexing="ij"), -1)
+    return exact, local_maximum_probability(counts, np.full(3, n)) >= 0.95
+
+
+def chance(rejected: np.ndarray, rates: tuple[float, float, float]) -> float:
+    """The probability that the counts fall where it is rejected, by summing over all of them."""
+    n = len(rejected) - 1
+    left, middle, right = (binom.pmf(np.arange(n + 1), n, rate) for rate in rates)
+    return float(np.einsum("abc,a,b,c", rejected, left, middle, right, optimize=True))
+
+
+def test_size_of_the_claim_is_at_most_nominal() -> None:
+    """Exact, over a net of rates with no local maximum, worst where one neighbour is equal and the other far below."""
+    exact, posterior = every_local_maximum(15)
+    null = [(p, p, q) for p in RATES[::7] for q in (0.0, p / 2, p)] + [(p, p, 1.0) for p in RATES[::7]]
+    assert max(chance(exact, rates) for rates in null) <= 0.05
+    assert max(chance(posterior, rates) for rates in null) <= 0.08  # a probability to read, not a test
+
+
+def test_power_is_that_of_enumeration() -> None:
+    """Of all counts, one by one; and the dataclass rejects exactly there."""
+    exact, _ = every_local_maximum(12)
+    for rates in [(0.05, 0.6, 0.05), (0.3, 0.6, 0.1), (0.2, 0.2, 0.2)]:
+        assert local_maximum_power(rates, 12) == pytest.approx(chance(exact, rates), abs=1e-12)
+    for k in [(1, 9, 2), (3, 9, 2), (0, 4, 0), (0, 5, 0), (12, 12, 12)]:
+        assert local_maximum((0.85, 0.9, 0.95), k, (12, 12, 12)).supported == exact[k]
+
+
+@pytest.mark.parametrize(
+    ("rates", "replicates", "at_a_thousandth"),
+    [
+        ((0.05, 0.60, 0.05), 15, 30),
+        ((0.30, 0.60, 0.30), 75, 150),
+        ((0.05, 0.30, 0.05), 50, 100),
+        ((0.15, 0.30, 0.15), 200, 500),
+        ((0.45, 0.60, 0.45), 300, 500),
+    ],
+)
+def test_replicates_that_a_claim_needs(rates: tuple[float, float, float], replicates: int, at_a_thousandth: int) -> None:
+    """The project's figures, found by simulation on a coarse ladder, give 90 % power; the exact number is up to a quarter less."""
+    assert local_maximum_power(rates, replicates) >= 0.9
+    assert local_maximum_power(rates, at_a_thousandth, 0.001) >= 0.899
+    needed = replicates_for_local_maximum(rates)
+    assert needed is not None
+    assert replicates * 0.75 <= needed <= replicates
+    assert local_maximum_power(rates, needed - 1) < 0.9 <= local_maximum_power(rates, needed)
+
+
+def test_claim_of_the_study_reads_its_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.85, 0.9, 0.95 of a frame with seeds in common: McNemar's tests; other seeds: Fisher's; the sentence tells which."""
+    frame = curve_of({0.85: 2, 0.9: 18, 0.95: 3}, 30)
+    claim = local_maximum_at(frame, (0.85, 0.9, 0.95))
+    assert (claim.failures, claim.replicates, claim.test) == ((2, 18, 3), (30, 30, 30), "McNemar")
+    assert claim.p_value == pytest.approx(0.5**15)
+    assert claim.sentence.startswith("The rate at 0.9 is above both neighbours': 2 of 30 at 0.85, 18 of 30 at 0.9")
+    apart = frame.assign(seed=np.arange(len(frame)))
+    unpaired = local_maximum_at(apart, (0.85, 0.9, 0.95))
+    assert unpaired.test == "Fisher"
+    assert unpaired.p_value == pytest.approx(max(float(fisher_greater(18, 30, k, 30)) for k in (2, 3)))
+    assert unpaired.posterior == claim.posterior > 0.999
+    weak = local_maximum_at(curve_of({0.85: 2, 0.9: 4, 0.95: 3}, 30), (0.85, 0.9, 0.95))
+    assert not weak.supported
+    assert "replicates a cell would show it with 90% power" in weak.sentence
+    assert "at least as high" in local_maximum((1, 2, 3), (5, 5, 1), (9, 9, 9)).sentence
+    monkeypatch.setattr(statistics, "MOST_REPLICATES", 200)
+    assert "more than 200 replicates" in local_maximum((1, 2, 3), (4999, 5000, 4999), (10_000, 10_000, 10_000)).sentence
+    with pytest.raises(MisuseError, match="no local maximum"):
+        replicates_for_local_maximum((0.5, 0.5, 0.1))
+
+
+def test_claim_that_was_not_measured_cannot_be_told() -> None:
+    """A level without rows: NaN, not significant, and a sentence; all failed and none failed: p = 1."""
+    claim = local_maximum_at(curve_of({0.85: 2}, 5), (0.85, 0.9, 0.95))
+    assert np.isnan(claim.p_value)
+    assert not claim.supported
+    assert "cannot be told" in claim.sentence
+    for k in (0, 5):
+        flat = local_maximum_at(curve_of({0.85: k, 0.9: k, 0.95: k}, 5), (0.85, 0.9, 0.95))
+        assert flat.p_value == 1
+        assert flat.posterior == pytest.approx(1 / 3, abs=1e-9)
+
+
+def test_all_local_maxima_are_tested_and_corrected() -> None:
+    """Five levels have three inner ones; only the bump is left after Holm; along l1 as along sparsity."""
+    counts = {0.3: 1, 0.5: 2, 0.7: 25, 0.9: 3, 0.95: 2}
+    table = local_maxima(curve_of(counts, 30))
+    assert table["level"].tolist() == [0.5, 0.7, 0.9]
+    assert (table["p_holm"] <= 0.05).tolist() == [False, True, False]
+    assert (table["p_fdr"] <= table["p_holm"]).all()
+    turned = curve_of(counts, 30).rename(columns={"sparsity": "l1", "l1": "sparsity"})
+    pd.testing.assert_series_equal(local_maxima(turned, along="l1")["p_value"], table["p_value"])
+    assert local_maxima(curve_of(counts, 30).head(0)).empty
+    assert local_maxima(curve_of({0.5: 1}, 1)).empty
+    with pytest.raises(MisuseError, match="no axis"):
+        local_maxima(curve_of(counts, 30), along="seed")
+
+
+def test_one_autoencoder_counts_once() -> None:
+    """Two SAEs that read one collapsed AE are one collapse."""
+    frame = curve_of({0.9: 2}, 4, "ae_collapsed").assign(data_seed=[0, 0, 1, 1], ae_seed=0, sae_seed=[0, 1, 0, 1])
+    assert len(independent(frame, "ae_collapsed")) == 2
+    assert len(independent(frame, "any")) == 4
+
+
+# A monotone curve
+
+
+def test_isotonic_fit_is_that_of_scipy() -> None:
+    """Pool adjacent violators, weighted by replicates, on random curves; a curve that never falls is its own fit."""
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        n = random.integers(1, 30, size=8)
+        k = random.binomial(n, random.uniform(size=8))
+        np.testing.assert_allclose(isotonic_fit(k, n), isotonic_regression(k / n, weights=n).x, atol=1e-12)
+        rising = np.sort(random.integers(0, 10, size=(3, 5)))
+        np.testing.assert_allclose(isotonic_fit(rising, np.full(5, 9)), rising / 9)
+        assert (violation(rising, np.full(5, 9)) == 0).all()
+        assert float(violation(k, n)) >= 0
+
+
+def test_p_of_a_fall_is_that_of_all_tables() -> None:
+    """Three levels of 6, 4, 5: the share of the C(15, 7) placements of 7 failures whose statistic is as large."""
+    n, k = np.array([6, 4, 5]), np.array([4, 2, 1])
+    least = float(violation(k, n))
+    tables = [np.array(t) for t in product(range(7), range(5), range(6)) if sum(t) == 7]
+    ways = [comb(6, a) * comb(4, b) * comb(5, c) for a, b, c in tables]
+    expected = sum(way for way, table in zip(ways, tables) if float(violation(table, n)) >= least - 1e-9) / comb(15, 7)
+    assert monotonicity((1, 2, 3), k.tolist(), n.tolist()).p_never_falls == pytest.approx(expected, abs=0.015)
+
+
+def test_level_order_and_mirror_do_not_matter() -> None:
+    """Levels in any order give the same; never falls of a curve is never rises of its complement; the same twice."""
+    of = monotonicity((0.3, 0.5, 0.7, 0.9), (1, 9, 4, 12), (20, 20, 15, 20))
+    shuffled = monotonicity((0.7, 0.3, 0.9, 0.5), (4, 1, 12, 9), (15, 20, 20, 20))
+    assert of == shuffled
+    mirrored = monotonicity((0.3, 0.5, 0.7, 0.9), (19, 11, 11, 8), (20, 20, 15, 20))
+    assert mirrored.p_never_rises == pytest.approx(of.p_never_falls, abs=0.01)
+
+
+@pytest.mark.parametrize("replicates", [8, 60])
+def test_rising_truth_is_rarely_rejected(monkeypatch: pytest.MonkeyPatch, replicates: int) -> None:
+    """At 5 % in at most 5 % of 300 simulated studies of seven levels, and two standard errors: flat, steep, in steps, rare."""
+    monkeypatch.setattr(statistics, "DRAWS", 199)
+    random = np.random.default_rng(1)
+    truths = [np.full(7, 0.3), np.linspace(0.02, 0.98, 7), np.repeat([0.05, 0.5, 0.95], [3, 2, 2]), np.full(7, 0.02)]
+    for truth in truths:
+        rejected = [
+            monotonicity(range(7), k.tolist(), [replicates] * 7).p_never_falls <= 0.05
+            for k in random.binomial(replicates, truth, size=(300, 7))
+        ]
+        assert np.mean(rejected) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 300)
+
+
+def test_bump_is_found() -> None:
+    """A rise to 0.6 at 0.9 and a fall after it: both hypotheses rejected, and the sentence tells where."""
+    of = monotonicity((0.3, 0.5, 0.85, 0.9, 0.95), (2, 1, 3, 36, 4), (60,) * 5)
+    assert of.p_never_falls <= 0.001
+    assert of.p_never_rises <= 0.001
+    assert "both rises and falls with sparsity" in of.sentence
+    assert "from 36 of 60 at 0.9 to 4 of 60 at 0.95" in of.sentence
+    assert (
+        "rises with sparsity: from 1 of 60 at 0.5 to 50 of 60 at 0.95"
+        in monotonicity((0.5, 0.9, 0.95), (1, 20, 50), (60,) * 3).sentence
+    )
+    assert "falls with l1: from 50 of 60" in monotonicity((0.5, 0.9, 0.95), (50, 20, 1), (60,) * 3, "l1").sentence
+    assert "Neither a rise nor a fall" in monotonicity((0.5, 0.9), (3, 4), (9, 9)).sentence
+
+
+def test_poor_curves_have_a_defined_answer() -> None:
+    """No level, one level, nobody or everybody failing, levels without replicates."""
+    assert "0 level" in monotonicity((), (), ()).sentence
+    assert "nothing can be said" in monotonicity((0.5, 0.9), (1, 0), (2, 0)).sentence
+    for k in (0, 9):
+        flat = monotonicity((0.5, 0.7, 0.9), (k,) * 3, (9,) * 3)
+        assert (flat.p_never_falls, flat.p_never_rises) == (1, 1)
+
+
+def test_every_curve_of_a_study_is_tested() -> None:
+    """One row an architecture and l1, corrected over them."""
+    rising, falling = {0.3: 1, 0.6: 9, 0.9: 19}, {0.3: 19, 0.6: 9, 0.9: 1}
+    frame = pd.concat([curve_of(rising, 20), curve_of(falling, 20).assign(l1=0.1)])
+    table = monotone_curves(frame)
+    assert table["l1"].tolist() == [0.01, 0.1]
+    assert (table["p_never_falls_holm"] <= 0.05).tolist() == [False, True]
+    assert (table["p_never_rises_holm"] <= 0.05).tolist() == [True, False]
+    assert monotone_curves(frame.head(0)).empty
+    assert monotone_curves(frame, along="l1")["levels"].tolist() == [2, 2, 2]
+
+
+# Several groups
+
+
+def test_equal_groups() -> None:
+    """Two by Fisher; three by chi-square, or given the total where counts are few: the share of all tables as extreme."""
+    assert equal_rates((3, 9), (12, 12)).p_value == pytest.approx(fisher_exact([[3, 9], [9, 3]]).pvalue)
+    many = equal_rates((30, 50, 40), (100, 100, 100))
+    assert many.test == "chi-square"
+    pooled = 0.4 * 0.6 * 100
+    assert many.p_value == pytest.approx(np.exp(-(100 + 100 + 0) / pooled / 2))  # two degrees of freedom: exp(−x/2)
+    few = equal_rates((0, 1, 4), (5, 5, 5))
+    assert few.test == "chi-square given the total"
+
+    def extreme(t: tuple[int, int, int]) -> int:
+        return sum(k * k for k in t)  # what the statistic is, but for constants
+
+    tables = [t for t in product(range(6), repeat=3) if sum(t) == 5]
+    ways = [int(np.prod([comb(5, k) for k in t])) for t in tables]
+    expected = sum(way for way, t in zip(ways, tables) if extreme(t) >= extreme((0, 1, 4))) / comb(15, 5)
+    assert few.p_value == pytest.approx(expected, abs=0.01)
+    assert equal_rates((4, 0, 1), (5, 5, 5)).p_value == pytest.approx(few.p_value, abs=0.01)
+    assert "do not differ" in equal_rates((30, 31, 29), (100, 100, 100)).sentence
+
+
+def test_poor_groups_have_a_defined_answer() -> None:
+    """One group, groups without replicates, nobody and everybody failing."""
+    assert np.isnan(equal_rates((), ()).p_value)
+    assert "nothing can be compared" in equal_rates((1, 0), (2, 0)).sentence
+    assert equal_rates((0, 0, 0), (5, 5, 9)).p_value == 1
+    assert equal_rates((5, 9), (5, 9)).p_value == 1

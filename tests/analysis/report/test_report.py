@@ -1,0 +1,299 @@
+"""The report's page, its findings and files, and the comparison of two studies."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from analysis import load
+from analysis.report.findings import findings, page_findings, published_claim
+from analysis.report.page import write_report
+from analysis.report.sections import MOST_LINES
+from analysis.report.study_rows import StudyRows
+from analysis.transitions.crossings import Answer
+from search_spaces import study_from
+from search_spaces.spaces import StudySpec
+from study.packs import Pack
+from study.run_pack import crashed_rows, run_pack
+from study.storage.study_folder import ROW_SCHEMA, Storage
+from tests.conftest import TINY
+from tests.service.test_cli import Run, run
+
+__all__ = ["run"]
+
+PLANE = {
+    "architectures": ["5-3-5", "10-5-10"],
+    "sparsities": [0.3, 0.5, 0.7, 0.8, 0.9, 0.98],
+    "l1": [0.001, 0.01, 0.03, 0.1, 0.3, 1.0],
+    "seeds": "0:6",
+}
+LINE = {"architectures": ["10-5-10"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:3"}
+
+
+def spec_of(space: dict[str, Any], name: str = "made", protocol: object = TINY) -> StudySpec:
+    """A study file."""
+    return study_from({"name": name, "protocol": protocol, "space": space})
+
+
+def store(storage: Path, spec: StudySpec, rows: pd.DataFrame | None = None, train: bool = True) -> None:
+    """A study on disk, written without Ray; `rows` in place of trained ones."""
+    folder = Storage.at(storage).study(spec.name)
+    folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
+    packs = [Pack(own, spec.protocol, spec.dtype, "compiled") for own in spec.replicates()]
+    if rows is not None:
+        folder.write_shard(packs[0].pack_id, pa.Table.from_pandas(rows, ROW_SCHEMA, preserve_index=False))
+    elif train:
+        for pack in packs:
+            folder.write_shard(pack.pack_id, run_pack(pack, study=spec.name))
+
+
+def trained(spec: StudySpec) -> pd.DataFrame:
+    """Its rows, as the schema has them."""
+    return pd.concat([run_pack(Pack(own, spec.protocol, spec.dtype, "compiled")).to_pandas() for own in spec.replicates()])
+
+
+def written(storage: Path, name: str = "made") -> tuple[str, Path]:
+    """The page's text and its folder."""
+    page = Path(write_report(name, str(storage), str(storage / "out")))
+    return page.read_text(), page.parent
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyRows, str]:
+    """A plane of 432 replicates: its storage, its rows, its page."""
+    storage = tmp_path_factory.mktemp("plane")
+    spec = spec_of(PLANE, protocol="dissertation")
+    store(storage, spec)
+    page, _ = written(storage)
+    return storage, StudyRows("made", spec, load("made", storage)), page
+
+
+def told(study: StudyRows) -> dict[str, str]:
+    """The page's findings by their titles."""
+    return {finding.title: " ".join(finding.sentences) for finding in page_findings(study)}
+
+
+def assert_whole(page: str, folder: Path) -> None:
+    """Nothing is fetched; every file that is named is there; every anchor has its place; every figure has both files."""
+    assert "http" not in page
+    links = re.findall(r'(?:href|src)="([^"]*)"', page)
+    local = {link for link in links if not link.startswith(("#", "data:"))}
+    assert {"rows.csv", "rows.parquet", "study.yaml"} <= local
+    assert local <= {path.name for path in folder.iterdir()}
+    assert {link[1:] for link in links if link.startswith("#")} <= set(re.findall(r'id="([^"]*)"', page))
+    figures = {path.stem for path in folder.glob("*.png")}
+    assert figures == {path.stem for path in folder.glob("*.svg")}
+    assert page.count("<img") == len(figures)
+    assert all(re.findall(r'<img [^>]*alt="([^"]+)"', page))
+
+
+ODD = {
+    "empty": "No row is there yet, of 6 planned",
+    "one row": "1 replicate in 1 cell: 1 fail",
+    "all crashed": "crashed 6 (100.0%)",
+    "none failed": "No replicate failed: the rate of failure is below",
+    "no numbers": "6 replicates in 2 cells",
+    "half": "3 of 6 planned replicates are there: the study is not finished",
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_study_gives_a_page_that_says_so(tmp_path: Path, case: str) -> None:
+    """No row, one row, only crashes, no failure, metrics that are all missing, half of the rows."""
+    spec = spec_of(LINE)
+    rows = trained(spec)
+    if case == "one row":
+        rows = rows.head(1).assign(failure="sae_dead")
+    elif case == "all crashed":
+        rows = pd.concat([crashed_rows(Pack(own, spec.protocol, spec.dtype, "compiled")).to_pandas() for own in spec.replicates()])
+    elif case == "none failed":
+        rows = rows.assign(failure="none", dead_latents=0)
+    elif case == "no numbers":
+        floats = [name for name in rows.select_dtypes("float64") if name not in ("sparsity", "l1", "wall_seconds")]
+        rows = rows.assign(**dict.fromkeys(floats, np.nan))
+    elif case == "half":
+        rows = rows.head(3)
+    store(tmp_path, spec, None if case == "empty" else rows, train=False)
+    page, folder = written(tmp_path)
+    assert ODD[case] in page
+    assert ODD[case].partition(":")[0] in " ".join(findings(load("made", tmp_path), 6))
+    assert_whole(page, folder)
+
+
+def test_page_is_whole(plane: tuple[Path, StudyRows, str]) -> None:
+    """Offline, with every section of a plane, and every finding on it."""
+    storage, study, page = plane
+    assert_whole(page, storage / "out")
+    for anchor in ("verdicts", "collapse", "phase", "regions", "order", "metrics", "trust", "grams", "cells", "made"):
+        assert f'id="{anchor}"' in page
+    assert 'id="architecture-10-5-10"' in page
+    plain = page.replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'")
+    assert all(sentence in plain for finding in page_findings(study) for sentence in finding.sentences)
+
+
+def test_rows_lie_beside_the_page(plane: tuple[Path, StudyRows, str]) -> None:
+    """The same frame as CSV and as Parquet, to the last digit."""
+    storage, study, _ = plane
+    text, parquet = pd.read_csv(storage / "out" / "rows.csv"), pd.read_parquet(storage / "out" / "rows.parquet")
+    assert list(text.columns) == list(parquet.columns) == list(study.rows.columns)
+    np.testing.assert_array_equal(text["ae_loss"], study.rows["ae_loss"])
+    np.testing.assert_array_equal(parquet["sae_mse"], study.rows["sae_mse"])
+    assert text["failure"].tolist() == study.rows["failure"].tolist()
+    assert text["sae_all_dead"].tolist() == study.rows["sae_all_dead"].tolist()
+
+
+def test_verdict_shares_are_those_of_the_rows(plane: tuple[Path, StudyRows, str]) -> None:
+    """Counted one by one."""
+    _, study, _ = plane
+    counts = Counter(study.rows["failure"])
+    sentence = told(study)["Verdicts"]
+    for kind, count in counts.items():
+        assert f"{kind} {count} ({100 * count / 432:.1f}%)" in sentence
+    assert f"432 replicates in 72 cells: {432 - counts['none']} fail" in sentence
+    dead = [row for row in study.rows.to_dict("records") if row["dead_latents"] == row["n_latents"]]
+    assert f"All latents are dead in {len(dead)} replicates" in sentence
+
+
+def test_collapse_is_counted_once_an_autoencoder(plane: tuple[Path, StudyRows, str]) -> None:
+    """Six SAEs share an autoencoder: 72 of them, not 432."""
+    _, study, _ = plane
+    collapsed = {
+        (row["architecture"], row["sparsity"], row["seed"])
+        for row in study.rows.to_dict("records")
+        if row["failure"] == "ae_collapsed"
+    }
+    sentence = told(study)["Collapse of the autoencoder by sparsity"]
+    assert (f"{len(collapsed)} of 72 autoencoders collapsed" if collapsed else "none of 72 autoencoders") in sentence
+
+
+def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) -> None:
+    """Its replicates lie within the sparsities and l1 that it names, and more than half of what lies there fails in its way."""
+    _, study, _ = plane
+    sentence = told(study)["Surest failure regions"]
+    form = r"^(\w+): (\S+) and (\S+), S ([\d.]+) to ([\d.]+), l1 ([\d.]+) to ([\d.]+) \([\d.]+% of the cells, (\d+) replicates\)"
+    found = re.search(form, sentence)
+    assert found
+    kind, *architectures = found.groups()[:3]
+    low, high, least, most = (float(number) for number in found.groups()[3:7])
+    within = [
+        row["failure"] == kind
+        for row in study.rows.to_dict("records")
+        if row["architecture"] in architectures and low <= row["sparsity"] <= high and least <= row["l1"] <= most
+    ]
+    assert len(within) >= int(found.group(8)) > 0
+    assert sum(within) > len(within) / 2
+
+
+def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, StudyRows, str]) -> None:
+    """Below the first level with fewer than half dead no crossing, above the last with more than half none either."""
+    _, study, _ = plane
+    crossed = [p for p in study.deaths if p.axis == "l1" and p.crossing.answer is Answer.CROSSED]
+    assert crossed
+    for point in crossed:
+        column = study.rows[(study.rows["architecture"] == point.architecture) & (study.rows["sparsity"] == point.at)]
+        rates = column.groupby("l1")["sae_all_dead"].mean()
+        below, above = rates.index[rates < 0.5].max(), rates.index[rates > 0.5].min()
+        assert min(below, above) / 1.5 <= point.crossing.estimate <= 1.5 * max(below, above)
+    estimates = [point.crossing.estimate for point in crossed]
+    assert f"critical l1 of {min(estimates):.3g} to {max(estimates):.3g}" in told(study)["Critical l1 of the SAE's death"]
+
+
+def test_trust_table_counts_pairs(plane: tuple[Path, StudyRows, str]) -> None:
+    """The AUC of a metric, by a loop over all pairs of a healthy and a failing replicate of the same cell."""
+    _, study, page = plane
+    wins = pairs = 0.0
+    for _, cell in study.rows.groupby(["architecture", "sparsity", "l1"]):
+        healthy = cell.loc[cell["failure"] == "none", "explained_variance"]
+        failing = cell.loc[cell["failure"] != "none", "explained_variance"]
+        for one in healthy:
+            wins += sum(1.0 if one > other else 0.5 if one == other else 0.0 for other in failing)
+            pairs += len(failing)
+    of = study.trust.table.set_index("metric").loc["explained_variance"]
+    assert of["auc"] == pytest.approx(wins / pairs, abs=1e-12)
+    assert f"{wins / pairs:.2f} [{of['low']:.2f}, {of['high']:.2f}]" in page
+
+
+def test_published_claim_is_judged_without_its_own_seed(tmp_path: Path) -> None:
+    """Seed 123 is told as what it is, and is no evidence for a maximum that was seen because of it."""
+    space = {"architectures": ["10-5-10"], "sparsities": [0.85, 0.9, 0.95], "l1": [0.01], "seeds": [123, *range(12)]}
+    spec = spec_of(space, protocol="dissertation")
+    store(tmp_path, spec)
+    study = StudyRows("made", spec, load("made", tmp_path))
+    collapses = [
+        sum(
+            row["failure"] == "ae_collapsed" for row in study.rows.to_dict("records") if row["sparsity"] == S and row["seed"] != 123
+        )
+        for S in (0.85, 0.9, 0.95)
+    ]
+    claim = published_claim(study)
+    assert claim is not None
+    assert list(claim.failures) == collapses
+    assert claim.replicates == (12, 12, 12)
+    assert "is ae_collapsed, not an SAE failure" in told(study)["The published failure"]
+    page, folder = written(tmp_path)
+    assert "The published claim, 10-5-10" in page
+    assert (folder / "published.csv").exists()
+    assert_whole(page, folder)
+
+
+def test_long_table_is_cut_on_the_page_alone(tmp_path: Path) -> None:
+    """400 cells: the file has them all."""
+    space = {"architectures": ["5-3-5"], "sparsities": [s / 50 for s in range(20)], "l1": [10 ** (-k / 5) for k in range(20)]}
+    spec = spec_of({**space, "seeds": [1]})
+    store(tmp_path, spec, crashed_rows(Pack(spec.replicates()[0], spec.protocol, spec.dtype, "compiled")).to_pandas())
+    page, folder = written(tmp_path)
+    assert f"The first {MOST_LINES} of 400 rows" in page
+    assert len(pd.read_csv(folder / "cells.csv")) == 400
+    assert_whole(page, folder)
+
+
+def test_report_goes_to_the_studys_folder(run: Run, plane: tuple[Path, StudyRows, str]) -> None:
+    """Unless --out says otherwise; told as a path, or as JSON."""
+    storage, _, _ = plane
+    code, out, _ = run("report", "made", "--storage", storage, "--json")
+    page = Path(json.loads(out)["page"])
+    assert (code, page.parent) == (0, storage / "made" / "report")
+    assert_whole(page.read_text(), page.parent)
+
+
+def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
+    """Two protocols over the same seeds: discordant pairs and p values by hand; a study beside itself is identical."""
+    space = {"architectures": ["5-3-5"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:12"}
+    rows = trained(spec_of(space))
+    store(tmp_path, spec_of(space, "one"), rows.assign(failure="none"))
+    store(tmp_path, spec_of(space, "other"), rows.assign(failure=np.where(rows["sparsity"] == 0.9, "unfaithful", "none")))
+    code, out, err = run("compare", "one", "other", "--storage", tmp_path)
+    assert (code, err) == (0, "")
+    assert "one and other share 2 cells and 24 replicates, of which 12 (50.0%) have the same verdict" in out
+    assert "0 of 12" in out
+    assert "12 of 12" in out
+    document = json.loads(run("compare", "one", "other", "--storage", tmp_path, "--json")[1])
+    dense, sparse = sorted(document["cells"], key=lambda cell: float(cell["sparsity"]))
+    assert (dense["only_one"], dense["only_other"], sparse["only_one"], sparse["only_other"]) == (0, 0, 0, 12)
+    assert sparse["p_value"] == pytest.approx(2 * 0.5**12)  # twelve seeds, all to one side
+    assert document["overall"]["shift"] == -0.5
+    assert document["identical"] == 24
+    code, out, _ = run("compare", "one", "one", "--storage", tmp_path, "--json")
+    assert (code, json.loads(out)["same_verdict"]) == (0, 24)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [(["made", "absent"], "study='absent' is not in storage"), (["made", "made", "--failure", "ded"], "failure='ded' is unknown")],
+)
+def test_comparison_refuses_what_is_not_there(
+    run: Run, plane: tuple[Path, StudyRows, str], arguments: list[str], complaint: str
+) -> None:
+    """One line, exit 2."""
+    code, out, err = run("compare", *arguments, "--storage", plane[0])
+    assert (code, out) == (2, "")
+    assert complaint in err
+    assert len(err.strip().splitlines()) == 1

@@ -1,0 +1,167 @@
+"""Rates, regions, figures and the report, on frames whose truth is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+from analysis import load, tune_frame
+from analysis.comparisons.published import published_experiment, rate_text, side_by_side
+from analysis.figures import verdicts as plots
+from analysis.figures.phase import failure_curves
+from analysis.rates.claims import cell_rates, failed, on_lattice, rate_interval
+from analysis.report.page import findings, verdict_table, write_report
+from search_spaces import MisuseError, study_from
+from study.failures import FailureKind
+from study.packs import Pack
+from study.run_pack import crashed_rows, run_pack
+from study.storage.study_folder import Storage
+from tests.conftest import TINY
+
+
+def frame_of(failures: dict[tuple[str, float, float], list[str]]) -> pd.DataFrame:
+    """A frame with the columns that rates and regions read: verdicts by (architecture, sparsity, l1)."""
+    rows = []
+    for (architecture, sparsity, l1), kinds in failures.items():
+        n_features, n_hidden, _ = map(int, architecture.split("-"))
+        for seed, kind in enumerate(kinds):
+            rows.append((architecture, n_features, n_hidden, sparsity, l1, seed, kind, kind in ("sae_dead", "ae_collapsed")))
+    columns = ["architecture", "n_features", "n_hidden", "sparsity", "l1", "seed", "failure", "sae_all_dead"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def made(storage: Path, seeds: object = "0:3", rows: bool = True, crashed: bool = False) -> None:
+    """A study `made` on disk, written without Ray."""
+    space = {"architectures": ["10-5-10"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": seeds}
+    spec = study_from({"name": "made", "protocol": TINY, "space": space})
+    folder = Storage.at(storage).study("made")
+    folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
+    pack = Pack(spec.replicates()[0], spec.protocol, spec.dtype, "reference")
+    if rows:
+        folder.write_shard(pack.pack_id, crashed_rows(pack) if crashed else run_pack(pack, study="made"))
+
+
+@pytest.mark.parametrize("replicates", [1, 5, 30, 200])
+def test_rate_interval_holds_the_truth(replicates: int) -> None:
+    """Averaged over rates from 0.01 to 0.99 the 95 % interval covers nominal minus two points; exact, by the binomial."""
+    k = np.arange(replicates + 1)
+    low, high = rate_interval(k, np.full_like(k, replicates))
+    assert low[0] == 0
+    assert high[-1] == 1
+    assert (np.diff(low) >= 0).all()
+    assert (np.diff(high) >= 0).all()
+    rates = np.linspace(0.01, 0.99, 99)
+    covered = [binom.pmf(k, replicates, p)[(low <= p) & (p <= high)].sum() for p in rates]
+    assert np.mean(covered) > 0.93
+
+
+def test_interval_of_nothing_is_everything() -> None:
+    """Without replicates a rate may be anything."""
+    low, high = rate_interval(0, 0)
+    assert (float(low), float(high)) == (0, 1)
+    assert rate_text(0, 0) == "no replicate"
+    assert rate_text(1, 100).startswith("1 of 100 seeds, 1.0% [95 % interval 0.1% to ")
+
+
+def test_cells_are_counted() -> None:
+    """By architecture in order of width, sparsity, l1; each kind apart, or any."""
+    frame = frame_of(
+        {
+            ("10-5-10", 0.9, 0.01): ["none", "sae_dead", "sae_dense", "sae_dead"],
+            ("5-3-5", 0.9, 0.01): ["none", "none"],
+            ("10-5-10", 0.5, 0.01): ["ae_collapsed"],
+        }
+    )
+    rates = cell_rates(frame)
+    assert rates["architecture"].tolist() == ["5-3-5", "10-5-10", "10-5-10"]
+    assert rates["sparsity"].tolist() == [0.9, 0.5, 0.9]
+    assert rates["failures"].tolist() == [0, 1, 3]
+    assert cell_rates(frame, "sae_dead")["rate"].tolist() == [0, 0, 0.5]
+    assert failed(frame, "sae_all_dead").sum() == 3
+    with pytest.raises(MisuseError, match="Did you mean 'sae_dead'"):
+        failed(frame, "sae_deed")
+
+
+def test_verdict_shares_sum_to_one() -> None:
+    """And are those of the frame."""
+    frame = frame_of({("5-3-5", 0.5, 0.01): ["none", "none", "sae_dead"], ("5-3-5", 0.9, 0.01): ["unfaithful"]})
+    composition = plots.verdict_composition(frame)
+    np.testing.assert_allclose(composition.shares.sum(axis=0), 1)
+    assert composition.kinds == (FailureKind.SAE_DEAD, FailureKind.UNFAITHFUL, FailureKind.NONE)
+    assert composition.shares[0].tolist() == [1 / 3, 0]
+    assert composition.replicates.tolist() == [3, 1]
+
+
+def test_every_verdict_has_a_colour_and_a_sentence() -> None:
+    """A kind that is added must be told from the others."""
+    assert set(plots.FAILURE_COLOURS) == set(FailureKind)
+    assert len(set(plots.FAILURE_COLOURS.values())) == len(FailureKind)
+    assert all(kind.sentence for kind in FailureKind)
+
+
+def test_published_table_is_whole() -> None:
+    """Seven sparsities, our column names; beside a frame without the replicates it is empty."""
+    table = published_experiment()
+    assert table["sparsity"].tolist() == [0.3, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95]
+    assert table.loc[table["sparsity"] == 0.9, "dead_latents"].item() == 10
+
+
+def test_frame_is_typed(tmp_path: Path) -> None:
+    """Counts are whole numbers, metrics floats, time a time; the published comparison finds nothing in another protocol."""
+    made(tmp_path)
+    frame = load("made", tmp_path)
+    assert frame["seed"].dtype == "int64"
+    assert frame["dead_latents"].dtype == "Int64"
+    assert frame["ae_loss"].dtype == "float64"
+    assert frame["sae_all_dead"].dtype == "bool"
+    assert frame["finished_at"].dt.tz is not None
+    assert side_by_side(frame).empty
+    assert verdict_table(frame)["replicates"].tolist() == [3, 3]
+    assert len(load(tmp_path / "made")) == 6
+
+
+@pytest.mark.parametrize("case", ["empty", "one row", "all crashed", "half"])
+def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> None:
+    """No row, one row, nothing measured, not finished: every reader works, and the page tells."""
+    made(tmp_path, seeds=[5] if case == "one row" else "0:3", rows=case != "empty", crashed=case == "all crashed")
+    if case == "half":
+        space = {"architectures": ["10-5-10"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:9"}
+        more = study_from({"name": "made", "protocol": TINY, "space": space})
+        Storage.at(tmp_path).study("made").write_text("study.yaml", json.dumps(more.to_mapping()))
+    frame = load("made", tmp_path)
+    expected = {"empty": 0, "one row": 2, "all crashed": 6, "half": 6}[case]
+    assert len(frame) == expected
+    packs = tune_frame("made", tmp_path)  # no Tune has seen them: told from the rows
+    assert packs["replicates"].sum() == expected
+    assert (packs["run"] == "").all()
+    assert (cell_rates(frame)["replicates"].sum() if expected else 0) == expected
+    page = Path(write_report("made", str(tmp_path), str(tmp_path / "out"))).read_text()
+    told = {"empty": "No row is there yet", "one row": "2 replicates", "all crashed": "crashed 6 (100.0%)", "half": "not finished"}
+    assert told[case] in page
+    assert told[case] in " ".join(findings(frame, 18 if case == "half" else max(expected, 1)))
+
+
+def test_random_search_is_binned_before_it_is_mapped() -> None:
+    """6,000 cells of one seed on no lattice: 12 × 12 bins that pool their seeds."""
+    generator = np.random.default_rng(0)
+    sparsity, l1 = generator.uniform(0.3, 0.98, 6000), 10 ** generator.uniform(-4, 0, 6000)
+    cells = {("5-3-5", s, c): ["sae_dead" if c > 0.1 else "none"] for s, c in zip(sparsity.tolist(), l1.tolist())}
+    frame = frame_of(cells)
+    rates = cell_rates(on_lattice(frame))
+    assert len(rates) == 144
+    assert rates["replicates"].sum() == 6000
+    pd.testing.assert_frame_equal(on_lattice(frame.head(50)), frame.head(50))
+
+
+def test_collapse_counts_once_for_each_autoencoder() -> None:
+    """One collapsed AE under two l1 values is one collapse, not two."""
+    one = frame_of({("5-3-5", 0.9, l1): ["ae_collapsed", "none", "none"] for l1 in (0.01, 0.1)})
+    frame = one.assign(data_seed=one["seed"], ae_seed=one["seed"])
+    curves = failure_curves(frame, "ae_collapsed")
+    assert curves["replicates"].tolist() == [3]
+    assert curves["rate"].tolist() == [1 / 3]

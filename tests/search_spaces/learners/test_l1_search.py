@@ -1,0 +1,276 @@
+"""The l1 learner, on made-up curves whose thresholds are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.special import expit, logit
+from threadpoolctl import threadpool_limits
+
+from search_spaces import MisuseError, Replicates
+from search_spaces.learners.l1_curves import CEILINGS, FLOORS, MARGIN, STEP, TEMPER, WIDTHS, Monotony, RisingRate, Score
+from search_spaces.learners.l1_search import BATCH, L1Interval, L1Learner, L1SearchSpec
+
+Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Rows = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the searcher runs it: small matrices do not pay for a second thread."""
+    with threadpool_limits(1, "blas"):
+        yield
+
+
+def rising(threshold: float, width: float = 0.06, floor: float = 0.01) -> Curve:
+    """Crosses 0.1 at log10 l1 = threshold."""
+    middle = threshold - width * logit((0.1 - floor) / (1 - floor))
+    return lambda x: floor + (1 - floor) * expit((x - middle) / width)
+
+
+def bumped(threshold: float, bump: float, peak: float = 0.5, sd: float = 0.15) -> Curve:
+    """The same, failing once more around log10 l1 = bump."""
+    return lambda x: 1 - (1 - rising(threshold)(x)) * (1 - peak * np.exp(-0.5 * ((x - bump) / sd) ** 2))
+
+
+class World:
+    """Trains replicates of 10-5-10: cell i is that of sparsity i/100 and fails by the i-th curve."""
+
+    def __init__(self, *curves: Curve, dense: Curve | None = None, collapsed: float = 0.0) -> None:
+        self.curves, self.dense, self.collapsed = curves, dense, collapsed
+
+    @property
+    def cells(self) -> tuple[tuple[str, float], ...]:
+        return tuple(("10-5-10", place / 100) for place in range(len(self.curves)))
+
+    def rows(self, batch: list[Replicates]) -> Rows:
+        """An outcome depends on sparsity, l1 and seed alone. The score is best at l1 = 0.003, and worse by seed."""
+        (asked,) = batch
+        x = np.log10(asked.l1)
+        draws = [np.random.default_rng((round(100 * r.cell.sparsity), r.seed, round(1e9 * r.cell.l1))).random(3) for r in asked]
+        of_seed = np.array([np.random.default_rng(int(seed)).random(2) for seed in asked.seed])
+        failure = np.full(len(asked), "none", dtype="U12")
+        if self.dense is not None:
+            failure[np.array(draws)[:, 1] < self.dense(x)] = "sae_dense"
+        for place, curve in enumerate(self.curves):
+            mine = np.round(100 * asked.sparsity) == place
+            failure[mine & (np.array(draws)[:, 0] < curve(x))] = "sae_starved"
+        failure[of_seed[:, 0] < self.collapsed] = "ae_collapsed"
+        score = 0.9 - 0.2 * (x - np.log10(0.003)) ** 2 + 0.3 * (of_seed[:, 1] - 0.5) + 0.1 * (np.array(draws)[:, 2] - 0.5)
+        return {
+            "architecture": np.full(len(asked), "10-5-10"),
+            "sparsity": asked.sparsity,
+            "l1": asked.l1,
+            "seed": asked.seed,
+            "failure": failure,
+            "mcc_decoder_features": score,
+        }
+
+
+def search(world: World, **fields: Any) -> tuple[L1Learner, list[list[Replicates]]]:
+    """The learner when it is done, and all that it asked."""
+    learner = L1Learner(L1SearchSpec(cells=world.cells, **fields))
+    asked: list[list[Replicates]] = []
+    told = 0
+    while not learner.done:
+        batch = learner.ask()
+        if batch:
+            asked.append(batch)
+        else:
+            learner.tell(world.rows(asked[told]))
+            told += 1
+    return learner, asked
+
+
+def found(world: World, **fields: Any) -> list[L1Interval]:
+    return search(world, **fields)[0].results()
+
+
+def replicates(batch: list[Replicates]) -> list[tuple[float, float, int]]:
+    return [(r.cell.sparsity, r.cell.l1, r.seed) for part in batch for r in part]
+
+
+def test_likelihood_of_every_middle_is_the_sum_over_outcomes() -> None:
+    """The crossing's posterior equals the one summed by hand, outcome by outcome, over the same grid of curves."""
+    size, level = 120, 0.1
+    x = np.array([5, 30, 55, 55, 61, 70, 100])
+    failed = np.array([0, 0, 0, 1, 1, 0, 1])
+    expected = np.zeros(size + 2)
+    z = np.arange(-size - MARGIN, size + MARGIN + 1) * STEP
+    for width in WIDTHS:
+        for shape in (lambda t: expit(t), lambda t: 1 - np.exp(-np.exp(t)), lambda t: np.exp(-np.exp(-t))):
+            for floor in level * np.array(FLOORS):
+                for ceiling in CEILINGS:
+                    with np.errstate(over="ignore"):
+                        rate = floor + (1 - floor - ceiling) * shape(z / width)
+                    reached = np.flatnonzero(rate >= level)
+                    at = reached[0] if len(reached) else len(z)
+                    middle = np.arange(-MARGIN, size + MARGIN)
+                    p = np.clip(rate[x - middle[:, None] + size + MARGIN], 1e-9, 1 - 1e-9)
+                    crossing = np.clip(at - (size + MARGIN) + middle, -1, size)
+                    np.add.at(expected, crossing + 1, np.prod(np.where(failed, p, 1 - p), axis=1) ** TEMPER)
+    counts = np.bincount(x, failed, size), np.bincount(x, minlength=size).astype(float)
+    np.testing.assert_allclose(RisingRate(size, level).crossing(*counts).mass, expected / expected.sum(), atol=1e-9)
+
+
+def test_intervals_hold_thresholds_wherever_they_are() -> None:
+    """Over the five decades: 90 % intervals that hold the truth about that often, and errors of a few hundredths."""
+    truths = np.linspace(-3.2, 0.5, 9)
+    results = found(World(*(rising(t, width) for t, width in zip(truths, [0.02, 0.06, 0.12] * 3))), score=None)
+    assert all(result.high == "inside" and result.monotone for result in results)
+    errors = [abs(np.log10(result.safe_high) - t) for result, t in zip(results, truths)]
+    held = [result.safe_high_interval[0] <= 10**t <= result.safe_high_interval[1] for result, t in zip(results, truths)]
+    assert sum(held) >= 7
+    assert np.median(errors) < 0.03
+    assert max(errors) < 0.15
+
+
+def test_a_bump_below_the_threshold_is_reported_and_no_edge_is() -> None:
+    """ "Not monotone" instead of a wrong edge, and the bump's place; a rising rate is not suspected."""
+    world = World(bumped(-1.0, -2.5), bumped(-1.5, -2.2), rising(-1.0), rising(-1.5, floor=0.05))
+    first, second, *others = found(world, score=None)
+    for result, bump in ((first, -2.5), (second, -2.2)):
+        assert (result.monotone, result.high, result.safe_high) == (False, "not monotone", None)
+        assert result.safe_high_interval == (None, None)
+        assert result.bump_l1 is not None
+        assert abs(np.log10(result.bump_l1) - bump) < 0.3
+    assert all(result.monotone and result.safe_high is not None and result.bump_l1 is None for result in others)
+
+
+def test_evidence_of_a_bump_is_against_every_rising_rate() -> None:
+    """Many failures before a safe stretch are evidence; the same failures after it, or a step upwards, are not."""
+    monotony, place = Monotony(800, 0.1), np.arange(800)
+    replicates = np.where(place % 8 == 0, 1.0, 0.0)
+
+    def evidence(*failing: tuple[int, int]) -> float:
+        failures = np.zeros(800)
+        for start, stop in failing:
+            failures[start:stop:16] = 1
+        failures[704::8] = 1
+        return monotony.descent(failures, replicates).log_bayes_factor
+
+    assert evidence((256, 336)) > 3
+    assert evidence((560, 704)) < 0
+    assert evidence() < 0
+
+
+def test_rates_at_the_ends_of_the_range_are_told_apart() -> None:
+    """A rate below the level everywhere and one above it everywhere have no edge, and say which."""
+    never, always = found(World(lambda x: 0 * x + 0.01, lambda x: 0 * x + 0.6), score=None)
+    assert (never.safe_high, never.high) == (None, "never fails")
+    assert (always.safe_high, always.high) == (None, "fails throughout")
+
+
+def test_collapsed_autoencoders_are_counted_and_left_out() -> None:
+    """They move no threshold, whatever their share."""
+    (result,) = found(World(rising(-1.5), collapsed=0.3), score=None)
+    assert 0.2 < result.ae_collapsed / result.replicates < 0.4
+    assert result.safe_high is not None
+    assert abs(np.log10(result.safe_high) + 1.5) < 0.08
+
+
+def test_lower_edge_and_best_value_are_found_beside_the_upper_edge() -> None:
+    """Where the code turns dense, and the l1 of the best mean score, whose interval holds it."""
+    world = World(rising(-1.0), dense=lambda x: expit((-3.2 - x) / 0.05))
+    (result,) = found(world, budget=200)
+    edge = 10 ** (-3.2 - 0.05 * logit(0.1))
+    assert result.low == "inside"
+    assert result.safe_low_interval[0] <= edge <= result.safe_low_interval[1]  # type: ignore[operator]
+    assert result.best_l1_interval[0] <= 0.003 <= result.best_l1_interval[1]  # type: ignore[index]
+    assert abs(np.log10(result.best_l1 / 0.003)) < 0.3
+    assert abs(result.best_mcc - 0.9) < 0.03
+
+
+def test_score_is_blind_to_the_seeds_of_common_seeds() -> None:
+    """Shifting all scores of a seed changes no place of the best: seeds are compared with themselves."""
+    rng = np.random.default_rng(0)
+    x, seed = np.tile(np.arange(0, 400, 40), 8), np.repeat(np.arange(8), 10)
+    score = -(((x - 160) * STEP) ** 2) + 0.02 * rng.standard_normal(80)
+    shifted = score + 3 * rng.standard_normal(8)[seed]
+    places = [process.places[process.mean.argmax()] for process in (Score(400, x, seed, score), Score(400, x, seed, shifted))]
+    assert np.abs(np.array(places) - 160).max() <= 16
+
+
+def test_what_is_asked_is_a_function_of_specification_and_rows() -> None:
+    """Replaying the rows, in any order within a batch, asks the same and finds the same."""
+    world = World(rising(-1.0), rising(-2.0), dense=lambda x: expit((-3.2 - x) / 0.05))
+    learner, asked = search(world, budget=106)
+    again = L1Learner(learner.spec)
+    rng = np.random.default_rng(0)
+    told = 0
+    for batch in asked:
+        while not (next_batch := again.ask()):
+            rows = world.rows(asked[told])
+            order = rng.permutation(len(rows["seed"]))
+            again.tell({name: values[order] for name, values in rows.items()})
+            told += 1
+        assert replicates(next_batch) == replicates(batch)
+    for batch in asked[told:]:
+        again.tell(world.rows(batch))
+    assert again.done
+    assert again.results() == learner.results()
+
+
+def test_no_replicate_is_asked_twice_and_no_cell_beyond_its_budget() -> None:
+    """And at most two batches are out at a time."""
+    world = World(rising(-1.0), bumped(-1.5, -2.5))
+    learner, asked = search(world, budget=100)
+    every = [key for batch in asked for key in replicates(batch)]
+    assert len(set(every)) == len(every)
+    assert [result.replicates for result in learner.results()] == [100, 100]
+    fresh = L1Learner(learner.spec)
+    assert len(fresh.ask()[0]) == len(fresh.ask()[0]) == 2 * BATCH
+    assert fresh.ask() == []
+    assert not fresh.done
+
+
+def test_stops_at_the_precision_asked_for() -> None:
+    """A sharp threshold takes fewer replicates than the budget, and is then as precise as was asked."""
+    (result,) = found(World(rising(-1.5, width=0.02)), budget=1000, precision=0.05, score=None)
+    assert result.replicates < 400
+    low, high = result.safe_high_interval
+    assert low is not None
+    assert high is not None
+    assert np.log10(high / low) / 2 <= 0.05
+
+
+def test_a_predicted_edge_only_places_the_first_replicates() -> None:
+    """A prediction that is two decades off does no harm."""
+    (result,) = found(World(rising(-2.5)), predicted_high=(0.3,), score=None)
+    assert result.predicted_high == 0.3
+    assert abs(np.log10(result.safe_high) + 2.5) < 0.1
+
+
+def test_rows_of_another_batch_are_refused() -> None:
+    """A batch is told whole, and only after it was asked."""
+    world = World(rising(-1.0))
+    learner = L1Learner(L1SearchSpec(cells=world.cells))
+    batch = learner.ask()
+    with pytest.raises(ValueError, match="lack"):
+        learner.tell({name: values[1:] for name, values in world.rows(batch).items()})
+    learner.tell(world.rows(batch))
+    with pytest.raises(ValueError, match="every batch"):
+        learner.tell(world.rows(batch))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cells": ()},
+        {"l1": (0.0, 1.0)},
+        {"l1": (0.1, 0.2)},
+        {"level": 0.9},
+        {"budget": 10},
+        {"failure": ("ae_collapsed",)},
+        {"precision": 0.0},
+        {"predicted_high": (0.1, 0.2)},
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    """With one line that says what was expected."""
+    with pytest.raises(MisuseError):
+        L1SearchSpec(**({"cells": (("10-5-10", 0.9),)} | wrong))

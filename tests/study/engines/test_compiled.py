@@ -1,0 +1,225 @@
+"""The compiled engine trains the reference's bits, wherever, whenever and beside whatever it runs; its cache is safe."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from search_spaces import PROTOCOLS, Protocol, Replicates, grid
+from study import run_pack
+from study.engines.compiled import CompiledEngine
+from study.engines.reference import ReferenceEngine
+from study.kernels.compilation import cache_folder
+from study.kernels.simd import lanes_of, rows
+from study.packs import Pack
+from tests.study.engines.test_reference import AeTask, SaeTask, lasting, weights
+from tests.study.test_run_pack import science
+
+COMPILED, REFERENCE = CompiledEngine(), ReferenceEngine()
+DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
+DISSERTATION, SOUND = PROTOCOLS["dissertation"], PROTOCOLS["sound"]
+ROOT = Path(__file__).parents[3]
+
+
+def assert_same_bits(task: AeTask | SaeTask, lanes: list[int]) -> None:
+    """Both engines from the same start, each on a copy of it."""
+    ours, definition = weights(task.take(lanes).train(COMPILED)), weights(task.take(lanes).train(REFERENCE))
+    assert ours.dtype == definition.dtype
+    np.testing.assert_array_equal(ours.view(np.uint8), definition.view(np.uint8))
+
+
+# Against the reference
+
+
+@DTYPES
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["5-3-5", "10-5-10", "20-10-20"])
+def test_whole_trainings_give_the_references_rows(architecture: str, dtype: str) -> None:
+    """The `dissertation` protocol in full, 10,000 and 40,000 steps, chaotic where S >= 0.8: every science column, to the bit."""
+    replicates = grid([architecture], [0.5, 0.9], [0.01], [123])[0]
+    ours, definition = (run_pack.run_pack(Pack(replicates, DISSERTATION, dtype, name)) for name in ("compiled", "reference"))
+    assert science(ours) == science(definition)
+
+
+@DTYPES
+def test_a_mixed_pack_gives_the_references_rows(dtype: str) -> None:
+    """Lanes of other sparsity, l1 and seeds, some sharing an autoencoder, one diverging, none a whole group: the same bits."""
+    protocol = dataclasses.replace(DISSERTATION, samples=500, ae_epochs=2, sae_epochs=2)
+    everything = grid(["10-5-10"], [0.0, 0.5, 0.9, 0.98], [0.0, 0.01, 0.3, 1.7e308], range(4))[0]
+    mixed = everything.take(np.random.default_rng(3).permutation(len(everything))[:37])
+    ours, definition = (run_pack.run_pack(Pack(mixed, protocol, dtype, name)) for name in ("compiled", "reference"))
+    assert science(ours) == science(definition)
+    assert "diverged" in ours["failure"].to_pylist()
+
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"sae_variant": "topk", "sae_k": 2},
+    {"sae_variant": "jumprelu"},
+    {"ae_batch_size": 1, "sae_batch_size": 1},
+    {"ae_batch_size": 5, "sae_batch_size": 7, "samples": 70},
+]
+
+
+@DTYPES
+@pytest.mark.parametrize("changes", VARIANTS, ids=str)
+@pytest.mark.parametrize("base", [DISSERTATION, SOUND], ids=["dissertation", "sound"])
+def test_every_variant_and_batch_size_gives_the_references_bits(base: Protocol, changes: dict[str, Any], dtype: str) -> None:
+    """Both models, 300 steps, activations and minibatches of any size, whole tiles or not; 19 lanes, in another order too."""
+    protocol = lasting(dataclasses.replace(base, **{"samples": 64, "ae_batch_size": 4, "sae_batch_size": 4} | changes), 300)
+    assert_same_bits(AeTask.of(protocol, list(range(19)), dtype), list(range(19)))
+    task = SaeTask.of(protocol, list(range(19)), dtype=dtype)
+    task.l1, task.ae_of_sae = np.geomspace(1e-4, 3, 19), np.arange(19) // 2
+    assert_same_bits(task, list(range(18, -1, -1)))
+
+
+@DTYPES
+@pytest.mark.parametrize("variant", ["relu", "jumprelu"])
+def test_lanes_that_read_the_same_samples_give_the_references_bits(variant: str, dtype: str) -> None:
+    """Many l1 on one autoencoder and one order of minibatches take the short road: each sample read once for all lanes."""
+    protocol = dataclasses.replace(SOUND, samples=64, sae_batch_size=8, sae_variant=variant)
+    task = SaeTask.of(lasting(protocol, 100), [5], dtype=dtype).take([0] * 21)
+    task.l1 = np.geomspace(1e-3, 1, 21)
+    assert_same_bits(task, list(range(21)))
+
+
+def test_steps_are_cut_into_calls_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training in calls of a few steps, so that Ctrl-C is heard, ends in the bits of one call."""
+    for protocol in (
+        lasting(dataclasses.replace(DISSERTATION, samples=30), 100),
+        lasting(dataclasses.replace(SOUND, samples=30), 20),
+    ):
+        task = SaeTask.of(protocol, [1, 2, 3])
+        whole = weights(task.take([0, 1, 2]).train(COMPILED))
+        monkeypatch.setattr("study.engines.compiled.CALL_SECONDS", 0.0)
+        np.testing.assert_array_equal(weights(task.take([0, 1, 2]).train(COMPILED)), whole)
+        monkeypatch.undo()
+
+
+# Wherever it runs
+
+
+def small() -> Pack:
+    protocol = dataclasses.replace(DISSERTATION, samples=400, ae_epochs=2, sae_epochs=2)
+    return Pack(grid(["10-5-10"], [0.5, 0.9], [0.01, 0.1], range(10))[0], protocol, "float32", "compiled")
+
+
+def test_threads_do_not_meet() -> None:
+    """Four threads train four packs at once and give the rows of one after the other."""
+    packs = [small().take(slice(first, first + 10)) for first in (0, 10, 20, 30)]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda pack: science(run_pack.run_pack(pack)), packs))
+    assert at_once == [science(run_pack.run_pack(pack)) for pack in packs]
+
+
+PRINT_SCIENCE = """
+import json
+from study.run_pack import run_pack
+from tests.study.engines.test_compiled import small
+from tests.study.test_run_pack import science
+print(json.dumps(science(run_pack(small()))))
+"""
+
+
+def started(code: str, **environment: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpu", ["x86-64-v3", "x86-64-v2"])
+def test_older_processors_give_the_same_rows(cpu: str, tmp_path: Path) -> None:
+    """Code made for AVX2, and for SSE without fused multiply-add, gives every bit of the science that this processor's does."""
+    other = finished(started(PRINT_SCIENCE, NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path)))
+    assert other == finished(started(PRINT_SCIENCE))
+
+
+# The cache
+
+
+@pytest.mark.slow
+def test_two_processes_that_compile_at_once_leave_a_sound_cache(tmp_path: Path) -> None:
+    """Two that compile into one empty cache, each another precision, give the right rows, and so does a third that reads it."""
+    double = PRINT_SCIENCE.replace("small()", "dataclasses.replace(small(), dtype='float64')").replace(
+        "import json", "import json, dataclasses"
+    )
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    both = [started(code, **environment) for code in (PRINT_SCIENCE, double)]
+    expected = [finished(process) for process in both]
+    assert [finished(started(code, **environment)) for code in (PRINT_SCIENCE, double)] == expected
+    assert expected[0] == finished(started(PRINT_SCIENCE))
+
+
+def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neither the given folder nor the user's can be made, the machine's temporary folder takes the cache."""
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    cache_folder.cache_clear()
+    try:
+        assert "file" not in cache_folder().parts
+        assert cache_folder().is_dir()
+    finally:
+        cache_folder.cache_clear()
+
+
+def test_ctrl_c_is_heard_within_a_second() -> None:
+    """A process in mid-training of a long pack ends within a second of SIGINT."""
+    code = """
+import dataclasses
+from search_spaces import PROTOCOLS, grid
+from study.packs import Pack
+from study.run_pack import run_pack
+from tests.study.engines.test_compiled import small
+run_pack(small())
+print("training", flush=True)
+run_pack(Pack(grid(["20-10-20"], [0.9], [0.01], range(4000))[0], PROTOCOLS["dissertation"], "float32", "compiled"))
+"""
+    process = started(code)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "training\n"
+    time.sleep(1.5)
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert time.monotonic() - began < 1
+    assert process.returncode != 0
+
+
+# The SIMD type
+
+
+@DTYPES
+def test_rows_are_aligned_and_hold_a_vector_each(dtype: str) -> None:
+    """Rows begin at multiples of 64 bytes and hold 16 float32 or 8 float64."""
+    for count in (1, 3, 100):
+        array = rows(count, dtype)
+        assert array.ctypes.data % 64 == 0
+        assert array.shape == (count, lanes_of(dtype)) == (count, 64 // np.dtype(dtype).itemsize)
+        assert not array.any()
+
+
+def test_replicates_of_a_pack_may_be_fewer_than_lanes() -> None:
+    """One replicate alone is trained, and its row is that of the pack."""
+    pack = small()
+    alone: Replicates = pack.replicates.take(slice(7, 8))
+    (row,) = science(run_pack.run_pack(dataclasses.replace(pack, replicates=alone))).values()
+    assert row in science(run_pack.run_pack(pack)).values()
