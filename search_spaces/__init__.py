@@ -3,7 +3,8 @@
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROTOCOLS, Protocol, protocol_from
-from search_spaces.spaces import SPACES, StudySpec, grid, study_from, study_from_file
+from search_spaces.spaces import SPACES, grid
+from search_spaces.study_files import StudySpec, study_from, study_from_file
 
 __all__ = [
     "PROTOCOLS",

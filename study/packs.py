@@ -19,8 +19,9 @@ import numpy as np
 from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROCEDURE_VERSION, Protocol, protocol_from, protocol_mapping
-from search_spaces.spaces import StudySpec
-from study.engines.registry import Engine, engine_named
+from search_spaces.study_files import StudySpec
+from study.engines.contract import Engine
+from study.engines.registry import engine_named
 
 PACK_SECONDS = 20.0
 """What a pack should take: long beside Tune's cost of a trial, short beside what a lost worker costs."""

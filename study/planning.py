@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from search_spaces.cells import Architecture, Replicates
-from search_spaces.spaces import GridSpace, L1Search, MapSearch, StudySpec
+from search_spaces.spaces import GridSpace
+from search_spaces.study_files import L1Search, MapSearch, StudySpec
 from study.engines.registry import engine_named
 from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
 from study.run_pack import run_pack

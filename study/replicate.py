@@ -11,8 +11,9 @@ from search_spaces.errors import MisuseError
 from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack
+from study.storage.schema import SCIENCE
 from study.storage.status import existing_study, read_spec
-from study.storage.study_folder import DEFAULT_STORAGE, SCIENCE
+from study.storage.study_folder import DEFAULT_STORAGE
 
 
 def replicate_again(

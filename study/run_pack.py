@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -17,16 +16,16 @@ from threadpoolctl import threadpool_limits
 
 from study import data
 from study.engines.compiled import CompiledEngine
+from study.engines.contract import Autoencoders, Engine, Minibatches, SparseAutoencoders
 from study.engines.l1_controller import SETTLED, L1Controller, starting_l1
-from study.engines.reference import sae_learning_rates
-from study.engines.registry import Autoencoders, Engine, Minibatches, SparseAutoencoders, engine_named
-from study.failures import Cause, FailureKind, judge
+from study.engines.registry import engine_named
+from study.engines.schedules import sae_learning_rates
 from study.kernels.simd import lanes_of
 from study.metrics.autoencoder import ae_metrics
 from study.metrics.sae import SAE_COLUMNS, sae_metrics
 from study.packs import Pack, autoencoder_keys
-from study.storage.study_folder import BOOKKEEPING, ROW_SCHEMA
 from study.theory import death_line
+from study.verdict_rows import rows_table
 
 _Array = NDArray[Any]
 _Float = NDArray[np.float64]
@@ -52,11 +51,6 @@ def run_pack(pack: Pack, *, study: str = "", trial_id: str = "", orders: NDArray
     order = _back_in_order(pack, orders)
     columns = {name: values[order] for name, values in columns.items()}
     return rows_table(pack, columns, time.perf_counter() - began, study, trial_id)
-
-
-def crashed_rows(pack: Pack, *, study: str = "", trial_id: str = "") -> pa.Table:
-    """Rows that say `crashed`, with nothing measured: for replicates that kill whatever worker trains them."""
-    return rows_table(pack, {}, np.nan, study, trial_id)
 
 
 def train_autoencoders(pack: Pack) -> Autoencoders:
@@ -278,45 +272,3 @@ def _measure(
         alive = replicates.architecture.n_latents - of_sae["dead_latents"]
         of_sae |= {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"], alive, protocol)}
     return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae
-
-
-def rows_table(pack: Pack, measured: dict[str, _Array], seconds: float, study: str, trial_id: str) -> pa.Table:
-    """The pack's rows in ROW_SCHEMA from what was measured; without measurements each is `crashed`."""
-    replicates, size = pack.replicates, len(pack)
-    architecture, engine = replicates.architecture, engine_named(pack.engine)
-    columns: dict[str, Any] = {
-        "replicate_id": pack.replicate_ids,
-        "study": [study] * size,
-        "architecture": [str(architecture)] * size,
-        "n_features": np.full(size, architecture.n_features),
-        "n_hidden": np.full(size, architecture.n_hidden),
-        "n_latents": np.full(size, architecture.n_latents),
-        "sparsity": replicates.sparsity,
-        "l1": replicates.l1,
-        "seed": replicates.seed,
-        "data_seed": replicates.data_seed,
-        "ae_seed": replicates.ae_seed,
-        "sae_seed": replicates.sae_seed,
-        "protocol": [pack.protocol.name] * size,
-        "protocol_id": [pack.protocol.protocol_id] * size,
-        "engine": [engine.name] * size,
-        "dtype": [pack.dtype] * size,
-    }
-    for field in ROW_SCHEMA:
-        if field.name not in columns and field.name not in BOOKKEEPING:
-            nothing = np.nan if pa.types.is_primitive(field.type) else None
-            columns[field.name] = measured.get(field.name, np.full(size, nothing))
-    failure = judge(columns, pack.protocol)
-    columns["failure"] = failure.tolist()
-    columns["cause"] = [(Cause.NONE if kind == FailureKind.NONE else Cause.UNKNOWN).value for kind in failure]
-    columns["trial_id"] = [trial_id] * size
-    columns["wall_seconds"] = np.full(size, seconds / size)
-    columns["finished_at"] = [datetime.now(UTC)] * size
-    arrays = []
-    for field in ROW_SCHEMA:
-        values = columns[field.name]
-        missing = np.isnan(values) if pa.types.is_integer(field.type) else None
-        if missing is not None:
-            values = np.where(missing, 0, values).astype(np.int64)
-        arrays.append(pa.array(values, field.type, mask=missing))
-    return pa.table(arrays, schema=ROW_SCHEMA)

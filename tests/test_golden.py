@@ -16,7 +16,7 @@ from search_spaces import PROTOCOLS, grid
 from search_spaces.protocol import PROCEDURE_VERSION
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.study_folder import SCIENCE
+from study.storage.schema import SCIENCE
 
 GOLDEN = Path(__file__).parent / "golden" / "small_rows.json"
 COMMAND = "python -m tests.test_golden"

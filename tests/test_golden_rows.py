@@ -23,7 +23,7 @@ from search_spaces import grid, protocol_from
 from study import resume
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.study_folder import SCIENCE
+from study.storage.schema import SCIENCE
 
 GOLDEN = Path(__file__).parent / "golden" / "rows.parquet"
 EARLIER_STUDY = Path(__file__).parent / "golden" / "three-shards"

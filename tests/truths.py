@@ -11,7 +11,7 @@ from scipy.special import expit
 from scipy.stats import qmc
 
 from search_spaces.spaces import STUDIED_ARCHITECTURES
-from search_spaces.surface.surface import Counts, Domain
+from search_spaces.surface.domain import Counts, Domain
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

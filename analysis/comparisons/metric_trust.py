@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.rates.claims import CELL, failed, rate_interval, seed_columns
+from analysis.rates.cells import CELL, failed, rate_interval
+from analysis.rates.significance import seed_columns
 from study.failures import FailureKind
 from study.metrics.sae import corrected_mcc
 

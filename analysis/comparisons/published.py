@@ -11,7 +11,7 @@ from importlib.resources import files
 
 import pandas as pd
 
-from analysis.rates.claims import rate_interval
+from analysis.rates.cells import rate_interval
 from search_spaces.protocol import PROTOCOLS
 from study.failures import FailureKind
 

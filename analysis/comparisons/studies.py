@@ -18,24 +18,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import fisher_exact, mannwhitneyu, t, wilcoxon
 
-from analysis.rates.claims import (
-    CELL,
-    DRAWS,
-    LEVEL,
-    RESAMPLING,
-    benjamini_hochberg,
-    failed,
-    holm,
-    independent,
-    mcnemar,
-    p_text,
-    rate_interval,
-    seed_columns,
-)
+from analysis.rates.cells import CELL, failed, rate_interval
+from analysis.rates.claims import DRAWS, RESAMPLING, independent
+from analysis.rates.significance import LEVEL, benjamini_hochberg, holm, mcnemar, p_text, seed_columns
 from search_spaces.errors import MisuseError
 from study.data import stream
 from study.metrics.sae import corrected_mcc
-from study.storage.study_folder import NOT_SCIENCE
+from study.storage.schema import NOT_SCIENCE
 
 _Float = NDArray[np.float64]
 

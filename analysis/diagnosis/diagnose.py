@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from analysis.rates.claims import rate_interval
+from analysis.rates.cells import rate_interval
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.protocol import Protocol, protocol_from
 from study import data

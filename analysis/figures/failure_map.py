@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from analysis.figures.phase import SURE, Surface, draw_surface
 from analysis.figures.style import edges, failure_text, log_ticks
 from search_spaces.surface import surface as failure_surface
-from search_spaces.surface.surface import Posterior
+from search_spaces.surface.posterior import Posterior
 
 COLOURS = "cividis_r"
 MOST_COLUMNS = 4

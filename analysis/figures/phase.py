@@ -30,7 +30,7 @@ from analysis.figures.style import (
     log_ticks,
     nothing_to_show,
 )
-from analysis.rates.claims import cell_rates, failed, on_lattice, per_autoencoder, rate_interval
+from analysis.rates.cells import cell_rates, failed, on_lattice, per_autoencoder, rate_interval
 from analysis.transitions.critical_points import (
     ORDER_PARAMETERS,
     QUANTILES,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from analysis.figures.style import FAILURE_COLOURS, FAILURE_MARKERS, log_ticks, nothing_to_show
-from analysis.rates.claims import per_autoencoder
+from analysis.rates.cells import per_autoencoder
 from study.failures import FailureKind
 from study.metrics.autoencoder import feature_dimensionality
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from analysis.figures.style import FAILURE_COLOURS, level_ticks
-from analysis.rates.claims import per_autoencoder
+from analysis.rates.cells import per_autoencoder
 from study.failures import FailureKind
 
 _Float = NDArray[np.float64]

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.rates.claims import CELL, failed, rate_interval
+from analysis.rates.cells import CELL, failed, rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally
 from search_spaces.cells import Architecture
 from search_spaces.errors import MisuseError
-from search_spaces.surface.surface import Counts, Domain, Surface
+from search_spaces.surface.domain import Counts, Domain
+from search_spaces.surface.surface import Surface
 
 CONFIDENCE = 0.9
 """Of the intervals: that at which the surface's calibration is measured (docs/regions.md)."""

@@ -16,225 +16,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaln, roots_legendre, xlogy
-from scipy.stats import beta, binom, chi2_contingency, false_discovery_control, fisher_exact, hypergeom, norm
+from scipy.stats import beta, binom, chi2_contingency, fisher_exact
 
-from search_spaces import failures as asked_for
-from search_spaces.cells import SEED_COLUMNS
+from analysis.rates.cells import CELL, failed
+from analysis.rates.significance import (
+    LEVEL,
+    benjamini_hochberg,
+    fisher_greater,
+    holm,
+    mcnemar_greater,
+    p_text,
+    paired_rates,
+    seed_columns,
+)
 from search_spaces.errors import MisuseError
 from study.data import stream
 from study.failures import FailureKind
 
 _Float = NDArray[np.float64]
 _Whole = NDArray[np.int64]
-Interval = Callable[[ArrayLike, ArrayLike], tuple[_Float, _Float]]
-"""Failures and replicates to the low and high end of a 95 % interval."""
-
-CELL = ["architecture", "sparsity", "l1"]
-LEVEL = 0.05
-"""The size of a test where none is asked for: a sentence speaks of a difference where p is at most this."""
 POWER = 0.9
-
-
-def failed(frame: pd.DataFrame, failure: str = "any") -> pd.Series[bool]:
-    """Whether each row failed in the way asked for; MisuseError for an unknown one."""
-    if failure == "sae_all_dead":
-        return frame["sae_all_dead"]
-    return asked_for.failed(frame, failure)
-
-
-def rate_interval(
-    failures: ArrayLike, replicates: ArrayLike, confidence: float = 0.95
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Jeffreys interval of a rate: quantiles of Beta(k + ½, n − k + ½), with 0 where k = 0 and 1 where k = n.
-
-    Brown, Cai, DasGupta 2001, "Interval Estimation for a Binomial Proportion". Without replicates: (0, 1).
-    """
-    k, n = np.asarray(failures, dtype=np.float64), np.asarray(replicates, dtype=np.float64)
-    tail = (1 - confidence) / 2
-    low = np.where(k == 0, 0.0, beta.ppf(tail, k + 0.5, n - k + 0.5))
-    high = np.where(k == n, 1.0, beta.ppf(1 - tail, k + 0.5, n - k + 0.5))
-    return low, high
-
-
-def wilson_interval(failures: ArrayLike, replicates: ArrayLike, confidence: float = 0.95) -> tuple[_Float, _Float]:
-    """Wilson's score interval: the rates p with |k/n − p| ≤ z √(p(1 − p)/n).
-
-    ((k + z²/2) ± z √(k(n − k)/n + z²/4)) / (n + z²), Wilson 1927; a little wider than Jeffreys' near 0 and 1, where it
-    keeps its level in more single points. Without replicates: (0, 1).
-    """
-    k, n = np.asarray(failures, dtype=np.float64), np.asarray(replicates, dtype=np.float64)
-    z = norm.ppf((1 + confidence) / 2)
-    middle, half = k + z**2 / 2, z * np.sqrt(k * (n - k) / np.maximum(n, 1) + z**2 / 4)
-    low, high = (middle - half) / (n + z**2), (middle + half) / (n + z**2)
-    return np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
-
-
-def on_lattice(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with sparsity and l1 on few levels, so that cells can be neighbours and hold several seeds.
-
-    An axis of at most MOST_LEVELS values stays as it is; one of more (drawn at random, say) is cut into BINS bins of
-    equal width, logarithmic for l1, and each value becomes the middle of its bin.
-    """
-    changed = {}
-    for column, forward, back in (("sparsity", _same, _same), ("l1", _log10, _power10)):
-        values = frame[column].to_numpy(dtype=np.float64)
-        if len(np.unique(values)) <= MOST_LEVELS:
-            continue
-        scaled = forward(np.maximum(values, values[values > 0].min()))
-        low, width = scaled.min(), (scaled.max() - scaled.min()) / BINS
-        bins = np.minimum((scaled - low) // width, BINS - 1)
-        changed[column] = np.round(back(low + (bins + 0.5) * width), 12)
-    return frame.assign(**changed)
-
-
-MOST_LEVELS, BINS = 60, 12
-
-
-def _same(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values
-
-
-def _log10(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.log10(values)
-
-
-def _power10(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 10**values
-
-
-def per_autoencoder(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each autoencoder: its SAEs share it, and count once where the AE is what is asked about."""
-    return frame.drop_duplicates(["architecture", "sparsity", "data_seed", "ae_seed"])
-
-
-def cell_rates(frame: pd.DataFrame, failure: str = "any", interval: Interval = rate_interval) -> pd.DataFrame:
-    """Per cell: replicates, failures, rate and its 95 % interval (low, high), ordered by architecture, sparsity, l1.
-
-    interval: `rate_interval` (Jeffreys) or `wilson_interval`.
-    """
-    counts = (
-        frame.assign(failures=failed(frame, failure).astype("int64"))
-        .groupby([*CELL, "n_features", "n_hidden"], sort=True)["failures"]
-        .agg(["size", "sum"])
-        .rename(columns={"size": "replicates", "sum": "failures"})
-        .reset_index()
-        .sort_values(["n_features", "n_hidden", "architecture", "sparsity", "l1"], ignore_index=True)
-        .drop(columns=["n_features", "n_hidden"])
-    )
-    low, high = interval(counts["failures"], counts["replicates"])
-    return counts.assign(rate=counts["failures"] / counts["replicates"], low=low, high=high)
-
-
-# Corrections where many cells are tested
-
-
-def holm(p_values: ArrayLike) -> _Float:
-    """Adjusted p values, (tests,): those ≤ α hold all at once but for a probability ≤ α, however the tests depend on each other.
-
-    The i-th smallest of m becomes max over j ≤ i of min(1, (m − j + 1) p_j), Holm 1979. NaN, a test that could not be
-    made, stays and does not count.
-    """
-    p, adjusted, known = _p_values(p_values)
-    order = np.argsort(p[known], kind="stable")
-    steps = np.minimum(p[known][order] * np.arange(len(order), 0, -1), 1)
-    adjusted[np.flatnonzero(known)[order]] = np.maximum.accumulate(steps)
-    return adjusted
-
-
-def benjamini_hochberg(p_values: ArrayLike) -> _Float:
-    """Adjusted p values, (tests,): of those ≤ q a share of at most q is expected to be false, for positively dependent tests.
-
-    Benjamini and Hochberg 1995. NaN stays and does not count.
-    """
-    p, adjusted, known = _p_values(p_values)
-    if known.any():
-        adjusted[known] = false_discovery_control(p[known], method="bh")
-    return adjusted
-
-
-def _p_values(p_values: ArrayLike) -> tuple[_Float, _Float, NDArray[np.bool_]]:
-    p = np.asarray(p_values, dtype=np.float64)
-    return p, np.full_like(p, np.nan), ~np.isnan(p)
-
-
-# Two rates
-
-
-def fisher_greater(failures: ArrayLike, replicates: ArrayLike, other_failures: ArrayLike, other_replicates: ArrayLike) -> _Float:
-    """Fisher's exact one-sided p that the first rate is above the other, elementwise: P(A ≥ k₁ | k₁ + k₂), hypergeometric.
-
-    Chosen before Boschloo's and Barnard's tests: given the total no unknown rate is left, so its size is at most nominal
-    by proof and not by a numerical supremum; it is a formula, for thousands of cells; and it costs little: for 90 % power
-    in claims of a local maximum Boschloo's needs 7 to 20 % fewer replicates (12 for 15, 55 for 59, 45 for 49).
-    """
-    k, n, other_k, other_n = (np.asarray(a, dtype=np.int64) for a in (failures, replicates, other_failures, other_replicates))
-    return hypergeom.sf(k - 1, n + other_n, k + other_k, n)
-
-
-def mcnemar(only_one: ArrayLike, only_other: ArrayLike) -> _Float:
-    """McNemar's exact two-sided p, elementwise: 2 P(B ≤ min(b, c)), B binomial(b + c, ½), at most 1.
-
-    b and c count the seeds that fail in one of two cells or studies alone. Valid however the outcomes of a seed depend on
-    each other; 1 where no seed tells the two apart.
-    """
-    b, c = np.asarray(only_one), np.asarray(only_other)
-    return np.minimum(2 * binom.cdf(np.minimum(b, c), b + c, 0.5), 1)
-
-
-def mcnemar_greater(only_one: ArrayLike, only_other: ArrayLike) -> _Float:
-    """The same, one-sided, that one fails more often than the other: P(B ≥ b)."""
-    b, c = np.asarray(only_one), np.asarray(only_other)
-    return binom.sf(b - 1, b + c, 0.5)
-
-
-@dataclass(frozen=True)
-class PairedRates:
-    """Two cells, or two studies, over the seeds that they share."""
-
-    both: int
-    only_one: int
-    only_other: int
-    neither: int
-
-    @property
-    def seeds(self) -> int:
-        """How many are shared."""
-        return self.both + self.only_one + self.only_other + self.neither
-
-    @property
-    def p_value(self) -> float:
-        """McNemar's, exact and two-sided; NaN where no seed is shared."""
-        return float(mcnemar(self.only_one, self.only_other)) if self.seeds else np.nan
-
-    @property
-    def sentence(self) -> str:
-        """What the pairs say."""
-        if self.seeds == 0:
-            return "No seed is common: nothing can be paired."
-        first, second = self.both + self.only_one, self.both + self.only_other
-        verdict = "differ beyond chance" if self.p_value <= LEVEL else "do not differ beyond chance"
-        return (
-            f"Over {self.seeds} common seeds {first} and {second} fail, {self.only_one} only in the first and {self.only_other} "
-            f"only in the second: the rates {verdict} ({p_text(self.p_value)}, exact McNemar)."
-        )
-
-
-def paired_rates(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any") -> PairedRates:
-    """Pair two cells by seed: rows that share seed, data_seed, ae_seed and sae_seed. MisuseError where a seed comes twice."""
-    on = seed_columns(one, other)
-    for frame in (one, other):
-        if frame.duplicated(on).any():
-            raise MisuseError(
-                "a seed comes twice in one of the frames. Give the rows of one cell each; compare() takes whole studies."
-            )
-    pairs = one[on].assign(one=failed(one, failure)).merge(other[on].assign(other=failed(other, failure)), on=on)
-    first, second = pairs["one"].to_numpy(dtype=bool), pairs["other"].to_numpy(dtype=bool)
-    return PairedRates(*(int(np.sum(x)) for x in (first & second, first & ~second, ~first & second, ~first & ~second)))
-
-
-def seed_columns(*frames: pd.DataFrame) -> list[str]:
-    """The columns that tell replicates of a cell apart, those that every frame has."""
-    return [name for name in SEED_COLUMNS if all(name in frame for frame in frames)]
 
 
 # A local maximum
@@ -633,11 +434,6 @@ def _chi_square(k: _Whole, n: _Whole) -> _Float:
 
 
 # Words
-
-
-def p_text(p: float) -> str:
-    """p = 0.012, p < 0.0001."""
-    return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"
 
 
 def probability_text(probability: float) -> str:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label, uniform_filter
 from scipy.special import betainc, rel_entr
 
-from analysis.rates.claims import MOST_LEVELS, failed, rate_interval
+from analysis.rates.cells import MOST_LEVELS, failed, rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, without_zero_l1
-from search_spaces.surface.surface import Counts, Domain, Posterior
+from search_spaces.surface.domain import Counts, Domain
+from search_spaces.surface.posterior import Posterior
 from study.failures import FailureKind
 
 

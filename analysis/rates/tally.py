@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
-from search_spaces.surface.surface import FOLDS, Counts, Domain, Surface, dealt, fit_surface
+from search_spaces.surface.domain import Counts, Domain
+from search_spaces.surface.surface import FOLDS, Surface, dealt, fit_surface
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

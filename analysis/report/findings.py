@@ -10,17 +10,10 @@ import pandas as pd
 
 from analysis.comparisons.metric_trust import LEAST, TELLS
 from analysis.comparisons.published import ARCHITECTURE, SPARSITY, published_finding
-from analysis.rates.claims import (
-    LEVEL,
-    LocalMaximum,
-    Monotonicity,
-    cell_rates,
-    holm,
-    local_maximum_at,
-    probability_text,
-    rate_interval,
-)
+from analysis.rates.cells import cell_rates, rate_interval
+from analysis.rates.claims import LocalMaximum, Monotonicity, local_maximum_at, probability_text
 from analysis.rates.regions import Region
+from analysis.rates.significance import LEVEL, holm
 from analysis.report.study_rows import COLLAPSE, StudyRows
 from analysis.searches.l1 import l1_sentences
 from analysis.transitions.critical_points import CriticalPoint

@@ -31,7 +31,7 @@ from analysis.searches.l1 import l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
-from search_spaces.spaces import StudySpec
+from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_named
 from study.failures import FailureKind
 from study.packs import Pack

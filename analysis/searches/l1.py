@@ -17,12 +17,13 @@ from search_spaces.cells import Architecture, checked_sparsity
 from search_spaces.errors import MisuseError
 from search_spaces.learners.l1_search import BEFORE_SAE, L1Interval, L1Learner
 from search_spaces.protocol import PROTOCOLS, Protocol
-from search_spaces.spaces import study_from
+from search_spaces.study_files import study_from
 from study.run_pack import run_pack
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import learner_of
+from study.storage.schema import ROW_SCHEMA
 from study.storage.status import existing_study
-from study.storage.study_folder import DEFAULT_STORAGE, ROW_SCHEMA, StudyFolder
+from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 L1_FILE = "l1.json"
 SEARCHED = (1e-4, 10.0)

@@ -31,18 +31,9 @@ from search_spaces.cells import Architecture, Replicates
 from search_spaces.errors import MisuseError
 from search_spaces.failures import checked_failure, failed
 from search_spaces.learners.contract import Rows
-from search_spaces.surface.surface import (
-    Counts,
-    Domain,
-    Floats,
-    Ints,
-    Posterior,
-    Surface,
-    expected_regret,
-    fit_surface,
-    grid_cell,
-    kernel_sum,
-)
+from search_spaces.surface.domain import Counts, Domain, Floats, Ints, grid_cell
+from search_spaces.surface.posterior import Posterior
+from search_spaces.surface.surface import Surface, expected_regret, fit_surface, kernel_sum
 
 LEAST_BATCH, MOST_BATCH, GROWTH, GROWING_FROM = 256, 10_000, 0.125, 5_000
 """A batch that is not given a size has this share of what was asked before, beyond so many, within these bounds: small ones

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from analysis.rates.regions import Region
     from search_spaces.learners.failure_map import Refinement
     from search_spaces.learners.l1_search import L1Learner
-    from search_spaces.spaces import StudySpec
+    from search_spaces.study_files import StudySpec
     from study.on_ray.driver import Outcome
     from study.on_ray.driver import Progress as StudyProgress
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
+from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders
 from study.engines.l1_controller import L1, L1Controller, steer
-from study.engines.reference import ae_schedule, sae_schedule
-from study.engines.registry import Autoencoders, Minibatches, SparseAutoencoders
+from study.engines.schedules import ae_schedule, sae_schedule
 from study.kernels.compilation import called, inlined, kernel
 from study.kernels.lanes import JUMPRELU, RELU, VARIANTS, groups, hidden, keep, lay_out, product, relu, rows_of, take_back
 from study.kernels.simd import absolute, everywhere, gather, lanes_of, load, prefetch, rows, square_root, store, where_less

@@ -36,9 +36,9 @@ from torch import Tensor
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
+from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders
 from study.engines.l1_controller import L1Controller
-from study.engines.reference import ae_schedule, sae_schedule
-from study.engines.registry import Autoencoders, Minibatches, SparseAutoencoders
+from study.engines.schedules import ae_schedule, sae_schedule
 
 _Array = NDArray[Any]
 _Tensors = dict[str, Tensor]

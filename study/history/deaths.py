@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from search_spaces.protocol import Protocol
 from study.data import importances
 from study.engines.compiled import CompiledEngine
+from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.engines.reference import code
-from study.engines.registry import Autoencoders, SparseAutoencoders
 from study.metrics.moments import autoencoder_moments
 from study.run_pack import History
 

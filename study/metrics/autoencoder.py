@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from search_spaces.protocol import Protocol
 from study import theory
-from study.engines.registry import Autoencoders
+from study.engines.contract import Autoencoders
 from study.metrics.moments import autoencoder_moments
 
 _Float = NDArray[np.float64]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.protocol import Protocol
-from study.engines.registry import Autoencoders, SparseAutoencoders
+from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.kernels.compilation import called, kernel
 from study.kernels.lanes import RELU, VARIANTS, groups, keep, lay_out, product, relu, rows_of
 from study.kernels.simd import everywhere, load, rows, store, where_at_most, where_less

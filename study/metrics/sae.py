@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from search_spaces.protocol import Protocol
 from study.data import direction_draws
-from study.engines.registry import SparseAutoencoders
+from study.engines.contract import SparseAutoencoders
 from study.metrics.autoencoder import replicates_first, represented_features
 from study.metrics.moments import SaeMoments, sae_moments
 from study.metrics.similarity import similarities

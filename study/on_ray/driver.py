@@ -50,7 +50,8 @@ from ray.tune.search.variant_generator import generate_variants
 from search_spaces.errors import MisuseError
 from search_spaces.learners.contract import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
-from search_spaces.spaces import SPACES, GridSpace, StudySpec, named_space, parse_seeds, study_from, study_from_file
+from search_spaces.spaces import SPACES, GridSpace, named_space, parse_seeds
+from search_spaces.study_files import StudySpec, study_from, study_from_file
 from study.data import domain_generator
 from study.engines.registry import engine_named
 from study.failures import FailureKind
@@ -58,11 +59,11 @@ from study.on_ray.cluster import Crew, Relay, is_alive, pinned_here, refuse_unse
 from study.on_ray.pack_queues import Fault, LearnerQueue, PackQueue
 from study.on_ray.trainable import Desk, PackTrainable
 from study.packs import Pack, missing_packs, physical_cores, plan_packs
-from study.run_pack import crashed_rows
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
+from study.verdict_rows import crashed_rows
 
 CLIENT = "ray://"
 """What the address of Ray's client server begins with."""

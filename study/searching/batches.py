@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from search_spaces.cells import Replicates
 from search_spaces.learners.contract import LEARNED_FROM, Learner, Rows
-from search_spaces.spaces import StudySpec
+from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_named
 from study.packs import Pack
 

@@ -12,8 +12,9 @@ from search_spaces.learners.contract import LEARNED_FROM, Learner
 from search_spaces.learners.failure_map import MapSpec, Refinement
 from search_spaces.learners.l1_search import L1Learner, L1SearchSpec
 from search_spaces.protocol import Protocol
-from search_spaces.spaces import GridSpace, L1Search, MapSearch, StudySpec
-from search_spaces.surface.surface import Domain
+from search_spaces.spaces import GridSpace
+from search_spaces.study_files import L1Search, MapSearch, StudySpec
+from search_spaces.surface.domain import Domain
 from study import theory
 from study.data import importances
 from study.storage.status import existing_study

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from search_spaces.errors import MisuseError
-from search_spaces.spaces import StudySpec, study_from_yaml
+from search_spaces.study_files import StudySpec, study_from_yaml
 from study.packs import missing_packs
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 

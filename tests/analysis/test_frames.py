@@ -14,13 +14,14 @@ from analysis import load, tune_frame
 from analysis.comparisons.published import published_experiment, rate_text, side_by_side
 from analysis.figures import verdicts as plots
 from analysis.figures.phase import failure_curves
-from analysis.rates.claims import cell_rates, failed, on_lattice, rate_interval
+from analysis.rates.cells import cell_rates, failed, on_lattice, rate_interval
 from analysis.report.page import findings, verdict_table, write_report
 from search_spaces import MisuseError, study_from
 from study.failures import FailureKind
 from study.packs import Pack
-from study.run_pack import crashed_rows, run_pack
+from study.run_pack import run_pack
 from study.storage.study_folder import Storage
+from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
 
 

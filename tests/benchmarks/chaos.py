@@ -33,7 +33,8 @@ from ray.cluster_utils import Cluster
 from search_spaces import StudySpec, study_from
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.study_folder import SCIENCE, Storage
+from study.storage.schema import SCIENCE
+from study.storage.study_folder import Storage
 from tests.benchmarks.machine import machine
 
 VICTIMS = ("driver", "worker", "node", "head")

@@ -21,8 +21,8 @@ from threadpoolctl import threadpool_limits
 from search_spaces import PROTOCOLS, Architecture, Protocol, grid
 from study import data, run_pack
 from study.engines.compiled import CompiledEngine
+from study.engines.contract import Autoencoders, Engine, Minibatches, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
-from study.engines.registry import Autoencoders, Engine, Minibatches, SparseAutoencoders
 from study.kernels import simd
 from study.kernels.simd import everywhere, load, square_root, store
 from study.packs import Pack

@@ -22,7 +22,8 @@ from search_spaces import PROTOCOLS, Architecture, Replicates
 from search_spaces.failures import failed
 from search_spaces.learners.contract import LEARNED_FROM, Rows
 from search_spaces.learners.failure_map import MapSpec, Refinement
-from search_spaces.surface.surface import Domain, Surface
+from search_spaces.surface.domain import Domain
+from search_spaces.surface.surface import Surface
 from study.packs import Pack
 from study.run_pack import run_pack
 

@@ -15,10 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.ndimage import label
 
-from analysis.rates.claims import rate_interval
+from analysis.rates.cells import rate_interval
 from analysis.rates.regions import Region, failure_regions, peak_of
 from analysis.rates.tally import Tally
-from search_spaces.surface.surface import Posterior, Surface
+from search_spaces.surface.posterior import Posterior
+from search_spaces.surface.surface import Surface
 from tests.truths import DOMAIN, TRUTHS, sobol
 
 Floats = NDArray[np.float64]

@@ -20,9 +20,9 @@ import pyarrow as pa
 from search_spaces import PROTOCOLS, Replicates, study_from
 from search_spaces.cells import Architecture
 from study.packs import Pack
-from study.run_pack import crashed_rows
 from study.searching.batches import COLUMNS
 from study.storage.study_folder import Storage
+from study.verdict_rows import crashed_rows
 from tests.benchmarks.machine import machine
 
 TRIALS = 1_000

@@ -17,17 +17,9 @@ from analysis.comparisons import studies as comparison
 from analysis.comparisons.metric_trust import separation
 from analysis.comparisons.studies import compare
 from analysis.rates import claims as statistics
-from analysis.rates.claims import (
-    Interval,
-    cell_rates,
-    fisher_greater,
-    local_maximum_power,
-    local_maximum_probability,
-    monotonicity,
-    rate_interval,
-    replicates_for_local_maximum,
-    wilson_interval,
-)
+from analysis.rates.cells import Interval, cell_rates, rate_interval, wilson_interval
+from analysis.rates.claims import local_maximum_power, local_maximum_probability, monotonicity, replicates_for_local_maximum
+from analysis.rates.significance import fisher_greater
 from tests.analysis.test_frames import frame_of
 from tests.benchmarks.machine import machine
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from search_spaces import PROTOCOLS, Architecture, Protocol
-from study.engines.registry import Autoencoders, Minibatches, SparseAutoencoders
+from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders
 from study.engines.torch_engine import TorchEngine
 
 ARCHITECTURES = ("5-3-5", "10-5-10", "20-10-20")

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from search_spaces import PROTOCOLS, SPACES, Architecture, Cell, MisuseError, Protocol, Replicate, grid, protocol_from, study_from
-from search_spaces.spaces import parse_seeds, study_from_file, study_from_yaml, written_seeds
+from search_spaces.spaces import parse_seeds, written_seeds
+from search_spaces.study_files import study_from_file, study_from_yaml
 
 STUDY = """
 name: first-map

@@ -18,7 +18,8 @@ from search_spaces import PROTOCOLS, grid, study_from
 from service.cli import app as cli
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.study_folder import ROW_SCHEMA, Storage
+from study.storage.schema import ROW_SCHEMA
+from study.storage.study_folder import Storage
 from tests.conftest import TINY
 
 Run = Callable[..., tuple[int, str, str]]

@@ -18,7 +18,7 @@ from study.engines.reference import ReferenceEngine
 from study.failures import judge
 from study.metrics.sae import SAE_COLUMNS
 from study.packs import Pack, autoencoder_keys, estimated_seconds, plan_packs
-from study.storage.study_folder import ROW_SCHEMA, SCIENCE
+from study.storage.schema import ROW_SCHEMA, SCIENCE
 from tests import textbook
 
 Row = dict[str, Any]

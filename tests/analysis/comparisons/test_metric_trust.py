@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import mannwhitneyu, norm, spearmanr
 
 from analysis.comparisons.metric_trust import SIMILARITIES, metric_trust, rank_correlation_within, separation, spread_between_seeds
-from study.storage.study_folder import ROW_SCHEMA
+from study.storage.schema import ROW_SCHEMA
 from tests.analysis.test_frames import frame_of
 
 SEEDS = 40

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from search_spaces import PROTOCOLS, grid
 from study import data
+from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
-from study.engines.registry import Autoencoders, SparseAutoencoders
 from study.metrics.similarity import rsa_plain_distances
 from study.packs import Pack
 from study.run_pack import run_pack, train_autoencoders

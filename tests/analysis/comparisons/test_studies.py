@@ -13,7 +13,7 @@ from scipy.stats import fisher_exact, mannwhitneyu, wilcoxon
 
 from analysis.comparisons import studies as comparison
 from analysis.comparisons.studies import compare
-from analysis.rates.claims import CELL
+from analysis.rates.cells import CELL
 from search_spaces import MisuseError, Protocol, study_from
 from study.packs import Pack
 from study.run_pack import run_pack

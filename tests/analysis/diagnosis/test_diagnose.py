@@ -18,7 +18,7 @@ from analysis import diagnose
 from analysis.diagnosis import diagnose as causes
 from analysis.diagnosis.diagnose import CHANGES, INITIALISATIONS, SMALLER_L1, Intervention, Rate, cause_of
 from analysis.figures import diagnosis as cause_plots
-from analysis.rates.claims import rate_interval
+from analysis.rates.cells import rate_interval
 from search_spaces import PROTOCOLS, Architecture, Cell, Protocol, Replicate, Replicates, grid
 from study import data
 from study.failures import Cause, FailureKind

@@ -12,7 +12,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from analysis.rates.at_cells import COLUMNS, failure_rates, one_cell, read_cells, write_whole
-from analysis.rates.claims import rate_interval
+from analysis.rates.cells import rate_interval
 from analysis.rates.tally import ENOUGH, Tally
 from search_spaces import MisuseError
 from search_spaces.surface.surface import fit_surface

@@ -14,12 +14,9 @@ from scipy.stats import beta, binom, binomtest, fisher_exact
 from scipy.stats import false_discovery_control as bh
 
 from analysis.rates import claims as statistics
+from analysis.rates.cells import cell_rates, wilson_interval
 from analysis.rates.claims import (
-    benjamini_hochberg,
-    cell_rates,
     equal_rates,
-    fisher_greater,
-    holm,
     independent,
     isotonic_fit,
     local_maxima,
@@ -27,15 +24,12 @@ from analysis.rates.claims import (
     local_maximum_at,
     local_maximum_power,
     local_maximum_probability,
-    mcnemar,
-    mcnemar_greater,
     monotone_curves,
     monotonicity,
-    paired_rates,
     replicates_for_local_maximum,
     violation,
-    wilson_interval,
 )
+from analysis.rates.significance import benjamini_hochberg, fisher_greater, holm, mcnemar, mcnemar_greater, paired_rates
 from search_spaces import MisuseError
 from tests.analysis.test_frames import frame_of
 

@@ -20,10 +20,12 @@ from analysis.report.sections import MOST_LINES
 from analysis.report.study_rows import StudyRows
 from analysis.transitions.crossings import Answer
 from search_spaces import study_from
-from search_spaces.spaces import StudySpec
+from search_spaces.study_files import StudySpec
 from study.packs import Pack
-from study.run_pack import crashed_rows, run_pack
-from study.storage.study_folder import ROW_SCHEMA, Storage
+from study.run_pack import run_pack
+from study.storage.schema import ROW_SCHEMA
+from study.storage.study_folder import Storage
+from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
 from tests.service.test_cli import Run, run
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from search_spaces import MisuseError, Replicates
 from search_spaces.learners.contract import Rows
 from search_spaces.learners.failure_map import MapSpec, Refinement, evenly, systematic
-from search_spaces.surface.surface import Domain
+from search_spaces.surface.domain import Domain
 from tests.truths import DOMAIN, TRUTHS
 
 Floats = NDArray[np.float64]

@@ -14,23 +14,11 @@ from scipy.special import expit, logit
 from scipy.stats import beta, norm
 
 from search_spaces import MisuseError
-from search_spaces.surface.surface import (
-    AMPLITUDE,
-    LENGTHS,
-    MOST_POINTS,
-    Counts,
-    Domain,
-    Estimator,
-    Posterior,
-    Process,
-    Surface,
-    Tree,
-    expected_regret,
-    fit_surface,
-    frames,
-    misclassified_volume,
-    partition_average,
-)
+from search_spaces.surface.domain import MOST_POINTS, Counts, Domain
+from search_spaces.surface.posterior import Posterior
+from search_spaces.surface.process import AMPLITUDE, LENGTHS, Process
+from search_spaces.surface.surface import Estimator, Surface, expected_regret, fit_surface, misclassified_volume
+from search_spaces.surface.tree import Tree, frames, partition_average
 from tests.truths import DOMAIN, TRUTHS, sobol
 
 Floats = NDArray[np.float64]

@@ -12,10 +12,11 @@ import pytest
 
 from search_spaces import PROTOCOLS, MisuseError, Protocol, grid, protocol_from
 from study.engines.l1_controller import L0, L1, LINE, SETTLED, L1Controller, starting_l1, steer
-from study.engines.reference import sae_learning_rates
+from study.engines.schedules import sae_learning_rates
 from study.packs import Pack
 from study.run_pack import run_pack, training_history
-from study.storage.study_folder import ADDED, ROW_SCHEMA, Storage
+from study.storage.schema import ADDED, ROW_SCHEMA
+from study.storage.study_folder import Storage
 from study.theory import expected_l0
 from tests.study.test_run_pack import science
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from search_spaces import PROTOCOLS, Architecture, MisuseError, Protocol
 from study import data
+from study.engines.contract import Autoencoders, Engine, Minibatches, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
-from study.engines.registry import Autoencoders, Engine, Minibatches, SparseAutoencoders, engine_named
+from study.engines.registry import engine_named
 from tests import textbook
 
 Array = NDArray[Any]

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from search_spaces import Architecture, Protocol
+from study.engines.contract import Autoencoders, Engine, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
-from study.engines.registry import Autoencoders, Engine, SparseAutoencoders
 from tests.study.engines.test_reference import BATCHED, DTYPES, ONLINE, AeTask, SaeTask, lasting, weights
 
 torch = pytest.importorskip("torch", reason="the extra `torch` is not installed")

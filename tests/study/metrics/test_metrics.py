@@ -13,7 +13,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.spatial.distance import pdist
 
 from search_spaces import PROTOCOLS, Protocol
-from study.engines.registry import Autoencoders, SparseAutoencoders
+from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.metrics.autoencoder import ae_metrics, represented_features
 from study.metrics.moments import PairMoments
 from study.metrics.sae import SAE_COLUMNS, corrected_mcc, mcc_chance, sae_metrics

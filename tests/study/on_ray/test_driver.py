@@ -23,9 +23,11 @@ from search_spaces import MisuseError, StudySpec, study_from
 from study import launch, resume
 from study.on_ray.driver import Outcome
 from study.packs import Pack
-from study.run_pack import crashed_rows, run_pack
+from study.run_pack import run_pack
+from study.storage.schema import SCIENCE
 from study.storage.status import request_stop, status
-from study.storage.study_folder import SCIENCE, Storage
+from study.storage.study_folder import Storage
+from study.verdict_rows import crashed_rows
 from tests.conftest import BUGGY_SEED, FRAGILE_SEED, POISONED_SEED, TINY
 
 pytestmark = pytest.mark.ray

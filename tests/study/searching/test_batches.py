@@ -10,11 +10,11 @@ import pytest
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.learners.contract import LEARNED_FROM
-from search_spaces.spaces import StudySpec, study_from
+from search_spaces.study_files import StudySpec, study_from
 from study.packs import Pack
-from study.run_pack import crashed_rows
 from study.searching.batches import COLUMNS, Batches
-from study.storage.study_folder import ROW_SCHEMA
+from study.storage.schema import ROW_SCHEMA
+from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
 
 SPEC = study_from(

@@ -17,7 +17,7 @@ from analysis.searches.l1 import l1_sentences, l1_table, nothing_safe, place_in
 from search_spaces import Architecture, MisuseError, protocol_from
 from search_spaces.learners.failure_map import Refinement
 from search_spaces.learners.l1_search import L1Interval, L1Learner
-from search_spaces.spaces import StudySpec, study_from
+from search_spaces.study_files import StudySpec, study_from
 from service.cli.app import app
 from study import launch, resume
 from study.searching.learner_of import earlier_rows, learner_of, predicted_collapse

@@ -17,9 +17,9 @@ import pytest
 from analysis import load, tune_frame
 from search_spaces import MisuseError
 from study.packs import missing_packs
-from study.run_pack import crashed_rows
 from study.storage.status import existing_study, status
 from study.storage.study_folder import Storage, StudyFolder
+from study.verdict_rows import crashed_rows
 from tests.study.on_ray.test_driver import LONGER, science, study, undisturbed
 
 

@@ -1,0 +1,203 @@
+"""Where a surface is defined, in units of its axes, and the counts that it is fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from search_spaces.cells import Architecture, checked_l1, checked_sparsity
+from search_spaces.errors import MisuseError
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+GRID = 128
+"""Cells an axis on which an architecture's plane is mapped."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The architectures, in their order, and the ranges of sparsity and l1. An axis may be a single value.
+
+    Raises MisuseError for an empty or doubled list, a range that is upside down, and one that starts at l1 = 0, which
+    has no logarithm (a single l1 of 0 is fine).
+    """
+
+    architectures: tuple[str, ...]
+    """As "10-5-10"; neighbours in this order share what is learnt."""
+    sparsity: tuple[float, float]
+    """Lowest and highest, in [0, 1)."""
+    l1: tuple[float, float]
+    """Lowest and highest."""
+
+    def __post_init__(self) -> None:
+        names = tuple(str(Architecture.parse(name)) for name in self.architectures)
+        if not names or len(set(names)) < len(names):
+            raise MisuseError(f"architectures={list(names)} must name at least one architecture, and none twice.")
+        object.__setattr__(self, "architectures", names)
+        object.__setattr__(self, "sparsity", _ordered("sparsity", tuple(checked_sparsity(end) for end in self.sparsity)))
+        object.__setattr__(self, "l1", _ordered("l1", tuple(checked_l1(end) for end in self.l1)))
+        if self.l1[0] == 0 < self.l1[1]:
+            raise MisuseError(
+                f"l1 from 0 to {self.l1[1]:g} cannot be an axis: it is mapped by log10 l1, and 0 has none. "
+                "Start it above 0, and look at l1 = 0 apart."
+            )
+
+    @property
+    def varies(self) -> tuple[bool, bool]:
+        """Whether sparsity, and whether l1, is more than one value."""
+        return self.sparsity[0] < self.sparsity[1], self.l1[0] < self.l1[1]
+
+    def index(self, architectures: ArrayLike | Iterable[Architecture | str]) -> Ints:
+        """Indices of architectures, given as names or as indices, shape (n,); MisuseError for one that is not there."""
+        given = np.atleast_1d(np.asarray(architectures if isinstance(architectures, np.ndarray) else list(_many(architectures))))
+        if given.dtype.kind in "iu":
+            unknown = given[(given < 0) | (given >= len(self.architectures))]
+            found = given.astype(np.int64)
+        else:
+            places = {name: place for place, name in enumerate(self.architectures)}
+            found = np.array([places.get(name, -1) for name in given.tolist()], dtype=np.int64)
+            unknown = given[found < 0]
+        if len(unknown):
+            raise MisuseError(f"architecture {unknown[0]!s} is not of this surface: {', '.join(self.architectures)}.")
+        return found
+
+    def u(self, sparsity: ArrayLike) -> Floats:
+        """(S − lowest) / (highest − lowest), or ½ where there is one sparsity; MisuseError outside the range."""
+        return _scaled("sparsity", np.asarray(sparsity, dtype=np.float64), *self.sparsity)
+
+    def v(self, l1: ArrayLike) -> Floats:
+        """The same of log10 l1."""
+        given = np.asarray(l1, dtype=np.float64)
+        if self.varies[1] and (given <= 0).any():
+            raise MisuseError("l1 = 0 has no logarithm, so it has no place on this surface. Leave these rows out.")
+        scale = np.log10 if self.varies[1] else np.asarray
+        return _scaled("log10 l1" if self.varies[1] else "l1", scale(given), *(float(scale(end)) for end in self.l1))
+
+    def sparsity_at(self, u: ArrayLike) -> Floats:
+        """The inverse of `u`."""
+        low, high = self.sparsity
+        return np.clip(low + np.asarray(u, dtype=np.float64) * (high - low), low, high)
+
+    def l1_at(self, v: ArrayLike) -> Floats:
+        """The inverse of `v`."""
+        low, high = self.l1
+        if low == high:
+            return np.full(np.shape(v), low)
+        return np.clip(low * (high / low) ** np.asarray(v, dtype=np.float64), low, high)
+
+    def centres(self, size: int = GRID) -> tuple[Floats, Floats]:
+        """u and v at the middles of the grid's cells: `size` an axis, one where the axis is a single value."""
+        u, v = ((np.arange(cells) + 0.5) / cells for cells in self.shape(size)[1:])
+        return u, v
+
+    def shape(self, size: int = GRID) -> tuple[int, int, int]:
+        """(A, U, V): the grid's shape."""
+        rows, columns = (size if varies else 1 for varies in self.varies)
+        return len(self.architectures), rows, columns
+
+
+def _many(architectures: object) -> Iterable[object]:
+    single = isinstance(architectures, (str, Architecture)) or not isinstance(architectures, Iterable)
+    return (str(a) if isinstance(a, Architecture) else a for a in ([architectures] if single else architectures))  # type: ignore[attr-defined]
+
+
+def _ordered(name: str, ends: tuple[float, ...]) -> tuple[float, float]:
+    if len(ends) != 2 or ends[0] > ends[1]:
+        raise MisuseError(f"{name}={ends} is no range. Expected (lowest, highest).")
+    return ends
+
+
+def _scaled(name: str, values: Floats, low: float, high: float) -> Floats:
+    slack = 1e-9 * max(1.0, abs(low), abs(high))
+    outside = values[~((values >= low - slack) & (values <= high + slack))]
+    if outside.size:
+        raise MisuseError(f"{name} {outside.flat[0]:.6g} is outside this surface's range, {low:.6g} to {high:.6g}.")
+    return np.clip((values - low) / (high - low), 0, 1) if low < high else np.full(values.shape, 0.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Replicates and how many of them failed, at points; all arrays have shape (n,)."""
+
+    architecture: Ints
+    """Index a."""
+    u: Floats
+    v: Floats
+    failures: Ints
+    """0 … replicates."""
+    replicates: Ints
+    """1 or more."""
+
+    @classmethod
+    def of(
+        cls,
+        domain: Domain,
+        architecture: ArrayLike | Iterable[Architecture | str],
+        sparsity: ArrayLike,
+        l1: ArrayLike,
+        failures: ArrayLike,
+        replicates: ArrayLike = 1,
+    ) -> Counts:
+        """Counts at points of a domain. Rows of no replicates are left out; MisuseError for impossible counts."""
+        index = domain.index(architecture)
+        u, v = (np.broadcast_to(x, index.shape) for x in (domain.u(sparsity), domain.v(l1)))
+        k, n = (np.broadcast_to(whole_numbers(*x), index.shape) for x in (("failures", failures), ("replicates", replicates)))
+        if (k > n).any():
+            raise MisuseError(f"{k[k > n][0]} failures in {n[k > n][0]} replicates. A replicate fails at most once.")
+        return cls(index, u, v, k, n).take(n > 0)
+
+    def __len__(self) -> int:
+        return len(self.u)
+
+    def take(self, rows: NDArray[np.bool_] | Ints) -> Counts:
+        """The chosen rows."""
+        return Counts(self.architecture[rows], self.u[rows], self.v[rows], self.failures[rows], self.replicates[rows])
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together, points that stand twice added up, in an order that depends on the points alone."""
+        columns: Any = (np.concatenate(pair) for pair in zip(self._columns(), other._columns()))
+        return Counts(*columns).merged()
+
+    def merged(self) -> Counts:
+        """One row a point, sorted."""
+        order = np.lexsort((self.v, self.u, self.architecture))
+        a, u, v, k, n = (column[order] for column in self._columns())
+        if len(order) == 0:
+            return self
+        first = np.concatenate([[True], (np.diff(a) != 0) | (np.diff(u) != 0) | (np.diff(v) != 0)])
+        starts = np.flatnonzero(first)
+        return Counts(a[first], u[first], v[first], np.add.reduceat(k, starts), np.add.reduceat(n, starts))
+
+    def gathered(self) -> Counts:
+        """These counts; more than MOST_POINTS points are moved to the middles of the grid's cells, and added up there.
+
+        That is finer than the tree sees, and a sixth of the process's shortest length scale.
+        """
+        if len(self) <= MOST_POINTS:
+            return self
+        u, v = ((grid_cell(x, GRID) + 0.5) / GRID for x in (self.u, self.v))
+        return replace(self, u=u, v=v).merged()
+
+    def _columns(self) -> tuple[NDArray[np.generic], ...]:
+        return self.architecture, self.u, self.v, self.failures, self.replicates
+
+
+MOST_POINTS = 20_000
+
+
+def whole_numbers(name: str, values: ArrayLike) -> Ints:
+    given = np.asarray(values)
+    whole = given.astype(np.int64)
+    if (whole != given).any() or (whole < 0).any():
+        raise MisuseError(f"{name} must be whole numbers >= 0, got {given[(whole != given) | (whole < 0)].flat[0]}.")
+    return whole
+
+
+def grid_cell(x: Floats, side: int) -> Ints:
+    """Which of `side` equal cells of [0, 1] each x lies in."""
+    return np.minimum((x * side).astype(np.int64), side - 1)

@@ -1,0 +1,236 @@
+"""A Gaussian process on the logit of the rate, by a cosine basis and Laplace's approximation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.special import expit
+from threadpoolctl import threadpool_limits
+
+from search_spaces.surface.domain import Counts, Domain, Floats, Ints
+
+FUNCTIONS = 20
+"""Cosines an axis."""
+
+
+LENGTHS = (0.05, 0.1, 0.2)
+"""Length scales to choose from for each axis, of length 1."""
+
+
+AMPLITUDE = 4.0
+"""Prior standard deviation of the logit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Process:
+    """G: logit of the rate = Σ w_ij cos(iπu) cos(jπv), w_ij ~ Normal(0, σ² s_i s_j) with s the spectral density of a
+    squared-exponential kernel (Solin and Särkkä 2020, eq. 20, with Neumann's boundary), by Laplace's approximation.
+    """
+
+    location: Floats
+    """(A, I, J): coefficients of the logit's mean."""
+    variance: Floats
+    """(A, 2I − 1, 2J − 1): of its variance, also a cosine series, for cos x cos y = ½ cos(x + y) + ½ cos(x − y)."""
+
+    @classmethod
+    def fitted(cls, domain: Domain, counts: Counts) -> Process:
+        """One process an architecture, each with the length scales, of u and of v, of the greatest evidence."""
+        sides = tuple(FUNCTIONS if varies else 1 for varies in domain.varies)
+        choices = [LENGTHS if varies else LENGTHS[:1] for varies in domain.varies]
+        location = np.zeros((len(domain.architectures), *sides))
+        variance = np.zeros((len(domain.architectures), *(2 * side - 1 for side in sides)))
+        for a in range(len(domain.architectures)):
+            mine = counts.take(counts.architecture == a)
+            with threadpool_limits(1, "blas"):  # small matrices: more threads wait for each other, on a busy machine for minutes
+                fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
+            best = max(fits, key=lambda fit: fit.evidence)
+            _embed(location[a], best.location)
+            _embed(variance[a], best.variance)
+        return cls(location, variance)
+
+    def latent(self, architecture: Ints, u: Floats, v: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the logit at points, all of shape (n,)."""
+        location, variance = np.zeros(len(u)), np.zeros(len(u))
+        for a in np.unique(architecture):
+            here = architecture == a
+            location[here] = _series(self.location[a], u[here], v[here])
+            variance[here] = _series(self.variance[a], u[here], v[here])
+        return location, np.sqrt(np.maximum(variance, _LEAST_VARIANCE))
+
+    def latent_on_grid(self, u: Floats, v: Floats) -> tuple[Floats, Floats]:
+        """The same on a grid of all architectures × u × v."""
+        location, variance = (
+            np.einsum("aij,ui,vj->auv", part, _cosines(u, part.shape[1]), _cosines(v, part.shape[2]), optimize=True)
+            for part in (self.location, self.variance)
+        )
+        return location, np.sqrt(np.maximum(variance, _LEAST_VARIANCE))
+
+
+_LEAST_VARIANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class _Laplace:
+    evidence: float
+    location: Floats
+    scale: Floats
+    factor: Floats
+    """Lower Cholesky factor of minus the Hessian."""
+
+    @property
+    def variance(self) -> Floats:
+        """Cosine coefficients of the logit's variance."""
+        half = solve_triangular(self.factor, np.diag(self.scale), lower=True, check_finite=False)
+        return _variance_series(half.T @ half, self.location.shape)
+
+
+def _laplace(counts: Counts, lengths: tuple[float, ...], varies: tuple[bool, bool]) -> _Laplace:
+    """Newton's method for the mode of the weights, in units of their prior standard deviation z = w / √prior.
+
+    With W = n p (1 − p): (I + D Φᵀ W Φ D) is the Hessian of −log posterior, D = diag(√prior). Rasmussen and Williams
+    2006, eqs. 3.15 and 3.32.
+    """
+    axes = zip((counts.u, counts.v), lengths, varies)
+    sides = tuple(_functions(axis, length) if varied else 1 for axis, length, varied in axes)
+    scale = AMPLITUDE * np.sqrt(np.outer(*map(_spectrum, lengths, sides))).ravel()
+    data = _Data.of(counts, sides)
+    z = np.zeros(len(scale))
+    value, gradient, hessian = data.objective(z, scale)
+    for _ in range(_MOST_STEPS):
+        factor = cho_factor(hessian, lower=True, check_finite=False)
+        step = cho_solve(factor, gradient, check_finite=False)
+        decrease = float(gradient @ step)
+        if decrease < _TOLERANCE:
+            break
+        size = 1.0
+        while data.log_posterior(z + size * step, scale) < value and size > 1e-3:
+            size /= 2
+        z = z + size * step
+        value, gradient, hessian = data.objective(z, scale)
+    evidence = value - float(np.log(np.diag(factor[0])).sum())
+    return _Laplace(evidence, (scale * z).reshape(sides), scale, factor[0])
+
+
+def _functions(axis: Floats, length: float) -> int:
+    """Cosines on an axis: up to the cutoff, and not many more than a lattice has values to tell them apart by."""
+    return min(FUNCTIONS, math.ceil(_CUTOFF / (math.pi * length)) + 1, len(np.unique(axis)) + _SPARE)
+
+
+_SPARE = 3
+
+
+_CUTOFF = 3.6
+"""Frequencies times length scale beyond this have a prior variance of under 0.0016 of the first."""
+
+
+_MOST_STEPS = 30
+
+
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """Counts and the cosines at them: of points (n,), or of all of a lattice (U, V), whose sums are then products of matrices."""
+
+    failures: Ints
+    replicates: Ints
+    u: Floats
+    """(n or U, 2I − 1)."""
+    v: Floats
+    """(n or V, 2J − 1)."""
+
+    @classmethod
+    def of(cls, counts: Counts, sides: tuple[int, ...]) -> _Data:
+        """As a lattice where most of one is there."""
+        (u, row), (v, column) = (np.unique(axis, return_inverse=True) for axis in (counts.u, counts.v))
+        failures, replicates = counts.failures, counts.replicates
+        if len(u) * len(v) <= _WORTH_A_LATTICE * len(counts):
+            failures, replicates = np.zeros((2, len(u), len(v)), dtype=np.int64)
+            np.add.at(failures, (row, column), counts.failures)
+            np.add.at(replicates, (row, column), counts.replicates)
+        else:
+            u, v = counts.u, counts.v
+        return cls(failures, replicates, _cosines(u, 2 * sides[0] - 1), _cosines(v, 2 * sides[1] - 1))
+
+    def log_posterior(self, z: Floats, scale: Floats) -> float:
+        """Σ k f − n log(1 + exp f) − ½ z·z, up to a constant of the counts."""
+        f = self._logit(z, scale)
+        return float((self.failures * f - self.replicates * np.logaddexp(0, f)).sum() - z @ z / 2)
+
+    def objective(self, z: Floats, scale: Floats) -> tuple[float, Floats, Floats]:
+        """The log posterior of z, its gradient, and minus its Hessian."""
+        rate = expit(self._logit(z, scale))
+        gradient = scale * self._sums(self.failures - self.replicates * rate, *self._sides).ravel() - z
+        series = self._sums(self.replicates * rate * (1 - rate), self.u.shape[1], self.v.shape[1])
+        hessian = scale[:, None] * _products(series, self._sides) * scale
+        hessian[np.diag_indices_from(hessian)] += 1
+        return self.log_posterior(z, scale), gradient, hessian
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return (self.u.shape[1] + 1) // 2, (self.v.shape[1] + 1) // 2
+
+    def _logit(self, z: Floats, scale: Floats) -> Floats:
+        rows, columns = self._sides
+        along = self.u[:, :rows] @ (scale * z).reshape(rows, columns)
+        basis = self.v[:, :columns]
+        return along @ basis.T if self.failures.ndim == 2 else (along * basis).sum(1)
+
+    def _sums(self, values: Floats, rows: int, columns: int) -> Floats:
+        """Σ over points of value · cos(iπu) cos(jπv): (rows, columns)."""
+        u, v = self.u[:, :rows], self.v[:, :columns]
+        return u.T @ values @ v if values.ndim == 2 else u.T @ (values[:, None] * v)
+
+
+_WORTH_A_LATTICE = 10
+"""A point costs about as much as this many cells of a lattice."""
+
+
+def _products(series: Floats, sides: tuple[int, ...]) -> Floats:
+    """Σ over points of weight · φ_ij φ_i'j', (IJ, IJ), from the (2I − 1, 2J − 1) sums weight · cos(aπu) cos(bπv)."""
+    pairs = _sums_and_differences(sides[0]).T @ series @ _sums_and_differences(sides[1])
+    rows, columns = sides
+    return pairs.reshape(rows, rows, columns, columns).transpose(0, 2, 1, 3).reshape(rows * columns, rows * columns)
+
+
+def _variance_series(covariance: Floats, sides: tuple[int, ...]) -> Floats:
+    """Cosine coefficients (2I − 1, 2J − 1) of φᵀ Σ φ, the variance of Σ w_ij φ_ij."""
+    rows, columns = sides
+    pairs = covariance.reshape(rows, columns, rows, columns).transpose(0, 2, 1, 3).reshape(rows * rows, columns * columns)
+    return _sums_and_differences(rows) @ pairs @ _sums_and_differences(columns).T
+
+
+def _sums_and_differences(side: int) -> Floats:
+    """(2 · side − 1, side²): cos(iπx) cos(jπx) = Σ_a of this[a, (i, j)] cos(aπx)."""
+    i, j = (index.ravel() for index in np.indices((side, side)))
+    found = np.zeros((2 * side - 1, side * side))
+    np.add.at(found, (i + j, np.arange(side * side)), 0.5)
+    np.add.at(found, (np.abs(i - j), np.arange(side * side)), 0.5)
+    return found
+
+
+def _spectrum(length: float, side: int) -> Floats:
+    """Prior variances of cos(iπx), i < side, of a kernel of variance 1; one constant function has all of it."""
+    if side == 1:
+        return np.ones(1)
+    frequency = math.pi * np.arange(side)
+    density = math.sqrt(2 * math.pi) * length * np.exp(-((frequency * length) ** 2) / 2)
+    return np.where(frequency == 0, 1, 2) * density
+
+
+def _cosines(x: Floats, count: int) -> Floats:
+    """cos(iπx), i < count: (n, count)."""
+    return np.cos(math.pi * np.outer(x, np.arange(count)))
+
+
+def _series(coefficients: Floats, u: Floats, v: Floats) -> Floats:
+    return ((_cosines(u, coefficients.shape[0]) @ coefficients) * _cosines(v, coefficients.shape[1])).sum(1)
+
+
+def _embed(target: Floats, part: Floats) -> None:
+    target[tuple(slice(side) for side in part.shape)] = part

@@ -1,0 +1,202 @@
+"""An average over all ways to cut the plane into boxes of constant rate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import gammaln
+
+from search_spaces.surface.domain import Counts, Domain, Floats, Ints
+
+FRAMES = 8
+
+
+LEVELS = 6
+"""Halvings of u and of v, each; the architectures' axis is halved down to one."""
+
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+_ROOM = 1.15
+"""A frame's side over that of the square it must hold: what is left is shifted by."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A rotated, shifted square around the unit square, on which the boxes are laid."""
+
+    angle: float
+    """Radians, in [0, π/2)."""
+    shift: tuple[float, float]
+    """In [0, 1]: where in its room the unit square lies."""
+
+    def cells(self, u: Floats, v: Floats, sides: tuple[int, ...]) -> tuple[Ints, Ints]:
+        """Which of the frame's cells (sides an axis) points lie in."""
+        cos, sin = math.cos(self.angle), math.sin(self.angle)
+        reach = (cos + sin) / 2
+        turned = cos * (u - 0.5) + sin * (v - 0.5), cos * (v - 0.5) - sin * (u - 0.5)
+        placed = (((x / reach + 1) / 2 + (_ROOM - 1) * by) / _ROOM for x, by in zip(turned, self.shift))
+        first, second = (np.clip((x * side).astype(np.int64), 0, side - 1) for x, side in zip(placed, sides))
+        return first, second
+
+
+def frames(rotate: bool) -> tuple[Frame, ...]:
+    """The frames averaged over: multiples of the golden angle within 90°, shifts of the R2 sequence.
+
+    Without rotation (where an axis is a single value) they differ by their shifts alone.
+    """
+    plastic = 1.324717957244746
+    return tuple(
+        Frame(
+            angle=math.pi / 2 * (number * _GOLDEN % 1) if rotate else 0.0,
+            shift=((0.5 + number / plastic) % 1, (0.5 + number / plastic**2) % 1),
+        )
+        for number in range(FRAMES)
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """T: the average over all dyadic partitions, in every frame; leaves are Beta(½, ½), stopping probability ½."""
+
+    frames: tuple[Frame, ...]
+    mean: Floats
+    """(F, A, 2^levels, 2^levels): the rate's mean on each frame's cells."""
+    second: Floats
+    """The mean of its square."""
+
+    @classmethod
+    def fitted(cls, domain: Domain, counts: Counts) -> Tree:
+        """The posterior given counts; exact but for the cells' size, 1/64 of a frame (1/32 of coarse lattices)."""
+        sides = tuple(2 ** _levels(axis) if varies else 1 for axis, varies in zip((counts.u, counts.v), domain.varies))
+        padded = 2 ** math.ceil(math.log2(len(domain.architectures)))
+        around = frames(rotate=all(domain.varies))
+        failures, replicates = (np.stack(parts) for parts in zip(*(_framed(f, counts, (padded, *sides)) for f in around)))
+        mean, second = partition_average(failures, replicates, apart=1)
+        kept = slice(len(domain.architectures))
+        return cls(around, mean[:, kept], second[:, kept])
+
+    def moments(self, architecture: Ints, u: Floats, v: Floats) -> tuple[Floats, Floats]:
+        """E rate and E rate², averaged over frames, at points; the arguments are broadcast."""
+        first = second = np.zeros(())
+        for number, frame in enumerate(self.frames):
+            at = (architecture, *frame.cells(u, v, self.mean.shape[2:]))
+            first, second = first + self.mean[number][at], second + self.second[number][at]
+        return first / len(self.frames), second / len(self.frames)
+
+
+def _levels(axis: Floats) -> int:
+    """Halvings of an axis: one fewer where a lattice's values are so few that they stay apart all the same."""
+    return LEVELS - 1 if len(np.unique(axis)) <= _FEW_VALUES else LEVELS
+
+
+_FEW_VALUES = 16
+
+
+def _framed(frame: Frame, counts: Counts, shape: tuple[int, ...]) -> tuple[Ints, Ints]:
+    """Failures and replicates in each of the frame's cells."""
+    at = counts.architecture, *frame.cells(counts.u, counts.v, shape[1:])
+    flat = np.ravel_multi_index(at, shape)
+    failures, replicates = (
+        np.bincount(flat, weights=column.astype(np.float64), minlength=math.prod(shape)).reshape(shape).astype(np.int64)
+        for column in (counts.failures, counts.replicates)
+    )
+    return failures, replicates
+
+
+def partition_average(failures: Floats | Ints, replicates: Floats | Ints, apart: int = 0) -> tuple[Floats, Floats]:
+    """E rate and E rate² of every cell under the optional Pólya tree; sides are powers of two, any number of axes.
+
+    A box stops with probability ½ (1 where it is a single cell) and is then one Beta(½, ½) rate; or it is halved along
+    one of the axes that still can be, each with the same probability. With M the marginal likelihood of a box,
+    M = ½ leaf + ½ mean over axes of M(left) M(right), from small boxes to large ones; then the posterior probability
+    that a box is a leaf, from large ones to small. The cost is that of the number of boxes, ∏ (2 · side − 1). The first
+    `apart` axes, of any length, are not space: each of their entries is a space of its own.
+    """
+    deepest = tuple(0 if axis < apart else side.bit_length() - 1 for axis, side in enumerate(failures.shape))
+    failures, replicates = (given.astype(np.int64) for given in (failures, replicates))
+    boxes = _boxes(failures, replicates, deepest, int(replicates.sum(axis=tuple(range(apart, replicates.ndim))).max()))
+    reach = {depth: np.zeros(box.stopping.shape) for depth, box in boxes.items()}
+    reach[(0,) * len(deepest)] += 1
+    own = {}
+    for depth in sorted(boxes):
+        box = boxes[depth]
+        for axis, share in box.halving.items():
+            reach[_deeper(depth, axis)] += np.repeat(reach[depth] * share, 2, axis)
+        mean = (box.failures + 0.5) / (box.replicates + 1)
+        second = mean * (box.failures + 1.5) / (box.replicates + 2)
+        own[depth] = reach[depth] * box.stopping * np.stack([mean, second])
+    first, second = _spread(own, deepest)
+    return first, second
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes:
+    """All boxes of one depth, how often each axis was halved; arrays have shape 2^depth."""
+
+    failures: Ints
+    replicates: Ints
+    evidence: Floats
+    """log M."""
+    stopping: Floats
+    """Posterior probability that the box, once reached, is a leaf."""
+    halving: dict[int, Floats]
+    """And that it is halved along each axis."""
+
+
+def _boxes(failures: Ints, replicates: Ints, deepest: tuple[int, ...], most: int) -> dict[tuple[int, ...], _Boxes]:
+    """From single cells, the deepest, up to the whole; `most` is the largest number of replicates in one box."""
+    found: dict[tuple[int, ...], _Boxes] = {}
+    half, whole = gammaln(np.arange(most + 1) + 0.5), gammaln(np.arange(most + 1) + 1)
+    for depth in sorted(itertools.product(*(range(halvings + 1) for halvings in deepest)), reverse=True):
+        finer = {axis: found[_deeper(depth, axis)] for axis in range(len(depth)) if depth[axis] < deepest[axis]}
+        k, n = failures, replicates
+        for axis, halves in itertools.islice(finer.items(), 1):
+            k, n = _pairs(halves.failures, axis), _pairs(halves.replicates, axis)
+        leaf = half[k] + half[n - k] - whole[n] - math.log(math.pi)
+        halved = {axis: _pairs(halves.evidence, axis) - math.log(2 * len(finer)) for axis, halves in finer.items()}
+        found[depth] = _Boxes(k, n, *_shares(leaf, halved))
+    return found
+
+
+def _shares(leaf: Floats, halved: dict[int, Floats]) -> tuple[Floats, Floats, dict[int, Floats]]:
+    """log M of boxes, and the posterior shares of stopping and of each halving."""
+    if not halved:
+        return leaf, np.ones(leaf.shape), {}
+    stop = leaf - math.log(2)
+    peak = np.maximum.reduce([stop, *halved.values()])
+    weights = {axis: np.exp(value - peak) for axis, value in halved.items()}
+    stop = np.exp(stop - peak)
+    total = stop + sum(weights.values())
+    return peak + np.log(total), stop / total, {axis: weight / total for axis, weight in weights.items()}
+
+
+def _spread(own: dict[tuple[int, ...], Floats], deepest: tuple[int, ...]) -> Floats:
+    """Sum over all boxes that hold a cell: one axis after the other, coarse depths repeated onto finer ones.
+
+    Values have shape (moments, *2^depth).
+    """
+    for axis, most in enumerate(deepest):
+        summed: dict[tuple[int, ...], Floats] = {}
+        for depth in sorted(own):
+            whole = (*depth[:axis], most, *depth[axis + 1 :])
+            coarse = summed.get(whole)
+            summed[whole] = own[depth] if coarse is None else own[depth] + np.repeat(coarse, 2, axis + 1)
+        own = summed
+    return own[deepest]
+
+
+def _deeper(depth: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*depth[:axis], depth[axis] + 1, *depth[axis + 1 :])
+
+
+def _pairs(values: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Sums of neighbouring pairs along an axis: a box's value from its two halves'."""
+    before = (slice(None),) * axis
+    return values[(*before, slice(0, None, 2))] + values[(*before, slice(1, None, 2))]
