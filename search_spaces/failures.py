@@ -55,11 +55,12 @@ def checked_failure(failure: str) -> str:
 def failed(rows: Mapping[str, Any], failure: str = "any") -> Any:
     """Whether each row failed in the way asked for, as an array of the columns' kind; MisuseError for an unknown way.
 
-    rows: `failure`, and for `sae_all_dead` also `dead_latents` and `n_latents`. A missing `dead_latents` (NaN) is not all dead.
+    rows: `failure`, and for `sae_all_dead` a column of that name (tidy frames have one), or `dead_latents` and `n_latents`. A
+    missing `dead_latents` (NaN) is not all dead.
     """
     checked_failure(failure)
     if failure == "any":
         return rows["failure"] != FailureKind.NONE.value
     if failure == "sae_all_dead":
-        return rows["dead_latents"] == rows["n_latents"]
+        return rows["sae_all_dead"] if "sae_all_dead" in rows else rows["dead_latents"] == rows["n_latents"]
     return rows["failure"] == failure

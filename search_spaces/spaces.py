@@ -16,10 +16,9 @@ from search_spaces.cells import (
     Cell,
     Replicate,
     Replicates,
-    checked_l1,
     checked_seed,
-    checked_sparsity,
 )
+from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import closest, first_error
 
@@ -44,8 +43,8 @@ def grid(
         axis.ravel()
         for axis in np.meshgrid(
             np.array([checked_seed(value) for value in seeds], dtype=np.int64),
-            np.array([checked_sparsity(value) for value in sparsities]),
-            np.array([checked_l1(value) for value in l1s]),
+            np.array([SPARSITY.checked(value) for value in sparsities]),
+            np.array([L1.checked(value) for value in l1s]),
             indexing="ij",
         )
     )
@@ -76,12 +75,12 @@ class GridSpace(StrictModel):
     @field_validator("sparsities", mode="before")
     @classmethod
     def _sparsities(cls, given: object) -> tuple[float, ...]:
-        return _distinct("sparsities", (checked_sparsity(value) for value in _axis("sparsities", given)))
+        return _distinct("sparsities", (SPARSITY.checked(value) for value in _axis("sparsities", given)))
 
     @field_validator("l1", mode="before")
     @classmethod
     def _l1(cls, given: object) -> tuple[float, ...]:
-        return _distinct("l1", (checked_l1(value) for value in _axis("l1", given)))
+        return _distinct("l1", (L1.checked(value) for value in _axis("l1", given)))
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -109,7 +108,7 @@ class ListedReplicate(StrictModel):
     def _checked(cls, given: Any) -> Any:
         if isinstance(given, dict) and {"architecture", "sparsity", "l1", "seed"} <= given.keys():
             given = given | {"architecture": str(Architecture.parse(given["architecture"]))}
-            given["sparsity"], given["l1"] = checked_sparsity(given["sparsity"]), checked_l1(given["l1"])
+            given["sparsity"], given["l1"] = SPARSITY.checked(given["sparsity"]), L1.checked(given["l1"])
             for name in SEED_COLUMNS:
                 own = given.get(name)
                 given[name] = checked_seed(given["seed"] if own is None else own)
@@ -192,7 +191,7 @@ def _axis(name: str, given: object) -> Sequence[Any]:
         return _listed(name, given)
     if not {"from", "to", "count"} <= given.keys() <= {"from", "to", "count", "scale"}:
         raise MisuseError(f"{name}={given} is no range. Give from, to and count, and scale: log for a logarithmic one.")
-    check = checked_sparsity if name == "sparsities" else checked_l1
+    check = (SPARSITY if name == "sparsities" else L1).checked
     low, high, count, scale = check(given["from"]), check(given["to"]), given["count"], given.get("scale", "linear")
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise MisuseError(f"{name}: count={count!r} is not a whole number >= 1.")

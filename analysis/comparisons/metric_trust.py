@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.rates.cells import CELL, failed, rate_interval
+from analysis.rates.cells import CELL, rate_interval
 from analysis.rates.significance import seed_columns
+from search_spaces.failures import failed
 from study.failures import FailureKind
 from study.metrics.sae import corrected_mcc
 

@@ -13,16 +13,10 @@ from matplotlib.figure import Figure
 
 from analysis.comparisons.published import published_replicates, side_by_side
 from analysis.figures import verdicts as plots
+from analysis.figures.failure_curves import failure_curves, plot_failure_curves
 from analysis.figures.l1 import l1_figure
-from analysis.figures.phase import (
-    failure_curves,
-    order_parameter_curve,
-    phase_diagram,
-    plot_failure_curves,
-    plot_order_parameter,
-    plot_phase_diagram,
-    plot_phase_diagrams,
-)
+from analysis.figures.order_parameters import order_parameter_curve, plot_order_parameter
+from analysis.figures.phase import phase_diagram, plot_phase_diagram, plot_phase_diagrams
 from analysis.figures.replicates import gram, metric_scatter, plot_gram_matrix, plot_metric_scatter
 from analysis.rates.claims import probability_text
 from analysis.report.findings import architecture_sentences, collapse_sentences, counted, range_text, span_text, verdict_table
@@ -31,6 +25,7 @@ from analysis.searches.l1 import l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
+from search_spaces.coordinates import L1
 from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_named
 from study.failures import FailureKind
@@ -234,13 +229,13 @@ def _phase_section(study: StudyRows) -> Section | None:
     if not study.varies("sparsity", "l1"):
         return None
     shown = study.architectures[:MOST_ARCHITECTURES]
-    diagrams = [phase_diagram(study.frame, name, surface=study.surfaces.get(name), deaths=study.deaths_of(name)) for name in shown]
+    diagrams = [phase_diagram(study.frame, name, fitted=study.fitted.get(name), deaths=study.deaths_of(name)) for name in shown]
     columns = min(4, len(shown))
     width = _column_width(columns)
     figure, axes = _grid(len(shown), columns, (width, 0.85 * width), (0.15, 0.35), (0.8, 0.1, 0.8, 0.3))
     plot_phase_diagrams(diagrams, axes)
     left_out = f" The {len(study.architectures) - len(shown)} widest are left out." if len(shown) < len(study.architectures) else ""
-    fitted = any(diagram.surface is not None for diagram in diagrams)
+    fitted = any(diagram.fitted is not None for diagram in diagrams)
     line = (
         " Line: where the smoothed rate is 50 %; dashed: where it is 95 % sure to be on either side."
         if fitted
@@ -275,8 +270,7 @@ def _region_section(study: StudyRows) -> Section | None:
                 "region": region.name,
                 "rate at the peak [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
                 "architectures": span_text(region.architectures),
-                "sparsity": range_text(region.sparsity),
-                "l1": range_text(region.l1),
+                **{name: range_text(extent) for name, extent in region.extents.items()},
                 "share of cells": f"{region.volume:.1%}",
                 "replicates": region.replicates,
                 "confidence": probability_text(region.confidence),
@@ -543,7 +537,7 @@ def death_table(points: Sequence[CriticalPoint]) -> pd.DataFrame:
                 **{f"{p.name}{end}": value for p in point.predictions for end, value in _judged(point, p)},
             }
             for point in points
-            if point.axis == "l1"
+            if point.axis == L1
         ]
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -25,12 +26,16 @@ class FailureMap:
     level: float
     replicates: int
     """Trained, those of earlier studies not counted."""
-    estimated_misclassified_volume: float
+    expected_misclassified_volume: float
     """Expected share of the space on the wrong side of the border: two to six times the true one where that could be known."""
-    estimated_regret: float
+    expected_regret: float
     """The same, each place weighted by how far its rate is from the level."""
     regions: list[Region]
     """The surest first."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return asdict(self) | {"regions": [region.as_dict() for region in self.regions]}
 
 
 def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
@@ -52,7 +57,7 @@ def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
 def write_map(folder: StudyFolder, learner: Refinement, found: FailureMap) -> list[str]:
     """Keep the map beside its rows: map.json, and the figure as PNG and SVG. The files' names within the study's folder."""
     png, svg = draw(map_figure(learner.surface, found.failure, found.level))
-    content = {MAP_FILE: json.dumps(asdict(found), indent=2).encode(), "report/map.png": png, "report/map.svg": svg}
+    content = {MAP_FILE: json.dumps(found.as_dict(), indent=2).encode(), "report/map.png": png, "report/map.svg": svg}
     for name, data in content.items():
         folder.write_bytes(name, data)
     return list(content)

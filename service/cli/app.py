@@ -413,7 +413,7 @@ def regions(
     """Failure regions: connected cells whose failure rate is at or above a level."""
     from analysis.frames import load
     from analysis.rates.regions import all_regions, failure_regions
-    from analysis.rates.tally import without_zero_l1
+    from analysis.rates.tally import on_axes
     from study.storage.status import read_spec
 
     if not 0 < level < 1:
@@ -421,11 +421,11 @@ def regions(
     frame = load(study, storage)
     domain = read_spec(Storage.at(storage).study(study)).domain
     found = all_regions(frame, level, domain) if failure is None else failure_regions(frame, failure, level, domain)
-    left_out = without_zero_l1(frame)[1]
+    left_out = int((~on_axes(frame)).sum())
     if left_out:
         err.print(f"{left_out} replicates of l1 = 0 are left out: regions lie on log10 l1.")
     if as_json:
-        listed = [asdict(region) for region in found]
+        listed = [region.as_dict() for region in found]
         _print_json({"study": study, "level": level, "regions": listed, "left_out_l1_zero": left_out})
         return
     _print_regions(
@@ -439,7 +439,7 @@ def _print_regions(found: list[Region], nothing: str) -> None:
     table = Table(Column("region", no_wrap=True, overflow="fold"), *heads)
     for region in found[:MOST_CELLS_SHOWN]:
         peak = f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]"
-        span = [f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in (region.sparsity, region.l1)]
+        span = [f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in region.extents.values()]
         table.add_row(
             region.name,
             *span,
@@ -658,12 +658,12 @@ def _tell_map(learner: Refinement, document: dict[str, Any], folder: StudyFolder
     found = failure_map(folder, learner)
     files = [folder.place(name) for name in write_map(folder, learner, found)]
     if as_json:
-        _print_json({**document, **asdict(found), "files": files})
+        _print_json({**document, **found.as_dict(), "files": files})
         return
     _print_regions(found.regions, f"No cell of {folder.name} fails at a rate of {found.level:g} or more.")
     out.print(
-        f"{found.replicates} replicates; an expected {found.estimated_misclassified_volume:.1%} of the space is on the wrong side "
-        f"of the border as drawn (regret {found.estimated_regret:.4f})."
+        f"{found.replicates} replicates; an expected {found.expected_misclassified_volume:.1%} of the space is on the wrong side "
+        f"of the border as drawn (regret {found.expected_regret:.4f})."
     )
     out.print("Map: " + ", ".join(files))
 

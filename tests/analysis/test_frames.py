@@ -13,10 +13,11 @@ from scipy.stats import binom
 from analysis import load, tune_frame
 from analysis.comparisons.published import published_experiment, rate_text, side_by_side
 from analysis.figures import verdicts as plots
-from analysis.figures.phase import failure_curves
-from analysis.rates.cells import cell_rates, failed, on_lattice, rate_interval
+from analysis.figures.failure_curves import failure_curves
+from analysis.rates.cells import cell_rates, on_lattice, rate_interval
 from analysis.report.page import findings, verdict_table, write_report
 from search_spaces import MisuseError, study_from
+from search_spaces.failures import failed
 from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from analysis import load, recommend_l1
 from analysis.searches.l1 import l1_sentences, l1_table, nothing_safe, place_in
 from search_spaces import Architecture, MisuseError, protocol_from
+from search_spaces.coordinates import L1, SPARSITY, Axis
 from search_spaces.learners.failure_map import Refinement
 from search_spaces.learners.l1_search import L1Interval, L1Learner
 from search_spaces.study_files import StudySpec, study_from
@@ -46,7 +47,7 @@ def test_a_map_searches_the_space_s_ranges() -> None:
     assert isinstance(learner, Refinement)
     domain = learner.spec.domain
     assert domain.architectures == ("5-3-5", "6-3-6")
-    assert (domain.sparsity, domain.l1) == ((0.5, 0.9), (1e-3, 1.0))
+    assert (domain.x, domain.y) == (Axis(SPARSITY, 0.5, 0.9), Axis(L1, 1e-3, 1.0))
     assert (learner.spec.failure, learner.spec.level, learner.spec.budget) == ("sae_dead", 0.3, 77)
 
 
@@ -147,7 +148,7 @@ def test_the_map_command_tells_regions_and_writes_the_map(local_ray: Path, tmp_p
     told = run("map", str(tmp_path / "study.yaml"), "--name", "searched", "--failure", "sae_dead", "--storage", storage, "--json")
     document = json.loads(told.stdout)
     assert document["replicates"] == 200 == len(load("searched", storage))
-    assert 0 < document["estimated_misclassified_volume"] < 0.5
+    assert 0 < document["expected_misclassified_volume"] < 0.5
     assert document["failure"] == "sae_dead"
     assert {region["failure"] for region in document["regions"]} <= {"sae_dead"}
     assert all(Path(file).stat().st_size > 0 for file in document["files"])
