@@ -25,9 +25,9 @@ class FailureMap:
     level: float
     replicates: int
     """Trained, those of earlier studies not counted."""
-    estimated_misclassified_volume: float
+    expected_misclassified_volume: float
     """Expected share of the space on the wrong side of the border: two to six times the true one where that could be known."""
-    estimated_regret: float
+    expected_regret: float
     """The same, each place weighted by how far its rate is from the level."""
     regions: list[Region]
     """The surest first."""
@@ -40,12 +40,12 @@ def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
         frame = pd.concat([frame, tidy(earlier)], ignore_index=True)
     spec = learner.spec
     return FailureMap(
-        spec.failure,
-        spec.level,
+        spec.search.failure,
+        spec.search.level,
         learner.told,
         learner.expected_misclassified_volume,
         learner.expected_regret,
-        failure_regions(frame, spec.failure, spec.level, spec.domain),
+        failure_regions(frame, spec.search.failure, spec.search.level, spec.domain),
     )
 
 
