@@ -48,8 +48,9 @@ def launch(
 ) -> None:
     """Run a study: a grid of replicates, in packs, on Ray Tune."""
     from study.on_ray import driver
+    from study.specification import study_spec
 
-    spec = driver.study_spec(
+    spec = study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=number_or_text(pack_size)
     )
     if dry_run:
@@ -166,9 +167,10 @@ def _search(
 ) -> None:
     """Launch, or plan, an adaptive search."""
     from study.on_ray import driver
+    from study.specification import study_spec
 
     search = {key: value for key, value in given.items() if value is not None}
-    spec = driver.study_spec(
+    spec = study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, pack_size=number_or_text(pack_size), search=search
     )
     if dry_run:
