@@ -10,13 +10,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from search_spaces.cells import (
-    Replicates,
-)
+from search_spaces.cells import Architecture, Replicates
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol, protocol_from, protocol_mapping
 from search_spaces.spaces import SPACES, GridSpace, ListedSpace, StrictModel, named_space, raise_first, written_seeds
 from search_spaces.strict_yaml import StudyLoader
+from search_spaces.surface.domain import Domain
 
 
 class MapSearch(StrictModel):
@@ -129,6 +128,15 @@ class StudySpec(StrictModel):
         if isinstance(self.search, MapSearch):
             return self.search.budget
         return self.search.budget * len(self.space.architectures) * len(self.space.sparsities)
+
+    @property
+    def domain(self) -> Domain | None:
+        """What a search covers, whatever it has measured of it; None for a grid, which is known where it was measured."""
+        if self.search is None or not isinstance(self.space, GridSpace):
+            return None
+        architectures = sorted(map(Architecture.parse, self.space.architectures))
+        ranges = ((min(values), max(values)) for values in (self.space.sparsities, self.space.l1))
+        return Domain(tuple(map(str, architectures)), *ranges)
 
     def science(self) -> dict[str, Any]:
         """What makes two studies the same: all but pack_size and engine, which change no row of one engine family, and budget."""

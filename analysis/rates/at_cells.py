@@ -22,13 +22,20 @@ SAME = 1e-9
 COLUMNS = (*CELL, "failure", "rate", "low", "high", "confidence", "source", "replicates")
 
 
-def failure_rates(frame: pd.DataFrame, cells: pd.DataFrame, failure: str = "any", confidence: float = CONFIDENCE) -> pd.DataFrame:
+def failure_rates(
+    frame: pd.DataFrame,
+    cells: pd.DataFrame,
+    failure: str = "any",
+    confidence: float = CONFIDENCE,
+    domain: Domain | None = None,
+) -> pd.DataFrame:
     """The rate at each cell asked for, a row each in the same order: COLUMNS.
 
     A cell of ENOUGH replicates or more is `measured`: k/n with Jeffreys' interval. Any other is told by the `surface`
     fitted to all replicates, the cell's own among them (`replicates` counts those): posterior mean, central interval.
     Where the study's cells are too few to be smoothed, a cell between them has the rate of the nearest one, and an
     interval that holds those of all the measured cells around it. l1 = 0 lies on no surface and is a map of its own.
+    domain: the range of a search (`StudySpec.domain`); a grid's is that of its rows.
 
     MisuseError for missing columns, no rows, an unknown architecture or failure, cells outside the study's range.
     """
@@ -38,7 +45,7 @@ def failure_rates(frame: pd.DataFrame, cells: pd.DataFrame, failure: str = "any"
     told = asked.assign(failure=failure, rate=np.nan, low=np.nan, high=np.nan, confidence=confidence, source="", replicates=0)
     for rows, which in _apart((frame["l1"] == 0).to_numpy(), (asked["l1"] == 0).to_numpy()):
         if which.any():
-            part = _told(frame[rows], outcome[rows], asked[which], confidence)
+            part = _told(frame[rows], outcome[rows], asked[which], confidence, domain)
             told.loc[which, list(part)] = pd.DataFrame(part, index=asked.index[which])
     return told.astype({"replicates": "int64"})[list(COLUMNS)]
 
@@ -91,9 +98,9 @@ def _apart(zero: Bools, asked_zero: Bools) -> list[tuple[Bools, Bools]]:
     return [(~zero, ~asked_zero), (zero, asked_zero)]
 
 
-def _told(frame: pd.DataFrame, outcome: Bools, asked: pd.DataFrame, confidence: float) -> dict[str, object]:
+def _told(frame: pd.DataFrame, outcome: Bools, asked: pd.DataFrame, confidence: float, domain: Domain | None) -> dict[str, object]:
     """rate, low, high, source and replicates of the cells asked for, by name."""
-    tally = Tally.of(frame)
+    tally = Tally.of(frame, domain)
     _check_range(tally.domain, asked)
     a = tally.domain.index(asked["architecture"].to_numpy())
     u, v = tally.domain.u(asked["sparsity"]), tally.domain.v(asked["l1"])

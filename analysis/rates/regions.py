@@ -110,22 +110,23 @@ def _axis(x: Floats) -> tuple[Floats, Ints, bool]:
     return (np.arange(BINS) + 0.5) / BINS, np.minimum((x * BINS).astype(np.int64), BINS - 1), True
 
 
-def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.5) -> list[Region]:
+def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.5, domain: Domain | None = None) -> list[Region]:
     """Regions of one failure, the surest first; rows of l1 = 0 among others are left out.
 
     Cells whose posterior mean rate is at or above the level, joined where they are next to each other along one of the
-    three axes; cells that touch at a corner alone are two regions.
+    three axes; cells that touch at a corner alone are two regions. domain: the range of a search (`StudySpec.domain`); a
+    grid's is that of its rows.
     """
-    return _regions(frame, [failure], level)
+    return _regions(frame, [failure], level, domain)
 
 
-def all_regions(frame: pd.DataFrame, level: float = 0.5) -> list[Region]:
+def all_regions(frame: pd.DataFrame, level: float = 0.5, domain: Domain | None = None) -> list[Region]:
     """Regions of any failure, then of each kind that occurs."""
     there = set(frame["failure"].unique())
-    return _regions(frame, ["any", *(kind.value for kind in FailureKind if kind.value in there - {"none"})], level)
+    return _regions(frame, ["any", *(kind.value for kind in FailureKind if kind.value in there - {"none"})], level, domain)
 
 
-def _regions(frame: pd.DataFrame, failures: list[str], level: float) -> list[Region]:
+def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Domain | None) -> list[Region]:
     outcomes = {failure: failed(frame, failure).to_numpy(dtype=bool) for failure in failures}
     if frame.empty:
         return []
@@ -133,7 +134,7 @@ def _regions(frame: pd.DataFrame, failures: list[str], level: float) -> list[Reg
     if len(mapped) < len(frame):
         kept = (frame["l1"] != 0).to_numpy()
         outcomes = {failure: rows[kept] for failure, rows in outcomes.items()}
-    tally = Tally.of(mapped)
+    tally = Tally.of(mapped, domain)
     atlas = _Atlas(tally, Nodes.of(mapped, tally.domain), Autoencoders.of(mapped, tally.domain), _verdicts(mapped), level)
     return [region for failure, rows in outcomes.items() for region in atlas.regions(failure, rows)]
 

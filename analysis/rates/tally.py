@@ -50,9 +50,9 @@ class Tally:
     """(rows,): the cell of each."""
 
     @classmethod
-    def of(cls, frame: pd.DataFrame) -> Tally:
-        """Of a frame with rows, none of l1 = 0 (unless all are)."""
-        domain = domain_of(frame)
+    def of(cls, frame: pd.DataFrame, domain: Domain | None = None) -> Tally:
+        """Of a frame with rows, none of l1 = 0 (unless all are). domain: a search's own; else what the rows span."""
+        domain = domain or domain_of(frame)
         columns = [architecture_index(frame, domain), *(frame[axis].to_numpy(np.float64) for axis in ("sparsity", "l1"))]
         parts = [np.unique(column, return_inverse=True) for column in columns]
         code = np.ravel_multi_index([inverse for _, inverse in parts], [len(values) for values, _ in parts])

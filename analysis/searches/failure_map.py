@@ -45,7 +45,7 @@ def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
         learner.told,
         learner.expected_misclassified_volume,
         learner.expected_regret,
-        failure_regions(frame, spec.failure, spec.level),
+        failure_regions(frame, spec.failure, spec.level, spec.domain),
     )
 
 

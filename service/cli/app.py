@@ -125,8 +125,9 @@ def launch(
 ) -> None:
     """Run a study: a grid of replicates, in packs, on Ray Tune."""
     from study.on_ray import driver
+    from study.specification import study_spec
 
-    spec = driver.study_spec(
+    spec = study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=_number_or_text(pack_size)
     )
     if dry_run:
@@ -245,9 +246,10 @@ def _search(
 ) -> None:
     """Launch, or plan, an adaptive search."""
     from study.on_ray import driver
+    from study.specification import study_spec
 
     search = {key: value for key, value in given.items() if value is not None}
-    spec = driver.study_spec(
+    spec = study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, pack_size=_number_or_text(pack_size), search=search
     )
     if dry_run:
@@ -414,11 +416,13 @@ def regions(
     from analysis.frames import load
     from analysis.rates.regions import all_regions, failure_regions
     from analysis.rates.tally import without_zero_l1
+    from study.storage.status import read_spec
 
     if not 0 < level < 1:
         raise MisuseError(f"level={level} is outside (0, 1). It is a failure rate, for example 0.5.")
     frame = load(study, storage)
-    found = all_regions(frame, level) if failure is None else failure_regions(frame, failure, level)
+    domain = read_spec(Storage.at(storage).study(study)).domain
+    found = all_regions(frame, level, domain) if failure is None else failure_regions(frame, failure, level, domain)
     left_out = without_zero_l1(frame)[1]
     if left_out:
         err.print(f"{left_out} replicates of l1 = 0 are left out: regions lie on log10 l1.")
@@ -467,6 +471,7 @@ def rate(
     """Failure rate at one cell, or at those of a file: measured or interpolated, with its 90 % interval."""
     from analysis.frames import load
     from analysis.rates.at_cells import failure_rates, one_cell, read_cells, write_whole
+    from study.storage.status import read_spec
 
     given = [sum(part is not None for part in parts) for parts in ((architecture, sparsity, l1), (cells, out_file))]
     if given not in ([3, 0], [0, 2]):
@@ -474,7 +479,8 @@ def rate(
             "rate takes ARCH with --sparsity and --l1, or --cells FILE.csv with --out FILE.csv; one of the two, whole."
         )
     asked = one_cell(architecture, sparsity, l1) if cells is None else read_cells(cells)
-    told = failure_rates(load(study, storage), asked, failure)
+    frame = load(study, storage)
+    told = failure_rates(frame, asked, failure, domain=read_spec(Storage.at(storage).study(study)).domain)
     if out_file is not None:
         write_whole(told, out_file)
     _tell_rates(told, study, failure, out_file, as_json)

@@ -25,42 +25,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Read by Ray as it is imported: no telemetry, no chatter, result lines through the JSON logger alone, and a relative
-# path means the same in a worker as here.
-for _name, _value in {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_WARN_THRESHOLD_S": "10",
-}.items():
-    os.environ.setdefault(_name, _value)
-
 import pyarrow.compute as pc
 import ray
 import yaml
 from ray import cloudpickle, tune
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.tune.logger import JsonLoggerCallback
-from ray.tune.search.variant_generator import generate_variants
 
 from search_spaces.errors import MisuseError
 from search_spaces.learners.contract import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
-from search_spaces.spaces import SPACES, GridSpace, named_space, parse_seeds
-from search_spaces.study_files import StudySpec, study_from, study_from_file
-from study.data import domain_generator
+from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_named
 from study.failures import FailureKind
 from study.on_ray.cluster import Crew, Relay, is_alive, pinned_here, refuse_unseen_storage, runtime_env
+from study.on_ray.domains import study_from_domains
 from study.on_ray.pack_queues import Fault, LearnerQueue, PackQueue
 from study.on_ray.trainable import Desk, PackTrainable
 from study.packs import Pack, missing_packs, physical_cores, plan_packs
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
+from study.specification import changed, study_spec
 from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 from study.verdict_rows import crashed_rows
@@ -152,16 +137,10 @@ def launch(
     stops it afterwards. Raises MisuseError before anything starts when something cannot be;
     KeyboardInterrupt (Ctrl-C) keeps what is done.
     """
+    if isinstance(space, Mapping) and "space" not in space:
+        space = study_from_domains(space, num_samples)
     spec = study_spec(
-        space,
-        name=name,
-        protocol=protocol,
-        engine=engine,
-        dtype=dtype,
-        seeds=seeds,
-        pack_size=pack_size,
-        search=search,
-        num_samples=num_samples,
+        space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=pack_size, search=search
     )
     folder = Storage.at(storage).study(spec.name)
     refuse_other_specification(folder, spec)
@@ -186,69 +165,8 @@ def resume(
     folder = existing_study(name, str(storage))
     spec = read_spec(folder)
     if pack_size is not None:
-        spec = study_from(spec.to_mapping() | {"pack_size": pack_size})
+        spec = changed(spec, pack_size=pack_size)
     return _run(folder, spec, address=address, workers=workers, force=force, retry_crashed=retry_crashed, on_progress=on_progress)
-
-
-def study_spec(
-    space: str | Path | StudySpec | Mapping[str, Any],
-    *,
-    name: str | None = None,
-    protocol: str | Mapping[str, Any] | None = None,
-    engine: str | None = None,
-    dtype: str | None = None,
-    seeds: str | None = None,
-    pack_size: int | str | None = None,
-    search: Mapping[str, Any] | None = None,
-    num_samples: int = 1,
-) -> StudySpec:
-    """The validated specification that `launch` would run."""
-    if isinstance(space, StudySpec):
-        given = space.to_mapping()
-    elif isinstance(space, Mapping):
-        given = dict(space) if "space" in space else study_from_domains(space, num_samples)
-    elif str(space).endswith((".yaml", ".yml")) or (str(space) not in SPACES and Path(space).is_file()):
-        given = study_from_file(space).to_mapping()
-    else:
-        given = {"name": str(space), "protocol": "dissertation", "space": named_space(str(space)).model_dump(mode="json")}
-    if search is not None:
-        of_file = given.get("search") or {}
-        given["search"] = (of_file if of_file.get("kind") == search["kind"] else {}) | dict(search)
-        if not of_file and "name" in given:  # beside the launch of the same space
-            given["name"] = f"{given['name']}-{search['kind']}"
-    options = {"name": name, "protocol": protocol, "engine": engine, "dtype": dtype, "pack_size": pack_size}
-    given |= {key: value for key, value in options.items() if value is not None}
-    spec = study_from(given)
-    if seeds is None:
-        return spec
-    if spec.search is not None:
-        raise MisuseError("--seeds is for a grid: a search numbers its seeds itself.")
-    if not isinstance(spec.space, GridSpace):
-        raise MisuseError("--seeds needs a grid: this study lists its replicates one by one, seeds included.")
-    return spec.model_copy(update={"space": spec.space.model_copy(update={"seeds": parse_seeds(seeds)})})
-
-
-def study_from_domains(domains: Mapping[str, Any], num_samples: int = 1) -> dict[str, Any]:
-    """A study's mapping from Ray Tune's own domains (`tune.loguniform`, `tune.grid_search`, …, or constants).
-
-    domains: architecture, sparsity, l1 and seed (0 where it is left out). Cells are drawn here, once, from a fixed
-    stream, `num_samples` times; a grid of seeds is crossed with them, so that a cell keeps all of its seeds, and
-    duplicates are trained once. The study's folder holds replicates, not domains.
-    """
-    if not {"architecture", "sparsity", "l1"} <= domains.keys() <= {"architecture", "sparsity", "l1", "seed"}:
-        raise MisuseError(f"domains for {sorted(domains)} were given. Expected architecture, sparsity, l1 and, if you like, seed.")
-    if num_samples < 1:
-        raise MisuseError(f"num_samples={num_samples} is below 1. It is how often the domains are drawn.")
-    cells, source = dict(domains), domain_generator()
-    seeds = cells.pop("seed").get("grid_search", ()) if isinstance(cells.get("seed"), dict) else (None,)
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for _ in range(num_samples):
-        for _, drawn in generate_variants(cells, random_state=source):
-            cell = {"architecture": str(drawn["architecture"]), "sparsity": drawn["sparsity"], "l1": drawn["l1"]}
-            for seed in seeds:
-                row = cell | {"seed": drawn.get("seed", 0) if seed is None else seed}
-                rows[tuple(row.values())] = row
-    return {"name": "domains", "protocol": "dissertation", "space": {"replicates": list(rows.values())}}
 
 
 def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:

@@ -29,16 +29,16 @@ def learner_of(spec: StudySpec, earlier: pa.Table | None = None) -> Learner:
     if spec.protocol.sae_target_l0 is not None:
         raise MisuseError("sae_target_l0 steers l1 during training, so there is none to search. Leave it out of the protocol.")
     if isinstance(spec.search, MapSearch):
+        if spec.search.earlier and earlier is None:
+            raise MisuseError("earlier studies lie in a storage: launch this search there, or leave `earlier` out.")
         rows = None if earlier is None else {name: earlier[name].to_numpy() for name in LEARNED_FROM}
-        return Refinement(_map_spec(spec.space, spec.search), rows)
+        assert spec.domain is not None
+        return Refinement(_map_spec(spec.domain, spec.search), rows)
     assert isinstance(spec.search, L1Search)
     return L1Learner(_l1_spec(spec.space, spec.search, spec.protocol))
 
 
-def _map_spec(space: GridSpace, search: MapSearch) -> MapSpec:
-    architectures = sorted(map(Architecture.parse, space.architectures))
-    ranges = ((min(values), max(values)) for values in (space.sparsities, space.l1))
-    domain = Domain(tuple(map(str, architectures)), *ranges)
+def _map_spec(domain: Domain, search: MapSearch) -> MapSpec:
     return MapSpec(
         domain,
         budget=search.budget,

@@ -11,12 +11,21 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
+from analysis.frames import load
 from analysis.rates.at_cells import COLUMNS, failure_rates, one_cell, read_cells, write_whole
 from analysis.rates.cells import rate_interval
+from analysis.rates.regions import failure_regions
 from analysis.rates.tally import ENOUGH, Tally
-from search_spaces import MisuseError
+from search_spaces import MisuseError, study_from
 from search_spaces.surface.surface import fit_surface
+from study.run_pack import run_pack
+from study.searching.batches import COLUMNS as BATCH_COLUMNS
+from study.searching.batches import Batches
+from study.searching.learner_of import learner_of
+from study.storage.schema import ROW_SCHEMA
+from study.storage.study_folder import Storage
 from tests.analysis.rates.test_regions import L1S, SPARSITIES, box, frame_of, lattice
+from tests.conftest import TINY
 from tests.service.test_cli import Run, run, stored  # noqa: F401
 
 
@@ -158,6 +167,32 @@ def test_command_tells_one_cell(run: Run, stored: Path) -> None:  # noqa: F811
     assert document["rates"][0].keys() == set(COLUMNS)
     assert document["rates"][0]["replicates"] == 4
     assert document["surface"] == 1
+
+
+def test_the_whole_range_of_a_search_can_be_asked_for(run: Run, tmp_path: Path) -> None:  # noqa: F811
+    """Its first and last sparsity and l1 too, exactly, though no replicate lies there; and regions span the range."""
+    search = {"kind": "map", "budget": 64, "first_pass": 64}
+    space = {"architectures": ["5-3-5"], "sparsities": [0.3, 0.98], "l1": [1e-4, 1.0], "seeds": [0]}
+    spec = study_from({"name": "mapped", "protocol": TINY, "space": space, "search": search})
+    folder = Storage.at(tmp_path).study("mapped")
+    folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
+    folder.write_text("manifest.json", "{}")
+    batches = Batches(learner_of(spec), spec, ROW_SCHEMA.empty_table().select(BATCH_COLUMNS))
+    for pack in batches.learn():
+        folder.write_shard(pack.pack_id, run_pack(pack, study="mapped"))
+    rows = load("mapped", str(tmp_path))
+    assert 0.3 < rows["sparsity"].min() < rows["sparsity"].max() < 0.98
+    for sparsity in (0.3, 0.98):
+        for l1 in (1e-4, 1.0):
+            arguments = ["rate", "mapped", "5-3-5", "--sparsity", sparsity, "--l1", l1, "--storage", tmp_path, "--json"]
+            (told,) = json.loads(run(*arguments)[1])["rates"]
+            assert 0 <= told["low"] <= told["rate"] <= told["high"] <= 1
+    code, _, error = run("rate", "mapped", "5-3-5", "--sparsity", 0.2999, "--l1", 1e-4, "--storage", tmp_path)
+    assert (code, "outside the study's range, 0.3 to 0.98" in error) == (2, True)
+    halves = (np.arange(24) + 0.5) / 24
+    (whole,) = failure_regions(rows.assign(failure="sae_dead"), domain=spec.domain)
+    assert whole.sparsity == pytest.approx(tuple(0.3 + 0.68 * halves[[0, -1]]), rel=1e-12)
+    assert whole.l1 == pytest.approx(tuple(10 ** (-4 + 4 * halves[[0, -1]])), rel=1e-12)
 
 
 def test_command_tells_a_file(run: Run, stored: Path, tmp_path: Path) -> None:  # noqa: F811
