@@ -18,6 +18,7 @@ from study.engines.reference import ReferenceEngine
 from study.failures import judge
 from study.packs import Pack, autoencoder_keys, estimated_seconds, plan_packs
 from study.storage.schema import OF_THE_SAE, columns, row_schema, science_columns
+from study.verdict_rows import crashed_rows
 from tests import textbook
 
 Row = dict[str, Any]
@@ -285,7 +286,7 @@ def test_a_diverging_autoencoder_is_a_row_and_leaves_its_mates_alone(monkeypatch
 def test_crashed_rows_say_so_and_nothing_else() -> None:
     """A row for each replicate with its identity, `crashed`, and no measurement."""
     pack = pack_of(mixed(count=3))
-    rows = run_pack.crashed_rows(pack, study="s", trial_id="t")
+    rows = crashed_rows(pack, study="s", trial_id="t")
     assert rows.schema == row_schema()
     assert rows["replicate_id"].to_pylist() == pack.replicate_ids
     identity = row_schema().names[: row_schema().names.index("dtype") + 1]
