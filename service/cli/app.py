@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from search_spaces.learners.l1_search import L1Learner
     from search_spaces.study_files import StudySpec
     from study.on_ray.driver import Outcome
-    from study.on_ray.driver import Progress as StudyProgress
+    from study.on_ray.watch import Progress as StudyProgress
 
 app = typer.Typer(add_completion=False, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
 PIPED_WIDTH = 160
@@ -139,12 +139,13 @@ def launch(
 
 
 def _tell_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
-    from study.on_ray import driver
+    from study.on_ray.driver import refuse_other_specification
+    from study.on_ray.session import local_workers
     from study.planning import plan_study
 
     folder = Storage.at(storage).study(spec.name)
-    driver.refuse_other_specification(folder, spec)
-    summary = plan_study(folder, spec, driver.local_workers(workers)).summary()
+    refuse_other_specification(folder, spec)
+    summary = plan_study(folder, spec, local_workers(workers)).summary()
     if as_json:
         _print_json(summary)
         return
@@ -727,13 +728,13 @@ def _warn_of_gaps(frame: pd.DataFrame, folder: StudyFolder) -> None:
 @contextlib.contextmanager
 def _progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgress], None] | None]:
     """A progress line on standard error: replicates, rate, time left, failures so far. Ctrl-C says how to go on."""
-    from study.on_ray import driver
+    from study.on_ray import session
 
     def leave() -> NoReturn:
         _tell_interrupted(folder)
         os._exit(INTERRUPTED)
 
-    driver.leave_at_once = leave
+    session.leave_at_once = leave
     try:
         # Ray prints to standard output when it likes; what we print there comes after.
         with contextlib.redirect_stdout(sys.stderr), contextlib.nullcontext() if quiet else _progress_bar(folder.name) as told:
@@ -742,7 +743,7 @@ def _progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgr
         _tell_interrupted(folder)
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        driver.leave_at_once = None
+        session.leave_at_once = None
 
 
 def _tell_interrupted(folder: StudyFolder) -> None:
