@@ -16,11 +16,11 @@ from study.run_pack import run_pack
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import learner_of
 from study.specification import study_spec
-from study.storage.schema import ROW_SCHEMA
+from study.storage.schema import row_schema
 
 
 def run_here(space: str | Path | StudySpec | Mapping[str, Any], learner: Learner | None = None) -> pa.Table:
-    """The rows of a study, one per replicate, in ROW_SCHEMA: those that `launch` would write, trained one pack after another.
+    """The rows of a study, one per replicate, in `row_schema`: those that `launch` would write, trained one pack after another.
 
     space: as `study_spec` takes it. A grid's rows come in the order of its replicates, a search's in the order in which it
     asked for them. learner: the search's, to be led to its end; left out, one is made from the specification.
@@ -37,7 +37,7 @@ def _grid(spec: StudySpec) -> Iterator[pa.Table]:
 
 
 def _searched(spec: StudySpec, learner: Learner) -> Iterator[pa.Table]:
-    batches = Batches(learner, spec, ROW_SCHEMA.empty_table().select(COLUMNS))
+    batches = Batches(learner, spec, row_schema(COLUMNS).empty_table())
     with threadpool_limits(1, "blas"):
         packs = batches.learn()
         while packs:

@@ -21,7 +21,7 @@ from search_spaces.study_files import study_from
 from study.run_pack import run_pack
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import learner_of
-from study.storage.schema import ROW_SCHEMA
+from study.storage.schema import row_schema
 from study.storage.status import existing_study
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
@@ -60,7 +60,7 @@ def recommend_l1(
         }
     )
     learner = learner_of(spec)
-    batches = Batches(learner, spec, ROW_SCHEMA.empty_table().select(COLUMNS))
+    batches = Batches(learner, spec, row_schema(COLUMNS).empty_table())
     with threadpool_limits(1, "blas"):
         packs = batches.learn()
         while packs:

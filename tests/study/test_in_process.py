@@ -15,7 +15,7 @@ from study.packs import Pack
 from study.run_pack import run_pack
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import learner_of
-from study.storage.schema import ROW_SCHEMA, SCIENCE
+from study.storage.schema import row_schema, science_columns
 from tests.conftest import TINY
 
 GRID: dict[str, Any] = {
@@ -31,7 +31,7 @@ def searching(search: dict[str, Any]) -> StudySpec:
 
 
 def science(rows: pa.Table) -> pd.DataFrame:
-    return rows.select(list(SCIENCE)).to_pandas()
+    return rows.select(science_columns()).to_pandas()
 
 
 def test_run_here_is_a_function() -> None:
@@ -47,7 +47,7 @@ def test_a_grid_gives_the_rows_of_its_packs(pack_size: int | str) -> None:
     rows = run_here(GRID | {"pack_size": pack_size})
     pd.testing.assert_frame_equal(science(rows), science(pa.concat_tables(packs)), check_exact=True)
     assert set(rows["study"].to_pylist()) == {"g"}
-    assert rows.schema.equals(ROW_SCHEMA)
+    assert rows.schema.equals(row_schema())
 
 
 def test_a_search_is_led_to_its_end() -> None:
