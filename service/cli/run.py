@@ -60,12 +60,13 @@ def launch(
 
 
 def tell_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
-    from study.on_ray import driver
+    from study.on_ray.driver import refuse_other_specification
+    from study.on_ray.session import local_workers
     from study.planning import plan_study
 
     folder = Storage.at(storage).study(spec.name)
-    driver.refuse_other_specification(folder, spec)
-    summary = plan_study(folder, spec, driver.local_workers(workers)).summary()
+    refuse_other_specification(folder, spec)
+    summary = plan_study(folder, spec, local_workers(workers)).summary()
     if as_json:
         print_json(summary)
         return
