@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import threading
 import time
 from collections import Counter, deque
@@ -14,20 +13,9 @@ import pyarrow as pa
 from ray.tune.search import Searcher
 from threadpoolctl import threadpool_limits
 
+from study.on_ray.retries import TRIES, Fault
 from study.packs import Pack
 from study.searching.batches import Batches
-
-
-class Fault(enum.Enum):
-    """What became of a trial that ended without rows."""
-
-    LOST = "its node was lost"
-    DIED = "its worker died"
-    RAISED = "it raised"
-
-
-TRIES = {Fault.LOST: 10, Fault.DIED: 3, Fault.RAISED: 2}
-"""How often a pack may end in each. Lost nodes are not the pack's fault; what raised may have been a storage's bad moment."""
 
 
 class PackQueue(Searcher):
@@ -45,6 +33,8 @@ class PackQueue(Searcher):
         self._lay_out = lay_out
         self._on_poison = on_poison
         self._faults: Counter[tuple[str, Fault]] = Counter()
+        self.error: BaseException | None = None
+        """What a search's learner raised, or its rows' storage: nothing is handed out after that."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack's configuration; FINISHED only when nothing can come back any more."""
@@ -57,11 +47,11 @@ class PackQueue(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not error:
-            self._live.pop(trial_id, None)  # an errored one stays until `failed` says why
+            self._live.pop(trial_id, None)  # an errored one stays until `retry` says why
 
-    def failed(self, trial_id: str, fault: Fault) -> Pack | None:
-        """Try the trial's pack again, as often as TRIES says; then halve it, or record its only replicate, if its workers
-        died, and else give it up: it is returned."""
+    def retry(self, trial_id: str, fault: Fault) -> Pack | None:
+        """Queue the pack of a trial that failed again, as often as TRIES says. Then a pack whose workers died is halved, or
+        its only replicate recorded as poison; any other is given up: it is returned."""
         pack = self._live.pop(trial_id, None)
         if pack is None:
             return None
@@ -78,6 +68,9 @@ class PackQueue(Searcher):
 
     def _poisoned(self, pack: Pack) -> None:
         self._on_poison(pack)
+
+    def end(self, wait: bool) -> None:
+        """Let go of whoever waits for a pack: here nobody does."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_metric": self._metric, "_mode": self._mode}  # Tune pickles the searcher with every snapshot
@@ -123,8 +116,6 @@ class LearnerQueue(PackQueue):
         """packs: what the batches asked for first; cut: for the workers what they ask for next; read: a pack's rows by its id."""
         super().__init__(packs, lay_out, on_poison)
         self._batches, self._cut, self._read, self._spares = batches, cut, read, spares
-        self.error: BaseException | None = None
-        """What the learner raised, or its rows' storage: nothing is handed out after that."""
         self._waiting: set[str] = set()
         self._spare: dict[str, Pack] = {}
         self._early_faults = 0
@@ -145,13 +136,13 @@ class LearnerQueue(PackQueue):
         with self._lock:
             super().on_trial_complete(trial_id, result, error)
             if not error:
-                self._waiting.discard(trial_id)  # an errored one stays until `failed` says why
+                self._waiting.discard(trial_id)  # an errored one stays until `retry` says why
                 if result and "shard" in result:
                     self._spare.pop(result["pack_id"], None)
                     self._arrived.append(result["pack_id"])
                 self._go_on()
 
-    def failed(self, trial_id: str, fault: Fault) -> Pack | None:
+    def retry(self, trial_id: str, fault: Fault) -> Pack | None:
         with self._lock:
             if trial_id in self._waiting:
                 self._waiting.remove(trial_id)
@@ -160,7 +151,7 @@ class LearnerQueue(PackQueue):
                     self._failed_early(fault)
                     return None
                 self._live[trial_id] = pack
-            lost = super().failed(trial_id, fault)
+            lost = super().retry(trial_id, fault)
             self._go_on()
             return lost
 
