@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from study.failures import FailureKind
+from search_spaces.failures import verdicts
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.study_folder import Storage
@@ -116,7 +116,7 @@ class PackTrainable(tune.Trainable):
             "shard": shard,
             "architecture": str(pack.replicates.architecture),
             "replicates": len(pack),
-            "failures": {kind.value: failures[kind.value] for kind in FailureKind},
+            "failures": {verdict.name: failures[verdict.name] for verdict in verdicts()},
             "pack_seconds": time.perf_counter() - began,
         }
 
