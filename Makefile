@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: run test lint install clean
+.PHONY: run test lint docs install clean
 
 run: .venv/runs ## launch the dissertation space on a local Ray, print its verdicts, write its report
 	$(BIN)/sae-study launch dissertation
@@ -16,6 +16,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install ## the API pages, made from the docstrings, in build/api
+	$(BIN)/python docs/api.py
 
 install: .venv/tests
 

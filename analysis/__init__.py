@@ -1,7 +1,35 @@
-"""Reads what came out: frames, regions, figures, the report; why a replicate failed."""
+"""Reads what came out: frames, rates, failure regions, comparisons, the report; why a replicate failed.
 
-from analysis.diagnosis.diagnose import diagnose
-from analysis.frames import load, tune_frame
-from analysis.searches.l1 import recommend_l1
+Each function is imported when it is first used, so that `import analysis` costs nothing and needs neither Ray nor torch.
+"""
 
-__all__ = ["diagnose", "load", "recommend_l1", "tune_frame"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.comparisons.studies import compare
+    from analysis.diagnosis.diagnose import diagnose
+    from analysis.frames import load, tune_frame
+    from analysis.rates.at_cells import failure_rates
+    from analysis.rates.regions import failure_regions
+    from analysis.report.page import write_report
+    from analysis.searches.l1 import recommend_l1
+
+__all__ = ["compare", "diagnose", "failure_rates", "failure_regions", "load", "recommend_l1", "tune_frame", "write_report"]
+
+_HOME = {
+    "compare": "comparisons.studies",
+    "diagnose": "diagnosis.diagnose",
+    "failure_rates": "rates.at_cells",
+    "failure_regions": "rates.regions",
+    "load": "frames",
+    "recommend_l1": "searches.l1",
+    "tune_frame": "frames",
+    "write_report": "report.page",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"analysis.{_HOME[name]}"), name)
+    raise AttributeError(f"module 'analysis' has no attribute {name!r}")

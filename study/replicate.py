@@ -11,7 +11,7 @@ from search_spaces.errors import MisuseError
 from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.schema import SCIENCE
+from study.storage.schema import science_columns
 from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE
 
@@ -21,6 +21,7 @@ def replicate_again(
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The stored row, the row made again in this process, and the science columns in which they differ.
 
+    Columns that came after its shard was written are not compared.
     replicate_id: the id or its beginning. MisuseError if it names no row or several, or one that kills its worker.
     """
     folder = existing_study(study, storage)
@@ -42,7 +43,8 @@ def replicate_again(
     one = Replicates.of([Replicate(cell, *(stored[name] for name in SEED_COLUMNS))])
     pack = Pack(one, read_spec(folder).protocol, stored["dtype"], stored["engine"])
     again = run_pack(pack, study=study).to_pylist()[0]
-    differing = [name for name in SCIENCE if not _same(stored[name], again[name])]
+    there = folder.columns_of(stored["replicate_id"])
+    differing = [name for name in science_columns() if name in there and not _same(stored[name], again[name])]
     return stored, again, differing
 
 

@@ -22,7 +22,8 @@ from study.engines.registry import engine_named
 from study.engines.schedules import sae_learning_rates
 from study.kernels.simd import lanes_of
 from study.metrics.autoencoder import ae_metrics
-from study.metrics.sae import SAE_COLUMNS, sae_metrics
+from study.metrics.contract import Trained, registered_metrics
+from study.metrics.sae import sae_metrics
 from study.packs import Pack, autoencoder_keys
 from study.theory import death_line
 from study.verdict_rows import rows_table
@@ -37,7 +38,7 @@ GROUP = lanes_of("float32")
 
 
 def run_pack(pack: Pack, *, study: str = "", trial_id: str = "", orders: NDArray[np.int64] | None = None) -> pa.Table:
-    """Train and judge every replicate of the pack; one row each, in the pack's order, in ROW_SCHEMA.
+    """Train and judge every replicate of the pack; one row each, in the pack's order, in `row_schema`.
 
     A row's science depends on the replicate, protocol, dtype and engine family alone. `study` and `trial_id` are
     copied into the rows. orders (R, S): a permutation of each replicate's training samples, for interventions; rows and
@@ -265,10 +266,11 @@ def _measure(
     of_ae = ae_metrics(autoencoders, x, importances, chunk.autoencoders.replicates.sparsity, protocol)
     l1 = controller.state[SETTLED].astype(np.float64) if controller else replicates.l1
     if saes is None:
-        of_sae: dict[str, _Array] = {name: np.full(len(replicates), np.nan) for name in SAE_COLUMNS}
+        of_sae: dict[str, _Array] = {}
     else:
         of_sae = sae_metrics(saes, autoencoders.W, x, chunk.ae_of_sae, l1, protocol, readers.W)
     if controller:
         alive = replicates.architecture.n_latents - of_sae["dead_latents"]
         of_sae |= {"l1_final": l1, "l0_outcome": controller.outcomes(of_sae["l0"], alive, protocol)}
-    return {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae
+    found = {name: values[chunk.ae_of_sae] for name, values in of_ae.items()} | of_sae
+    return found | registered_metrics(Trained(replicates, protocol, autoencoders, readers, saes, chunk.ae_of_sae, x, found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from study.engines.registry import engine_named
 from study.failures import Cause, FailureKind, judge
 from study.packs import Pack
-from study.storage.schema import BOOKKEEPING, ROW_SCHEMA
+from study.storage.schema import MEASURED, columns, row_schema
 
-_Array = NDArray[Any]
+_Columns = dict[str, Any]
 
 
 def crashed_rows(pack: Pack, *, study: str = "", trial_id: str = "") -> pa.Table:
@@ -22,11 +23,21 @@ def crashed_rows(pack: Pack, *, study: str = "", trial_id: str = "") -> pa.Table
     return rows_table(pack, {}, np.nan, study, trial_id)
 
 
-def rows_table(pack: Pack, measured: dict[str, _Array], seconds: float, study: str, trial_id: str) -> pa.Table:
-    """The pack's rows in ROW_SCHEMA from what was measured; without measurements each is `crashed`."""
+def rows_table(pack: Pack, measured: Mapping[str, NDArray[Any]], seconds: float, study: str, trial_id: str) -> pa.Table:
+    """The pack's rows in `row_schema` from what was measured, (R,) each; what was not measured is missing.
+
+    Without any measurement each row is `crashed`.
+    """
+    known = _identity(pack, study) | _measured(measured, len(pack))
+    values = known | _verdicts(known, pack) | _bookkeeping(len(pack), seconds, trial_id)
+    schema = row_schema()
+    return pa.table([_array(values[field.name], field.type) for field in schema], schema=schema)
+
+
+def _identity(pack: Pack, study: str) -> _Columns:
     replicates, size = pack.replicates, len(pack)
-    architecture, engine = replicates.architecture, engine_named(pack.engine)
-    columns: dict[str, Any] = {
+    architecture = replicates.architecture
+    return {
         "replicate_id": pack.replicate_ids,
         "study": [study] * size,
         "architecture": [str(architecture)] * size,
@@ -41,24 +52,35 @@ def rows_table(pack: Pack, measured: dict[str, _Array], seconds: float, study: s
         "sae_seed": replicates.sae_seed,
         "protocol": [pack.protocol.name] * size,
         "protocol_id": [pack.protocol.protocol_id] * size,
-        "engine": [engine.name] * size,
+        "engine": [engine_named(pack.engine).name] * size,
         "dtype": [pack.dtype] * size,
     }
-    for field in ROW_SCHEMA:
-        if field.name not in columns and field.name not in BOOKKEEPING:
-            nothing = np.nan if pa.types.is_primitive(field.type) else None
-            columns[field.name] = measured.get(field.name, np.full(size, nothing))
-    failure = judge(columns, pack.protocol)
-    columns["failure"] = failure.tolist()
-    columns["cause"] = [(Cause.NONE if kind == FailureKind.NONE else Cause.UNKNOWN).value for kind in failure]
-    columns["trial_id"] = [trial_id] * size
-    columns["wall_seconds"] = np.full(size, seconds / size)
-    columns["finished_at"] = [datetime.now(UTC)] * size
-    arrays = []
-    for field in ROW_SCHEMA:
-        values = columns[field.name]
-        missing = np.isnan(values) if pa.types.is_integer(field.type) else None
-        if missing is not None:
-            values = np.where(missing, 0, values).astype(np.int64)
-        arrays.append(pa.array(values, field.type, mask=missing))
-    return pa.table(arrays, schema=ROW_SCHEMA)
+
+
+def _measured(measured: Mapping[str, NDArray[Any]], size: int) -> _Columns:
+    nothing = {column.name: np.nan if pa.types.is_primitive(column.type) else None for column in columns(*MEASURED)}
+    return {name: measured.get(name, np.full(size, missing)) for name, missing in nothing.items()}
+
+
+def _verdicts(known: _Columns, pack: Pack) -> _Columns:
+    failure = judge(known, pack.protocol).tolist()
+    return {
+        "failure": failure,
+        "cause": [(Cause.NONE if kind == FailureKind.NONE else Cause.UNKNOWN).value for kind in failure],
+    }
+
+
+def _bookkeeping(size: int, seconds: float, trial_id: str) -> _Columns:
+    return {
+        "trial_id": [trial_id] * size,
+        "wall_seconds": np.full(size, seconds / size),
+        "finished_at": [datetime.now(UTC)] * size,
+    }
+
+
+def _array(values: Any, type_: pa.DataType) -> pa.Array:
+    """A whole number that is missing is NaN until here."""
+    if not pa.types.is_integer(type_):
+        return pa.array(values, type_)
+    missing = np.isnan(values)
+    return pa.array(np.where(missing, 0, values).astype(np.int64), type_, mask=missing)

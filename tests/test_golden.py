@@ -16,7 +16,7 @@ from search_spaces import PROTOCOLS, grid
 from search_spaces.protocol import PROCEDURE_VERSION
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.schema import SCIENCE
+from study.storage.schema import science_columns
 
 GOLDEN = Path(__file__).parent / "golden" / "small_rows.json"
 COMMAND = "python -m tests.test_golden"
@@ -41,7 +41,7 @@ def small_rows(protocol: str, dtype: str) -> list[dict[str, Any]]:
     """The science columns of four 5-3-5 replicates under a tiny protocol."""
     (replicates,) = grid(["5-3-5"], [0.5, 0.8], [0.01, 0.1], [123])
     rows = run_pack(Pack(replicates, TINY[protocol], dtype, "reference"))
-    return rows.select([name for name in SCIENCE if name not in ("replicate_id", "protocol_id")]).to_pylist()
+    return rows.select([name for name in science_columns() if name not in ("replicate_id", "protocol_id")]).to_pylist()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -23,7 +23,7 @@ from search_spaces import grid, protocol_from
 from study import resume
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.schema import SCIENCE
+from study.storage.schema import science_columns
 
 GOLDEN = Path(__file__).parent / "golden" / "rows.parquet"
 EARLIER_STUDY = Path(__file__).parent / "golden" / "three-shards"
@@ -64,7 +64,7 @@ def rows_now(protocol: str, dtype: str) -> pa.Table:
         Pack(replicates, protocol_from(PROTOCOLS[protocol]), dtype, "compiled")
         for replicates in grid(ARCHITECTURES, [0.5, 0.9], [0.01, 0.2], [0, 123])
     ]
-    return pa.concat_tables([run_pack(pack) for pack in packs]).select(list(SCIENCE))
+    return pa.concat_tables([run_pack(pack) for pack in packs]).select(science_columns())
 
 
 def blas_kernels() -> str:
@@ -118,7 +118,7 @@ def test_a_study_of_an_earlier_version_loads_resumes_and_reports(local_ray: Path
     outcome = resume("three-shards", storage=tmp_path)
     assert (outcome.state, outcome.trained, outcome.planned) == ("done", 8, 24)
     after = load("three-shards", storage=str(tmp_path)).set_index("replicate_id").sort_index()
-    science = [name for name in SCIENCE if name in before]
+    science = [name for name in science_columns() if name in before]
     pd.testing.assert_frame_equal(before[science], after[science], check_exact=True)
     page = write_report("three-shards", storage=str(tmp_path))
     assert "three-shards" in Path(page).read_text()

@@ -113,6 +113,7 @@ def test_circles_are_seen() -> None:
 
 
 def test_core_needs_no_ray() -> None:
-    """`run_pack` is the whole study without Ray: importing it must not import Ray."""
-    code = "import sys, study.run_pack, study.replicate, analysis; sys.exit('ray' in sys.modules or 'torch' in sys.modules)"
+    """`run_here` and `run_pack` are the whole study without Ray: importing them must not import Ray."""
+    core = "study.in_process, study.replicate"
+    code = f"import sys, {core}; from analysis import *; sys.exit(bool({{'ray', 'torch'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -25,7 +25,7 @@ from search_spaces.errors import MisuseError
 from search_spaces.failures import failed
 from study.data import stream
 from study.metrics.sae import corrected_mcc
-from study.storage.schema import NOT_SCIENCE
+from study.storage.schema import not_science
 
 _Float = NDArray[np.float64]
 
@@ -224,7 +224,7 @@ def _cell_count(frame: pd.DataFrame) -> int:
 
 def _identical(left: pd.DataFrame, right: pd.DataFrame, pairs: pd.DataFrame, on: list[str]) -> NDArray[np.bool_]:
     """Whether every number that training made is the same on both sides, NaN equal to NaN, (pairs,)."""
-    names = [name for name in left if name in right and name not in (*on, *NOT_SCIENCE, "failed") and is_numeric(left[name])]
+    names = [name for name in left if name in right and name not in (*on, *not_science(), "failed") and is_numeric(left[name])]
     same = np.ones(len(pairs), dtype=bool)
     for name in names:
         first, second = (pairs[f"{name}_{side}"].to_numpy(dtype=np.float64, na_value=np.nan) for side in ("one", "other"))

@@ -8,8 +8,6 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from analysis.figures.style import (
-    FAILURE_COLOURS,
-    FAILURE_MARKERS,
     SERIES_COLOURS,
     SERIES_LINES,
     SERIES_MARKERS,
@@ -20,8 +18,7 @@ from analysis.figures.style import (
 )
 from analysis.rates.cells import per_autoencoder, rate_interval
 from search_spaces.coordinates import SPARSITY, Coordinate
-from search_spaces.failures import failed
-from study.failures import FailureKind
+from search_spaces.failures import FailureKind, failed, failing_verdicts, verdict_named, verdicts
 
 _Float = NDArray[np.float64]
 
@@ -34,7 +31,7 @@ def failure_curves(
     Columns: series, x, replicates, failures, rate, low, high (Jeffreys, 95 %). A collapse counts once per autoencoder.
     """
     if by == "failure":
-        kinds = [kind.value for kind in FailureKind if kind is not FailureKind.NONE and (frame["failure"] == kind.value).any()]
+        kinds = [kind.name for kind in failing_verdicts() if (frame["failure"] == kind.name).any()]
         series = [(kind, frame, kind) for kind in kinds]
     else:
         names = dict.fromkeys(frame.sort_values(["n_features", "n_hidden"], kind="stable")["architecture"])
@@ -59,7 +56,7 @@ def curves_title(curves: pd.DataFrame, failure: str, along: Coordinate = SPARSIT
     if curves.empty or curves["failures"].sum() == 0:
         return f"No {failure_text(failure).removeprefix('any ')} in any replicate"
     top = curves.loc[curves["rate"].idxmax()]
-    subject = top["series"] if top["series"] in _KINDS else f"{failure_text(failure)}, {top['series']}"
+    subject = top["series"] if top["series"] in _verdict_names() else f"{failure_text(failure)}, {top['series']}"
     return f"Highest: {subject}, {top['rate']:.0%} at {along.symbol} = {top['x']:.3g}"
 
 
@@ -77,7 +74,7 @@ def plot_failure_curves(curves: pd.DataFrame, ax: Axes, failure: str = "any", al
         drawn = ax.errorbar(x, 100 * own["rate"], bars, capsize=1.5, elinewidth=1, label=name, color=colour, marker=marker)
         drawn.lines[0].set(linestyle=line, linewidth=0.8, markersize=4, clip_on=False)
     ax.set_xlabel(f"{along.label} = {along.formula}" if along.formula else along.label)
-    ax.set_ylabel(f"{'each verdict' if set(names) & _KINDS else failure_text(failure)}, % of seeds")
+    ax.set_ylabel(f"{'each verdict' if set(names) & _verdict_names() else failure_text(failure)}, % of seeds")
     ax.set_ylim(0, min(100, 115 * curves["high"].max()) if len(curves) else 100)
     ax.set_title(curves_title(curves, failure, along), fontsize=9)
     if along.scale == "log" and len(curves):
@@ -88,14 +85,16 @@ def plot_failure_curves(curves: pd.DataFrame, ax: Axes, failure: str = "any", al
         nothing_to_show(ax, "nothing measured")
 
 
-_KINDS = {kind.value for kind in FailureKind}
+def _verdict_names() -> set[str]:
+    return {verdict.name for verdict in verdicts()}
 
 
 def _series_style(name: str, place: int) -> tuple[str, str, LineStyle]:
     """Colour, marker, line: of the verdict of that name, or the place's."""
     turn = place % len(SERIES_LINES)
-    if name in _KINDS:
-        return FAILURE_COLOURS[FailureKind(name)][0], FAILURE_MARKERS[FailureKind(name)], SERIES_LINES[turn]
+    if name in _verdict_names():
+        verdict = verdict_named(name)
+        return verdict.colour, verdict.marker, SERIES_LINES[turn]
     return SERIES_COLOURS[turn], SERIES_MARKERS[turn], SERIES_LINES[turn]
 
 

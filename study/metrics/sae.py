@@ -18,24 +18,6 @@ from study.metrics.similarity import similarities
 
 _Float = NDArray[np.float64]
 
-SAE_COLUMNS = (
-    "sae_loss",
-    "sae_mse",
-    "explained_variance",
-    "l0",
-    "active_fraction",
-    "dead_latents",
-    "max_firing_rate",
-    "procrustes_hidden_recon",
-    "cka_hidden_recon",
-    "rsa_hidden_recon",
-    "mcc_decoder_features",
-    "mcc_chance",
-    "mmcs_decoder_features",
-    "f1_latents_features",
-)
-"""What a replicate without an SAE has NaN in."""
-
 
 def sae_metrics(
     saes: SparseAutoencoders,
@@ -78,7 +60,7 @@ def sae_metrics(
         **similar,
         **recovery,
     }
-    return {name: np.where(finite, columns[name], np.nan) for name in SAE_COLUMNS}
+    return {name: np.where(finite, values, np.nan) for name, values in columns.items()}
 
 
 def _recoveries(

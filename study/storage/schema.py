@@ -1,82 +1,158 @@
-"""The columns of a row."""
+"""The table of columns: what a row holds, one row per replicate; schema, docs and lists of columns follow from it.
+
+`python -m tests.test_definitions` writes the table in docs/definitions.md anew.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
 import pyarrow as pa
 
-_TEXT, _REAL, _WHOLE = pa.string(), pa.float64(), pa.int64()
-
-ROW_SCHEMA = pa.schema(
-    [
-        # identity
-        ("replicate_id", _TEXT),
-        ("study", _TEXT),
-        ("architecture", _TEXT),
-        ("n_features", _WHOLE),
-        ("n_hidden", _WHOLE),
-        ("n_latents", _WHOLE),
-        ("sparsity", _REAL),
-        ("l1", _REAL),
-        ("seed", _WHOLE),
-        ("data_seed", _WHOLE),
-        ("ae_seed", _WHOLE),
-        ("sae_seed", _WHOLE),
-        ("protocol", _TEXT),
-        ("protocol_id", _TEXT),
-        ("engine", _TEXT),
-        ("dtype", _TEXT),
-        # data
-        ("empirical_sparsity", _REAL),
-        # AE
-        ("ae_loss", _REAL),
-        ("ae_loss_bias_only", _REAL),
-        ("ae_loss_dedicated", _REAL),
-        ("ae_diagonal_mean", _REAL),
-        ("ae_offdiagonal_mean", _REAL),
-        ("ae_condition_number", _REAL),
-        ("ae_dead_outputs", _WHOLE),
-        ("ae_features_represented", _WHOLE),
-        ("ae_dimensions_per_feature", _REAL),
-        ("hidden_rms", _REAL),
-        # SAE
-        ("sae_loss", _REAL),
-        ("sae_mse", _REAL),
-        ("explained_variance", _REAL),
-        ("l0", _REAL),
-        ("active_fraction", _REAL),
-        ("dead_latents", _WHOLE),
-        ("max_firing_rate", _REAL),
-        ("l1_final", _REAL),
-        ("l0_outcome", _TEXT),
-        # similarity
-        ("procrustes_hidden_recon", _REAL),
-        ("cka_hidden_recon", _REAL),
-        ("rsa_hidden_recon", _REAL),
-        ("mcc_decoder_features", _REAL),
-        ("mcc_chance", _REAL),
-        ("mmcs_decoder_features", _REAL),
-        ("f1_latents_features", _REAL),
-        # verdict
-        ("failure", _TEXT),
-        ("cause", _TEXT),
-        # bookkeeping
-        ("trial_id", _TEXT),
-        ("wall_seconds", _REAL),
-        ("finished_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
-"""One row a replicate. Each column is defined in the module that computes it."""
+TEXT, REAL, WHOLE, TIME = pa.string(), pa.float64(), pa.int64(), pa.timestamp("us", tz="UTC")
 
 
-BOOKKEEPING = ("failure", "cause", "trial_id", "wall_seconds", "finished_at")
+class Group(StrEnum):
+    """What a column says something about, in the order of the row."""
+
+    IDENTITY = "identity"
+    DATA = "data"
+    AUTOENCODER = "autoencoder"
+    SAE = "SAE"
+    SIMILARITY = "similarity"
+    VERDICT = "verdict"
+    BOOKKEEPING = "bookkeeping"
 
 
-ADDED = ("l1_final", "l0_outcome")
-"""Columns that shards of earlier versions do not have; they read as missing."""
+MEASURED = (Group.DATA, Group.AUTOENCODER, Group.SAE, Group.SIMILARITY)
+"""What training and evaluation find out; missing in a replicate that crashed."""
+OF_THE_SAE = (Group.SAE, Group.SIMILARITY)
+"""Missing where the protocol trains no SAE."""
 
 
-NOT_SCIENCE = ("study", "engine", "trial_id", "wall_seconds", "finished_at")
-"""Columns that may differ between two trainings of the same replicate."""
+@dataclass(frozen=True)
+class Column:
+    """One column of the rows."""
+
+    name: str
+    type: pa.DataType
+    """TEXT, REAL, WHOLE or TIME."""
+    group: Group
+    since: int
+    """1: every shard has it. A later number: older shards lack it, and it reads as missing there."""
+    meaning: str
+    """In Markdown, for docs/definitions.md."""
 
 
-SCIENCE = tuple(name for name in ROW_SCHEMA.names if name not in NOT_SCIENCE)
+COLUMNS = [
+    Column("replicate_id", TEXT, Group.IDENTITY, 1, "hash of cell, seeds, protocol, dtype, engine family and procedure version"),
+    Column("study", TEXT, Group.IDENTITY, 1, "name of the study"),
+    Column("architecture", TEXT, Group.IDENTITY, 1, "`10-5-10`, or `10-5-10/20` with the SAE's width"),
+    Column("n_features", WHOLE, Group.IDENTITY, 1, "N"),
+    Column("n_hidden", WHOLE, Group.IDENTITY, 1, "H"),
+    Column("n_latents", WHOLE, Group.IDENTITY, 1, "L"),
+    Column("sparsity", REAL, Group.IDENTITY, 1, "S = P(feature = 0)"),
+    Column("l1", REAL, Group.IDENTITY, 1, "coefficient of the sparsity penalty in the SAE's loss"),
+    Column("seed", WHOLE, Group.IDENTITY, 1, "feeds the three below unless they were set apart"),
+    Column("data_seed", WHOLE, Group.IDENTITY, 1, "of the samples"),
+    Column("ae_seed", WHOLE, Group.IDENTITY, 1, "of the autoencoder's initial weights and minibatches"),
+    Column("sae_seed", WHOLE, Group.IDENTITY, 1, "of the SAE's initial weights and minibatches"),
+    Column("protocol", TEXT, Group.IDENTITY, 1, "name of the protocol"),
+    Column("protocol_id", TEXT, Group.IDENTITY, 1, "hash of the protocol's fields"),
+    Column("engine", TEXT, Group.IDENTITY, 1, "what trained it"),
+    Column("dtype", TEXT, Group.IDENTITY, 1, "`float64` or `float32`"),
+    Column("empirical_sparsity", REAL, Group.DATA, 1, "share of zeros in x"),
+    Column("ae_loss", REAL, Group.AUTOENCODER, 1, "mean over samples of Σ_i I_i (x_i − x̂_i)²"),
+    Column("ae_loss_bias_only", REAL, Group.AUTOENCODER, 1, "v ΣI with v = p/3 − p²/4: what W = 0 and the best bias reach"),
+    Column("ae_loss_dedicated", REAL, Group.AUTOENCODER, 1,
+           "v Σ_{i ≥ H} I_i: the H most important features stored, the others given up"),
+    Column("ae_diagonal_mean", REAL, Group.AUTOENCODER, 1, "mean of diag(WᵀW)"),
+    Column("ae_offdiagonal_mean", REAL, Group.AUTOENCODER, 1, "mean absolute value of WᵀW off its diagonal"),
+    Column("ae_condition_number", REAL, Group.AUTOENCODER, 1, "σ_max/σ_min of W; inf where σ_min is 0"),
+    Column("ae_dead_outputs", WHOLE, Group.AUTOENCODER, 1, "outputs whose ReLU is 0 on every sample"),
+    Column("ae_features_represented", WHOLE, Group.AUTOENCODER, 1, "size of F"),
+    Column("ae_dimensions_per_feature", REAL, Group.AUTOENCODER, 1, "H/‖W‖²_F"),
+    Column("hidden_rms", REAL, Group.AUTOENCODER, 1, "root mean square of h over samples and coordinates"),
+    Column("sae_loss", REAL, Group.SAE, 1,
+           "mean over samples of ‖h − ĥ‖² + l1 Σ f: what training descends; with a target L0 its l1 is `l1_final`"),
+    Column("sae_mse", REAL, Group.SAE, 1, "mean over samples and coordinates of (h − ĥ)²"),
+    Column("explained_variance", REAL, Group.SAE, 1, "1 − Σ‖h − ĥ‖²/Σ‖h − h̄‖², h̄ the mean vector"),
+    Column("l0", REAL, Group.SAE, 1, "mean number of active latents per sample"),
+    Column("active_fraction", REAL, Group.SAE, 1, "l0/L"),
+    Column("dead_latents", WHOLE, Group.SAE, 1, "latents that are not alive"),
+    Column("max_firing_rate", REAL, Group.SAE, 1, "the largest firing rate of a latent"),
+    Column("l1_final", REAL, Group.SAE, 2,
+           "with a target L0 (`sae_target_l0`): the l1 that its controller settled on, where `l1` is what it started from; "
+           "else missing"),
+    Column("l0_outcome", TEXT, Group.SAE, 2,
+           "`all_dead`: no latent is alive · `reached`: `l0` within 5 % of the target (`reached_within`) · `unreachable`: l1 "
+           "ended at an end of its range and would have to go further · `not_reached`: otherwise; missing without a target, "
+           "and where `l0` is. [l0_controller.md](l0_controller.md)"),
+    Column("procrustes_hidden_recon", REAL, Group.SIMILARITY, 1,
+           "Procrustes similarity of h and ĥ; missing where ĥ is constant (variance under 1e-12 of h's)"),
+    Column("cka_hidden_recon", REAL, Group.SIMILARITY, 1, "linear CKA of h and ĥ; missing where ĥ is constant"),
+    Column("rsa_hidden_recon", REAL, Group.SIMILARITY, 1,
+           "correlation of squared distances within h with those within ĥ; missing where ĥ is constant"),
+    Column("mcc_decoder_features", REAL, Group.SIMILARITY, 1,
+           "signed cosines of alive latents' decoder columns with the W_i of F, one-to-one matching with the largest sum, that "
+           "sum over the size of F; missing where F is empty, else 0 where nothing is alive"),
+    Column("mcc_chance", REAL, Group.SIMILARITY, 1,
+           "its expectation for random directions of the same numbers; missing and 0 as the MCC is"),
+    Column("mmcs_decoder_features", REAL, Group.SIMILARITY, 1, "mean over F of the largest signed cosine with an alive latent"),
+    Column("f1_latents_features", REAL, Group.SIMILARITY, 1,
+           "over the MCC's pairs, the F1 of f_j > 0 as a detector of x_i > 0; mean over F, unmatched features 0"),
+    Column("failure", TEXT, Group.VERDICT, 1, "the verdict below"),
+    Column("cause", TEXT, Group.VERDICT, 1, "`unknown` until an intervention has settled it, `none` where nothing failed"),
+    Column("trial_id", TEXT, Group.BOOKKEEPING, 1, "Tune's trial"),
+    Column("wall_seconds", REAL, Group.BOOKKEEPING, 1, "the pack's seconds, shared evenly"),
+    Column("finished_at", TIME, Group.BOOKKEEPING, 1, "when its pack was done"),
+]  # fmt: skip
+"""Every column that is registered; `columns` has them in the order of the row."""
+
+MAY_DIFFER = ("study", "engine")
+"""Beside the bookkeeping, the columns that may differ between two trainings of the same replicate."""
+
+
+def register_column(column: Column) -> None:
+    """Add a column to all rows from now on; ValueError if another has its name."""
+    known = {one.name: one for one in COLUMNS}
+    if known.get(column.name, column) != column:
+        raise ValueError(f"column {column.name!r} is taken: {known[column.name].meaning}. Give the new one another name.")
+    if column.since == 1:
+        raise ValueError(f"column {column.name!r} has since=1, but shards exist that lack it. Give a later number.")
+    if column.name not in known:
+        COLUMNS.append(column)
+
+
+def columns(*groups: Group) -> list[Column]:
+    """The columns of these groups (of all if none is given), in the order of the row: group by group."""
+    wanted = groups or tuple(Group)
+    return sorted((column for column in COLUMNS if column.group in wanted), key=lambda column: list(Group).index(column.group))
+
+
+def names_of(*groups: Group) -> list[str]:
+    """The names of `columns`."""
+    return [column.name for column in columns(*groups)]
+
+
+def row_schema(names: Sequence[str] | None = None) -> pa.Schema:
+    """Of whole rows, or of these columns of them."""
+    types = {column.name: column.type for column in columns()}
+    return pa.schema([(name, types[name]) for name in (types if names is None else names)])
+
+
+def added() -> list[Column]:
+    """Columns that older shards lack; they read as missing there."""
+    return [column for column in columns() if column.since > 1]
+
+
+def not_science() -> list[str]:
+    """Columns that may differ between two trainings of the same replicate."""
+    return [*MAY_DIFFER, *names_of(Group.BOOKKEEPING)]
+
+
+def science_columns() -> list[str]:
+    """Columns that a replicate, its protocol, dtype and engine family decide."""
+    return [name for name in names_of() if name not in not_science()]

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from search_spaces.errors import MisuseError
-from study.storage.schema import ADDED, ROW_SCHEMA
+from study.storage.schema import added, row_schema
 
 DEFAULT_STORAGE = "ray_results"
 EARLIER_FILE = "earlier.parquet"
@@ -195,8 +195,7 @@ class StudyFolder:
         with ThreadPoolExecutor(8) as pool:
             tables = dict(zip(ids, pool.map(lambda pack_id: self.read_shard(pack_id, columns), ids), strict=True))
         whole = {pack_id: table for pack_id, table in tables.items() if table is not None}
-        schema = ROW_SCHEMA if columns is None else pa.schema([ROW_SCHEMA.field(name) for name in columns])
-        rows = pa.concat_tables([schema.empty_table(), *whole.values()])
+        rows = pa.concat_tables([row_schema(columns).empty_table(), *whole.values()])
         return Shards(_each_once(rows), tuple(whole), tuple(pack_id for pack_id in ids if pack_id not in whole))
 
     def read_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table | None:
@@ -210,11 +209,20 @@ class StudyFolder:
         """One shard's rows; what pyarrow raises where it is corrupt or not there."""
         with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
             table = pq.read_table(file, page_checksum_verification=True, use_threads=False)
-        for name in ADDED:
-            if name not in table.column_names:
-                table = table.append_column(ROW_SCHEMA.field(name), pa.nulls(len(table), ROW_SCHEMA.field(name).type))
-        names = ROW_SCHEMA.names if columns is None else list(columns)
-        return table.select(names).cast(pa.schema([ROW_SCHEMA.field(name) for name in names]))
+        for column in added():
+            if column.name not in table.column_names:
+                table = table.append_column(column.name, pa.nulls(len(table), column.type))
+        schema = row_schema(columns)
+        return table.select(schema.names).cast(schema)
+
+    def columns_of(self, replicate_id: str) -> set[str]:
+        """The columns that the shards of this replicate have: all of them but those that came later."""
+        of_shards = []
+        for pack_id in self.shard_ids():
+            if (rows := self.read_shard(pack_id, ["replicate_id"])) is not None and replicate_id in rows[0].to_pylist():
+                with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
+                    of_shards.append(set(pq.read_schema(file).names))
+        return set.intersection(*of_shards) if of_shards else set()
 
     def set_aside(self, pack_ids: Iterable[str]) -> None:
         """Rename corrupt shards, so that their replicates count as missing and nothing is destroyed."""

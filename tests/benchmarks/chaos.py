@@ -30,10 +30,8 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import pandas as pd
 from ray.cluster_utils import Cluster
 
-from search_spaces import StudySpec, study_from
-from study.packs import Pack
-from study.run_pack import run_pack
-from study.storage.schema import SCIENCE
+from study import run_here
+from study.storage.schema import science_columns
 from study.storage.study_folder import Storage
 from tests.benchmarks.machine import machine
 
@@ -171,7 +169,7 @@ def _command(verb: str, what: str, machines: Machines, storage: Path, *options: 
 def _told(folder: Any, truth: pd.DataFrame, victim: str, at: int, ended: int, resumed: int, seconds: float) -> Round:
     shards = [folder.read_shard(pack_id, ["replicate_id"]) for pack_id in folder.shard_ids()]
     times = Counter(i for shard in shards if shard is not None for i in shard["replicate_id"].to_pylist())
-    rows = folder.read_shards().rows.to_pandas()[list(SCIENCE)].sort_values("replicate_id", ignore_index=True)
+    rows = folder.read_shards().rows.to_pandas()[science_columns()].sort_values("replicate_id", ignore_index=True)
     lost = len(set(truth["replicate_id"]) - set(rows["replicate_id"]))
     twice = sum(count > 1 for count in times.values())
     return Round(victim, at, ended, resumed, len(rows), lost, twice, rows.equals(truth), seconds)
@@ -179,9 +177,7 @@ def _told(folder: Any, truth: pd.DataFrame, victim: str, at: int, ended: int, re
 
 def undisturbed() -> pd.DataFrame:
     """The study's science columns from one process without Ray, by replicate_id."""
-    spec: StudySpec = study_from(STUDY)
-    rows = [run_pack(Pack(own, spec.protocol, spec.dtype, "reference")).to_pandas() for own in spec.replicates()]
-    return pd.concat(rows)[list(SCIENCE)].sort_values("replicate_id", ignore_index=True)
+    return run_here(STUDY).to_pandas()[science_columns()].sort_values("replicate_id", ignore_index=True)
 
 
 def rounds(victims: list[str], seed: int, storage: Path) -> list[Round]:

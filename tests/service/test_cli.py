@@ -18,7 +18,7 @@ from search_spaces import PROTOCOLS, grid, study_from
 from service.cli import app as cli
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.schema import ROW_SCHEMA
+from study.storage.schema import row_schema
 from study.storage.study_folder import Storage
 from tests.conftest import TINY
 
@@ -202,7 +202,7 @@ def test_rows_are_written(run: Run, stored: Path) -> None:
         assert (code, err) == (0, "")
         assert "16 rows" in out
     parquet, csv = pd.read_parquet(stored / "rows.parquet"), pd.read_csv(stored / "rows.csv")
-    assert list(parquet.columns) == list(csv.columns) == [*ROW_SCHEMA.names, "sae_all_dead"]
+    assert list(parquet.columns) == list(csv.columns) == [*row_schema().names, "sae_all_dead"]
     np.testing.assert_array_equal(parquet["sae_mse"], csv["sae_mse"])
     assert parquet["failure"].tolist() == csv["failure"].tolist()
 

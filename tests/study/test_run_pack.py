@@ -16,9 +16,9 @@ from study import data, packs, run_pack
 from study.engines.compiled import CompiledEngine
 from study.engines.reference import ReferenceEngine
 from study.failures import judge
-from study.metrics.sae import SAE_COLUMNS
 from study.packs import Pack, autoencoder_keys, estimated_seconds, plan_packs
-from study.storage.schema import ROW_SCHEMA, SCIENCE
+from study.storage.schema import OF_THE_SAE, columns, row_schema, science_columns
+from study.verdict_rows import crashed_rows
 from tests import textbook
 
 Row = dict[str, Any]
@@ -37,6 +37,7 @@ BATCHED = dataclasses.replace(
 AE_ONLY = dataclasses.replace(ONLINE, sae_epochs=0)
 BOTH = pytest.mark.parametrize("protocol", [ONLINE, BATCHED], ids=["dissertation", "sound"])
 DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
+MEASURED_OF_THE_SAE = [column.name for column in columns(*OF_THE_SAE) if column.since == 1]
 
 
 def mixed(architecture: str = "5-3-5", count: int = 64) -> Replicates:
@@ -55,7 +56,7 @@ def science(rows: pa.Table) -> dict[str, Row]:
     def exact(value: Any) -> Any:
         return value.hex() if isinstance(value, float) else value
 
-    table = rows.select(list(SCIENCE)).to_pylist()
+    table = rows.select(science_columns()).to_pylist()
     return {row["replicate_id"]: {name: exact(value) for name, value in row.items()} for row in table}
 
 
@@ -252,7 +253,7 @@ def test_a_diverging_replicate_is_a_row_and_leaves_its_mates_alone(protocol: Pro
     assert diverged["failure"] == "diverged"
     assert diverged["cause"] == "unknown"
     assert diverged["dead_latents"] is None
-    assert all(np.isnan(diverged[name]) for name in SAE_COLUMNS if name != "dead_latents")
+    assert all(np.isnan(diverged[name]) for name in MEASURED_OF_THE_SAE if name != "dead_latents")
     assert np.isfinite(diverged["ae_loss"])
     found = science(rows)
     assert found.pop(diverged["replicate_id"])["failure"] == "diverged"
@@ -285,10 +286,10 @@ def test_a_diverging_autoencoder_is_a_row_and_leaves_its_mates_alone(monkeypatch
 def test_crashed_rows_say_so_and_nothing_else() -> None:
     """A row for each replicate with its identity, `crashed`, and no measurement."""
     pack = pack_of(mixed(count=3))
-    rows = run_pack.crashed_rows(pack, study="s", trial_id="t")
-    assert rows.schema == ROW_SCHEMA
+    rows = crashed_rows(pack, study="s", trial_id="t")
+    assert rows.schema == row_schema()
     assert rows["replicate_id"].to_pylist() == pack.replicate_ids
-    identity = ROW_SCHEMA.names[: ROW_SCHEMA.names.index("dtype") + 1]
+    identity = row_schema().names[: row_schema().names.index("dtype") + 1]
     kept = (*identity, "failure", "cause", "trial_id", "finished_at")
     for row in rows.to_pylist():
         assert (row["failure"], row["cause"], row["study"], row["trial_id"]) == ("crashed", "unknown", "s", "t")
@@ -302,7 +303,7 @@ def test_without_an_sae_its_columns_are_empty() -> None:
     rows = run_pack.run_pack(pack)
     for row, other in zip(rows.to_pylist(), with_sae.to_pylist(), strict=True):
         assert row["dead_latents"] is None
-        assert all(np.isnan(row[name]) for name in SAE_COLUMNS if name != "dead_latents")
+        assert all(np.isnan(row[name]) for name in MEASURED_OF_THE_SAE if name != "dead_latents")
         assert row["ae_loss"] == other["ae_loss"]
         assert row["failure"] in ("none", "ae_collapsed")
         assert (row["failure"] == "ae_collapsed") == (other["failure"] == "ae_collapsed")
@@ -314,10 +315,10 @@ def test_without_an_sae_its_columns_are_empty() -> None:
 
 @BOTH
 def test_rows_have_the_schema_of_the_store(protocol: Protocol) -> None:
-    """Exactly ROW_SCHEMA, no null where something is always known, and what was given is copied."""
+    """Exactly the schema, no null where something is always known, and what was given is copied."""
     pack = pack_of(mixed(count=4), protocol, "float32")
     rows = run_pack.run_pack(pack, study="my-study", trial_id="trial-7")
-    assert rows.schema == ROW_SCHEMA
+    assert rows.schema == row_schema()
     assert all(rows[name].null_count == 0 for name in rows.column_names if name != "l0_outcome")  # of a target alone
     first = rows.to_pylist()[0]
     assert (first["study"], first["trial_id"], first["engine"], first["dtype"]) == ("my-study", "trial-7", "compiled", "float32")

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import mannwhitneyu, norm, spearmanr
 
 from analysis.comparisons.metric_trust import SIMILARITIES, metric_trust, rank_correlation_within, separation, spread_between_seeds
-from study.storage.schema import ROW_SCHEMA
+from study.storage.schema import row_schema
 from tests.analysis.test_frames import frame_of
 
 SEEDS = 40
@@ -39,7 +39,7 @@ def made(kind: str = "unrecovered", rate: float = 0.5, seeds: int = SEEDS) -> pd
 
 def test_every_metric_is_a_column_of_the_schema() -> None:
     """But the corrected MCC, which is computed of two."""
-    assert set(SIMILARITIES) - {"mcc_corrected"} <= set(ROW_SCHEMA.names)
+    assert set(SIMILARITIES) - {"mcc_corrected"} <= set(row_schema().names)
 
 
 # The area under the curve

@@ -22,9 +22,10 @@ from analysis.transitions.crossings import Answer
 from search_spaces import study_from
 from search_spaces.coordinates import L1
 from search_spaces.study_files import StudySpec
+from study import run_here
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.storage.schema import ROW_SCHEMA
+from study.storage.schema import row_schema
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
@@ -52,7 +53,7 @@ def store(storage: Path, spec: StudySpec, rows: pd.DataFrame | None = None, trai
     folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
     packs = [Pack(own, spec.protocol, spec.dtype, "compiled") for own in spec.replicates()]
     if rows is not None:
-        folder.write_shard(packs[0].pack_id, pa.Table.from_pandas(rows, ROW_SCHEMA, preserve_index=False))
+        folder.write_shard(packs[0].pack_id, pa.Table.from_pandas(rows, row_schema(), preserve_index=False))
     elif train:
         for pack in packs:
             folder.write_shard(pack.pack_id, run_pack(pack, study=spec.name))
@@ -60,7 +61,7 @@ def store(storage: Path, spec: StudySpec, rows: pd.DataFrame | None = None, trai
 
 def trained(spec: StudySpec) -> pd.DataFrame:
     """Its rows, as the schema has them."""
-    return pd.concat([run_pack(Pack(own, spec.protocol, spec.dtype, "compiled")).to_pandas() for own in spec.replicates()])
+    return run_here(spec).to_pandas()
 
 
 def written(storage: Path, name: str = "made") -> tuple[str, Path]:

@@ -15,7 +15,7 @@ from study.engines.l1_controller import L0, L1, LINE, SETTLED, L1Controller, sta
 from study.engines.schedules import sae_learning_rates
 from study.packs import Pack
 from study.run_pack import run_pack, training_history
-from study.storage.schema import ADDED, ROW_SCHEMA
+from study.storage.schema import added, row_schema
 from study.storage.study_folder import Storage
 from study.theory import expected_l0
 from tests.study.test_run_pack import science
@@ -232,12 +232,13 @@ def test_shards_of_earlier_versions_are_read(tmp_path: Path) -> None:
     (replicates,) = grid(["5-3-5"], [0.8], [0.1], range(3))
     rows = run_pack(Pack(replicates, dataclasses.replace(STEERED, **BRIEF), "float64", "compiled"))
     folder = Storage.at(tmp_path).study("old")
-    folder.write_shard("old", rows.drop_columns(list(ADDED)))
+    new = [column.name for column in added()]
+    folder.write_shard("old", rows.drop_columns(new))
     folder.write_shard("older", rows.drop_columns(["l0"]))
     found = folder.read_shards()
     assert found.unreadable == ("older",)
-    assert found.rows.schema == ROW_SCHEMA
-    assert found.rows.drop_columns(list(ADDED)).equals(rows.drop_columns(list(ADDED)))
-    assert all(found.rows[name].null_count == 3 for name in ADDED)
+    assert found.rows.schema == row_schema()
+    assert found.rows.drop_columns(new).equals(rows.drop_columns(new))
+    assert all(found.rows[name].null_count == 3 for name in new)
     some = folder.read_shards(["replicate_id", "l0_outcome"]).rows
     assert some["l0_outcome"].to_pylist() == [None] * 3

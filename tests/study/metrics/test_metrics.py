@@ -16,8 +16,10 @@ from search_spaces import PROTOCOLS, Protocol
 from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.metrics.autoencoder import ae_metrics, represented_features
 from study.metrics.moments import PairMoments
-from study.metrics.sae import SAE_COLUMNS, corrected_mcc, mcc_chance, sae_metrics
+from study.metrics.sae import corrected_mcc, mcc_chance, sae_metrics
 from study.metrics.similarity import rsa_plain_distances, similarities
+from study.storage.schema import OF_THE_SAE
+from study.storage.schema import columns as columns_of
 
 Array = NDArray[np.float64]
 Row = dict[str, float]
@@ -85,7 +87,7 @@ def sae_rows(models: list[Model], protocol: Protocol) -> list[Row]:
     )
     x, l1 = np.stack([m.x for m in models]), np.array([m.l1 for m in models])
     columns = sae_metrics(saes, last([m.W for m in models]), x, np.arange(len(models)), l1, protocol)
-    assert set(columns) == set(SAE_COLUMNS)
+    assert set(columns) == {column.name for column in columns_of(*OF_THE_SAE) if column.since == 1}
     return [{name: float(values[i]) for name, values in columns.items()} for i in range(len(models))]
 
 

@@ -13,7 +13,7 @@ from search_spaces.learners.contract import LEARNED_FROM
 from search_spaces.study_files import StudySpec, study_from
 from study.packs import Pack
 from study.searching.batches import COLUMNS, Batches
-from study.storage.schema import ROW_SCHEMA
+from study.storage.schema import row_schema
 from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
 
@@ -65,7 +65,7 @@ def trained(pack: Pack) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("failure"), "failure", pa.array(failure))
 
 
-NOTHING = ROW_SCHEMA.empty_table().select(COLUMNS)
+NOTHING = row_schema(COLUMNS).empty_table()
 
 
 def run(spec: StudySpec, there: pa.Table, packs_at_most: int = 100) -> tuple[Batches, list[pa.Table]]:

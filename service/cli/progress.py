@@ -1,0 +1,85 @@
+"""The progress of a study as it runs, and what Ctrl-C says."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn
+
+from service.cli.printing import err
+
+if TYPE_CHECKING:
+    from study.on_ray.watch import Progress as StudyProgress
+    from study.storage.study_folder import StudyFolder
+
+LINE_SECONDS = 10.0
+"""At most one line of progress in so long where no terminal shows a bar."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect it."""
+
+
+@contextlib.contextmanager
+def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgress], None] | None]:
+    """A progress line on standard error: replicates, rate, time left, failures so far. Ctrl-C says how to go on."""
+    from study.on_ray import session
+
+    def leave() -> NoReturn:
+        _tell_interrupted(folder)
+        os._exit(INTERRUPTED)
+
+    session.leave_at_once = leave
+    try:
+        # Ray prints to standard output when it likes; what we print there comes after.
+        with contextlib.redirect_stdout(sys.stderr), contextlib.nullcontext() if quiet else _progress_bar(folder.name) as told:
+            yield told
+    except KeyboardInterrupt:
+        _tell_interrupted(folder)
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        session.leave_at_once = None
+
+
+def _tell_interrupted(folder: StudyFolder) -> None:
+    if folder.exists():
+        err.print(f"interrupted: what is done is kept; go on with: {folder.command('resume')}")
+    else:
+        err.print("interrupted: nothing was begun")
+
+
+@contextlib.contextmanager
+def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
+    if not err.is_terminal:
+        said_at = -math.inf
+
+        def say(progress: StudyProgress) -> None:
+            nonlocal said_at
+            if progress.done == progress.planned or time.monotonic() - said_at > LINE_SECONDS:
+                said_at = time.monotonic()
+                err.print(f"{name}: {progress.done}/{progress.planned} replicates, {_told(progress)}")
+
+        yield say
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} {task.fields[told]}"))
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task(name, total=None, told="starting Ray")
+        yield lambda progress: bar.update(task, total=progress.planned, completed=progress.done, told=_told(progress))
+
+
+def _told(progress: StudyProgress) -> str:
+    left = f", {_duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
+    failures = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
+    learned = "".join(f"; {name.replace('_', ' ')} {value:.3g}" for name, value in progress.learned.items() if name != "replicates")
+    return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}{learned}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,46 @@
+"""A specification trained in this process: without Ray and without disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from threadpoolctl import threadpool_limits
+
+from search_spaces.learners.contract import Learner
+from search_spaces.study_files import StudySpec
+from study.packs import missing_packs, plan_packs
+from study.run_pack import run_pack
+from study.searching.batches import COLUMNS, Batches
+from study.searching.learner_of import learner_of
+from study.specification import study_spec
+from study.storage.schema import row_schema
+
+
+def run_here(space: str | Path | StudySpec | Mapping[str, Any], learner: Learner | None = None) -> pa.Table:
+    """The rows of a study, one per replicate, in `row_schema`: those that `launch` would write, trained one pack after another.
+
+    space: as `study_spec` takes it. A grid's rows come in the order of its replicates, a search's in the order in which it
+    asked for them. learner: the search's, to be led to its end; left out, one is made from the specification.
+    Raises MisuseError.
+    """
+    spec = study_spec(space)
+    return pa.concat_tables(_searched(spec, learner or learner_of(spec)) if spec.search else _grid(spec))
+
+
+def _grid(spec: StudySpec) -> Iterator[pa.Table]:
+    missing, _ = missing_packs(spec, ())
+    for pack in plan_packs(missing, spec.pack_size, workers=1):
+        yield run_pack(pack, study=spec.name)
+
+
+def _searched(spec: StudySpec, learner: Learner) -> Iterator[pa.Table]:
+    batches = Batches(learner, spec, row_schema(COLUMNS).empty_table())
+    with threadpool_limits(1, "blas"):
+        packs = batches.learn()
+        while packs:
+            trained = [run_pack(pack, study=spec.name) for pack in packs]
+            yield from trained
+            packs = batches.learn([rows.select(COLUMNS) for rows in trained])

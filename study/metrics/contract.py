@@ -1,0 +1,118 @@
+"""What a metric is: columns of the row, and a function that fills them from the trained replicates.
+
+A metric in a file of its own adds its columns to the rows of `run_pack`, to the shards and to `analysis.load` by
+`register_metric`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.cells import Replicates
+from search_spaces.protocol import Protocol
+from study.engines.contract import Autoencoders, SparseAutoencoders
+from study.metrics.moments import SaeMoments, sae_moments
+from study.storage.schema import OF_THE_SAE, Column, register_column
+
+_Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """R replicates after their training: their SAEs on A autoencoders, and what they are evaluated on.
+
+    Every weight is finite: where one of a replicate is not, its weights are 0 here and its metrics become missing.
+    """
+
+    replicates: Replicates
+    """(R,)."""
+    protocol: Protocol
+    autoencoders: Autoencoders
+    """W (H, N, A), b (N, A)."""
+    readers: Autoencoders
+    """As `autoencoders`, with the W of the SAEs' h = W x where the protocol rescales it."""
+    saes: SparseAutoencoders | None
+    """Replicates last, (…, R); None where the protocol trains no SAE."""
+    ae_of_sae: NDArray[np.int64]
+    """The autoencoder of each replicate, (R,)."""
+    x: NDArray[np.float64]
+    """Evaluation samples of each autoencoder, (A, S, N)."""
+    columns: Mapping[str, _Array]
+    """The columns that were measured before, (R,) each."""
+
+    @cached_property
+    def sae_moments(self) -> SaeMoments:
+        """Sums over the evaluation samples of what the R SAEs do; ValueError where there is none."""
+        if self.saes is None:
+            raise ValueError("the protocol trains no SAE. A metric with columns of the group SAE or SIMILARITY is then left out.")
+        return sae_moments(self.saes, self.readers.W, self.x, self.ae_of_sae, self.protocol)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Columns, and how they are measured."""
+
+    columns: tuple[Column, ...]
+    """Those of the groups SAE and SIMILARITY are measured only where the protocol trains an SAE."""
+    measure: Callable[[Trained], Mapping[str, _Array]]
+    """Every column, (R,) each; NaN (None in a text) where it is undefined."""
+
+
+METRICS: list[Metric] = []
+"""Beside those of autoencoder.py, sae.py and similarity.py, which `run_pack` always measures."""
+
+
+def register_metric(metric: Metric) -> None:
+    """Measure it in every replicate from now on; ValueError where one of its columns' names is taken.
+
+    A worker process measures what is registered in it.
+    """
+    for column in metric.columns:
+        register_column(column)
+    if metric not in METRICS:
+        METRICS.append(metric)
+
+
+def registered_metrics(trained: Trained) -> dict[str, _Array]:
+    """The columns of every registered metric, (R,) each; missing where a weight is not finite."""
+    finite, sane = _finite(trained)
+    found: dict[str, _Array] = {}
+    for metric in METRICS:
+        if trained.saes is None and any(column.group in OF_THE_SAE for column in metric.columns):
+            continue
+        measured = metric.measure(dataclasses.replace(sane, columns={**trained.columns, **found}))
+        found |= {column.name: _checked(measured, column, finite) for column in metric.columns}
+    return found
+
+
+def _checked(measured: Mapping[str, _Array], column: Column, finite: NDArray[np.bool_]) -> _Array:
+    values = np.asarray(measured[column.name])
+    if values.shape != finite.shape:
+        raise ValueError(f"column {column.name!r} has shape {values.shape}. Expected {finite.shape}: one value per replicate.")
+    missing: Any = np.nan if values.dtype.kind in "biuf" else None
+    return np.where(finite, values, missing)
+
+
+def _finite(trained: Trained) -> tuple[NDArray[np.bool_], Trained]:
+    """Which replicates have finite weights alone, (R,), and all of them with 0 for the weights of the others."""
+    weights = [[of.W, of.b] for of in (trained.autoencoders, trained.readers)]
+    of_ae = np.logical_and.reduce([_lanes_finite(array) for own in weights for array in own])
+    finite = of_ae[trained.ae_of_sae]
+    saes = trained.saes
+    if saes is not None:
+        arrays = {field.name: getattr(saes, field.name) for field in dataclasses.fields(saes)}
+        finite = np.logical_and.reduce([finite, *map(_lanes_finite, arrays.values())])
+        saes = SparseAutoencoders(**{name: np.where(finite, array, 0) for name, array in arrays.items()})
+    autoencoders, readers = (Autoencoders(*(np.where(of_ae, array, 0) for array in own)) for own in weights)
+    return finite, dataclasses.replace(trained, autoencoders=autoencoders, readers=readers, saes=saes)
+
+
+def _lanes_finite(array: _Array) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(array).all(axis=tuple(range(array.ndim - 1))))

@@ -1,0 +1,66 @@
+"""The specification that a launch or a run in this process trains: what was given, with what overrides it, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from search_spaces.errors import MisuseError
+from search_spaces.spaces import SPACES, GridSpace, named_space, parse_seeds
+from search_spaces.study_files import StudySpec, mapping_from_file, study_from
+
+
+def study_spec(
+    space: str | Path | StudySpec | Mapping[str, Any],
+    *,
+    name: str | None = None,
+    protocol: str | Mapping[str, Any] | None = None,
+    engine: str | None = None,
+    dtype: str | None = None,
+    seeds: str | None = None,
+    pack_size: int | str | None = None,
+    search: Mapping[str, Any] | None = None,
+) -> StudySpec:
+    """The specification that `launch` would run.
+
+    space: a named space, a study file, a `StudySpec`, or the mapping that a study file holds. The other arguments
+    override what it says. Raises MisuseError.
+    """
+    fields, where = _fields_of(space)
+    if search is not None:
+        fields |= _searching(fields, search)
+    options = {"name": name, "protocol": protocol, "engine": engine, "dtype": dtype, "pack_size": pack_size}
+    spec = study_from(fields | {field: value for field, value in options.items() if value is not None}, where)
+    return spec if seeds is None else _with_seeds(spec, seeds)
+
+
+def changed(spec: StudySpec, **fields: Any) -> StudySpec:
+    """The specification with other values in some fields, these checked; MisuseError for one that cannot be."""
+    return study_from(dict(spec) | fields)
+
+
+def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The fields of a specification, not yet checked, and the file that they stand in."""
+    if isinstance(space, (StudySpec, Mapping)):
+        return dict(space), ""
+    if str(space).endswith((".yaml", ".yml")) or (str(space) not in SPACES and Path(space).is_file()):
+        return mapping_from_file(space), str(space)
+    return {"name": str(space), "protocol": "dissertation", "space": named_space(str(space))}, ""
+
+
+def _searching(fields: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that make the study this search: over what its own search of the same kind says, if it has one."""
+    own = dict(fields.get("search") or {})
+    changes: dict[str, Any] = {"search": (own if own.get("kind") == search["kind"] else {}) | dict(search)}
+    if not own and "name" in fields:  # beside the launch of the same space
+        changes["name"] = f"{fields['name']}-{search['kind']}"
+    return changes
+
+
+def _with_seeds(spec: StudySpec, seeds: str) -> StudySpec:
+    if spec.search is not None:
+        raise MisuseError("--seeds is for a grid: a search numbers its seeds itself.")
+    if not isinstance(spec.space, GridSpace):
+        raise MisuseError("--seeds needs a grid: this study lists its replicates one by one, seeds included.")
+    return changed(spec, space=spec.space.model_copy(update={"seeds": parse_seeds(seeds)}))
