@@ -13,7 +13,7 @@ from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES
 from service.cli.options import AsJson, Study, Where
-from service.cli.printing import differing_cells, err, out, print_json, print_regions, warn_of_gaps
+from service.cli.printing import differing_cells, err, out, print_json, print_table, warn_of_gaps
 from study.engines.registry import engine_named
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
@@ -163,7 +163,7 @@ def regions(
 ) -> None:
     """Failure regions: connected cells whose failure rate is at or above a level."""
     from analysis.frames import load
-    from analysis.rates.regions import all_regions, failure_regions
+    from analysis.rates.regions import all_regions, failure_regions, region_table
     from analysis.rates.tally import without_zero_l1
     from study.storage.status import read_spec
 
@@ -179,9 +179,9 @@ def regions(
         listed = [asdict(region) for region in found]
         print_json({"study": study, "level": level, "regions": listed, "left_out_l1_zero": left_out})
         return
-    print_regions(
-        found, f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet."
-    )
+    print_table(region_table(found))
+    if not found:
+        out.print(f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet.")
 
 
 def rate(

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.comparisons.studies import Comparison
-    from analysis.rates.regions import Region
     from study.storage.study_folder import StudyFolder
 
 PIPED_WIDTH = 160
@@ -47,25 +46,17 @@ def _plain(value: Any) -> Any:
     return None if str(value) in ("<NA>", "NaT") else str(value)
 
 
-def print_regions(found: list[Region], nothing: str) -> None:
-    """A table, or the sentence that there is none."""
-    heads = ("sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence", "beyond")
-    table = Table(Column("region", no_wrap=True, overflow="fold"), *heads)
-    for region in found[:MOST_CELLS_SHOWN]:
-        peak = f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]"
-        span = [f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in (region.sparsity, region.l1)]
-        table.add_row(
-            region.name,
-            *span,
-            f"{region.volume:.1%}",
-            peak,
-            str(region.replicates),
-            f"{region.confidence:.3f}",
-            ", ".join(region.neighbours),
-        )
-    out.print(table if found else nothing)
-    if len(found) > MOST_CELLS_SHOWN:
-        out.print(f"… and {len(found) - MOST_CELLS_SHOWN} more, no surer than these; --json lists them all.")
+def print_table(table: pd.DataFrame) -> None:
+    """Cells of text; at most MOST_CELLS_SHOWN rows."""
+    if table.empty:
+        return
+    first, *others = table.columns
+    drawn = Table(Column(first, no_wrap=True, overflow="fold"), *others)
+    for row in table.head(MOST_CELLS_SHOWN).itertuples(index=False):
+        drawn.add_row(*row)
+    out.print(drawn)
+    if len(table) > MOST_CELLS_SHOWN:
+        out.print(f"… and {len(table) - MOST_CELLS_SHOWN} more; --json lists them all.")
 
 
 def print_verdicts(table: pd.DataFrame) -> None:

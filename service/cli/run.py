@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
+from search_spaces.searches import Search, kind_of
 from service.cli.options import (
     Address,
     AsJson,
@@ -47,18 +51,12 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Run a study: a grid of replicates, in packs, on Ray Tune."""
-    from study.on_ray import driver
     from study.specification import study_spec
 
     spec = study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=number_or_text(pack_size)
     )
-    if dry_run:
-        tell_plan(spec, storage, workers, as_json)
-        return
-    with progress(as_json, Storage.at(storage).study(spec.name)) as on_progress:
-        outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
-    tell_outcome(outcome, storage, as_json)
+    _launch(spec, address, workers, force, dry_run, storage, as_json)
 
 
 def tell_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
@@ -77,103 +75,66 @@ def tell_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool)
         out.print(f"{key:>{width}}  {value:.3g}" if isinstance(value, float) else f"{key:>{width}}  {value}")
 
 
-def map_(
-    space: Space,
-    failure: Annotated[str | None, typer.Option(help="any, a kind of failure, or sae_all_dead. Default: any.")] = None,
-    level: Annotated[float | None, typer.Option(help="The region is where the rate is at least this. Default: 0.5.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Replicates to train at most. Default: 10000.")] = None,
-    misclassified_volume: Annotated[
-        float | None, typer.Option(help="Stop when the expected misclassified share of the plane is at most this.")
-    ] = None,
-    regret: Annotated[float | None, typer.Option(help="Stop when the expected regret is at most this.")] = None,
-    first_pass: Annotated[int | None, typer.Option(help="Replicates spread evenly at first. Default: 2048.")] = None,
-    l1s_per_autoencoder: Annotated[int | None, typer.Option(help="Values of l1 that share one autoencoder. Default: 1.")] = None,
-    earlier: Annotated[list[str] | None, typer.Option("--from", help="A study whose rows it starts from; may stand again.")] = None,
-    name: Name = None,
-    protocol: ProtocolName = None,
-    engine: EngineName = None,
-    dtype: Dtype = None,
-    address: Address = None,
-    pack_size: PackSize = None,
-    workers: Workers = None,
-    force: Force = False,
-    dry_run: DryRun = False,
-    storage: Where = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Map the failure regions of a space's ranges: each batch of replicates goes where the map is unsure."""
-    given = {
-        "kind": "map",
-        "failure": failure,
-        "level": level,
-        "budget": budget,
-        "misclassified_volume": misclassified_volume,
-        "regret": regret,
-        "first_pass": first_pass,
-        "l1s_per_autoencoder": l1s_per_autoencoder,
-        "earlier": earlier or None,
-    }
-    _search(space, given, name, protocol, engine, dtype, address, pack_size, workers, force, dry_run, storage, as_json)
+def search_command(search: type[Search]) -> Callable[..., None]:
+    """The command of one kind of search: options, defaults and help texts are those of its class."""
+    fields = {name: field for name, field in search.model_fields.items() if name != "kind"}
+
+    def command(**arguments: Any) -> None:
+        given = {name: arguments.pop(name) for name in fields}
+        _search({"kind": kind_of(search)} | {name: value for name, value in given.items() if value not in (None, [])}, **arguments)
+
+    common = inspect.signature(_search, eval_str=True).parameters.values()
+    _, space, *others = (part.replace(kind=inspect.Parameter.KEYWORD_ONLY) for part in common)
+    own = [_search_option(name, field) for name, field in fields.items()]
+    command.__signature__ = inspect.Signature([space, *own, *others])  # type: ignore[attr-defined]
+    command.__doc__ = search.__doc__
+    return command
 
 
-def l1(
-    space: Space,
-    failure: Annotated[
-        list[str] | None, typer.Option(help="A kind that must stay rare; may stand again. Default: sae_dead and sae_starved.")
-    ] = None,
-    level: Annotated[float | None, typer.Option(help="How often it may come: the edge is there. Default: 0.1.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Replicates of each architecture and sparsity. Default: 250.")] = None,
-    precision: Annotated[
-        float | None, typer.Option(help="Enough where half of the edge's 90 % interval is this many decades. Default: spend all.")
-    ] = None,
-    recovery: Annotated[str | None, typer.Option(help="What the best l1 has most of: mcc or f1. Default: mcc.")] = None,
-    name: Name = None,
-    protocol: ProtocolName = None,
-    engine: EngineName = None,
-    dtype: Dtype = None,
-    address: Address = None,
-    pack_size: PackSize = None,
-    workers: Workers = None,
-    force: Force = False,
-    dry_run: DryRun = False,
-    storage: Where = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Find, for each architecture and sparsity of a space, the safe interval of l1 and the best l1 within the space's range."""
-    given = {
-        "kind": "l1",
-        "failure": failure or None,
-        "level": level,
-        "budget": budget,
-        "precision": precision,
-        "recovery": recovery,
-    }
-    _search(space, given, name, protocol, engine, dtype, address, pack_size, workers, force, dry_run, storage, as_json)
+def _search_option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """None where it is not given: then the study file's value holds, or the class's default."""
+    several = get_origin(field.annotation) is tuple
+    kind: Any = list[str] if several else str if get_origin(field.annotation) is Literal else field.annotation
+    default = ", ".join(field.default) if several else field.default
+    texts = [field.description or "", "May be given several times." if several else ""]
+    texts.append(f"Default: {default}." if default not in (None, "") else "")
+    option = typer.Option(*FLAGS.get(name, ()), help=" ".join(filter(None, texts)))
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+FLAGS = {"earlier": ("--from",)}
+"""Of fields whose option has another name."""
 
 
 def _search(
-    space: str,
-    given: dict[str, Any],
-    name: str | None,
-    protocol: str | None,
-    engine: str | None,
-    dtype: str | None,
-    address: str | None,
-    pack_size: str | None,
-    workers: int | None,
-    force: bool,
-    dry_run: bool,
-    storage: str,
-    as_json: bool,
+    search: dict[str, Any],
+    space: Space,
+    name: Name = None,
+    protocol: ProtocolName = None,
+    engine: EngineName = None,
+    dtype: Dtype = None,
+    address: Address = None,
+    pack_size: PackSize = None,
+    workers: Workers = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    storage: Where = DEFAULT_STORAGE,
+    as_json: AsJson = False,
 ) -> None:
     """Launch, or plan, an adaptive search."""
-    from study.on_ray import driver
     from study.specification import study_spec
 
-    search = {key: value for key, value in given.items() if value is not None}
     spec = study_spec(
         space, name=name, protocol=protocol, engine=engine, dtype=dtype, pack_size=number_or_text(pack_size), search=search
     )
+    _launch(spec, address, workers, force, dry_run, storage, as_json)
+
+
+def _launch(
+    spec: StudySpec, address: str | None, workers: int | None, force: bool, dry_run: bool, storage: str, as_json: bool
+) -> None:
+    from study.on_ray import driver
+
     if dry_run:
         tell_plan(spec, storage, workers, as_json)
         return

@@ -49,7 +49,7 @@ from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
 CANCEL_SECONDS = 10.0
-"""How long Ctrl-C waits for a driver on the cluster to write down that it stopped."""
+"""How long Ctrl-C waits for a driver on the cluster to record that it stopped."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Options:
-    """How a study is to be run, as `launch` and `resume` explain it."""
+    """How a study is run; `launch` and `resume` document the fields."""
 
     address: str | None
     workers: int | None
@@ -198,20 +198,20 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What a study has, and what must be trained."""
+    """What a study already holds, and what it still has to train."""
 
     planned: int
     done: int
     missing: list[Pack]
-    """One pack an architecture; of a search, what it asks for first."""
+    """One pack per architecture; for a search, what it asks for first."""
     batches: Batches | None = None
-    """Of a search."""
+    """For a search."""
     earlier: pa.Table | None = None
-    """Rows of other studies that a search starts from."""
+    """The rows of other studies that a search starts from."""
 
 
 def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
-    """Read the study's rows; shards that are damaged are set aside, so that their replicates are missing."""
+    """Compare the stored rows with the specification. Damaged shards are set aside, so their replicates count as missing."""
     shards = folder.read_shards(list(COLUMNS if spec.search else ("replicate_id", "failure")))
     folder.set_aside(shards.unreadable)
     rows = shards.rows.filter(pc.not_equal(shards.rows["failure"], FailureKind.CRASHED)) if retry_crashed else shards.rows
@@ -225,7 +225,7 @@ def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
 
 
 def _write_study(folder: StudyFolder, spec: StudySpec, earlier: pa.Table | None) -> None:
-    """Make the study's folder if it is not there; a search's budget may be another than before."""
+    """Create the study's folder if there is none. A search rewrites study.yaml, because its budget may have changed."""
     new = not folder.exists()
     if new:
         folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
@@ -253,7 +253,7 @@ def _outcome(folder: StudyFolder, spec: StudySpec, work: _Work, watch: Watch, se
 
 
 def _run_through_client(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
-    """`_run` in a task on the head, as Ray's client cannot drive Tune from here: progress comes back, Ctrl-C goes there."""
+    """`_run` as a task on the head, because Tune cannot be driven through Ray's client. Progress and Ctrl-C are passed on."""
     with ray_running(options.address, None, lambda: None):
         refuse_unseen_storage(folder)
         relay = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=pinned_here()).remote()
@@ -275,7 +275,7 @@ def _run_through_client(folder: StudyFolder, spec: StudySpec, options: _Options)
 
 
 def _follow(run: ray.ObjectRef, relay: Any, on_progress: Callable[[Progress], None] | None) -> None:
-    """Pass on what the driver on the head tells of its progress, until it has ended."""
+    """Report the progress of the driver on the head until it ends."""
     ended: list[Any] = []
     while not ended:
         ended, _ = ray.wait([run], timeout=1.0)
@@ -285,18 +285,18 @@ def _follow(run: ray.ObjectRef, relay: Any, on_progress: Callable[[Progress], No
 
 
 def _run_there(storage: str, name: str, spec: StudySpec, options: _Options, relay: Any) -> Outcome:
-    told = dataclasses.replace(options, on_progress=lambda progress: relay.put.remote(progress))
-    return _run(Storage.at(storage).study(name), spec, told)
+    reporting = dataclasses.replace(options, on_progress=lambda progress: relay.put.remote(progress))
+    return _run(Storage.at(storage).study(name), spec, reporting)
 
 
 def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, watch: Watch, stop: threading.Event) -> None:
-    """One Tuner run over what is missing, and over what a search asks for from there."""
+    """One Tuner run over the missing packs and, in a search, the packs that it asks for next."""
     packs = plan_packs(missing, spec.pack_size, crew.at_once)
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
     queue = _queue(folder, spec, packs, crew, watch, desk)
     watch.queue, watch.desk = queue, desk
     tuner = _tuner(folder, crew, watch, stop)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are ours to tell: Outcome.errors
+    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are reported in Outcome.errors
     returned = False
     try:
         with interrupted_by_ctrl_c():
@@ -304,7 +304,7 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
         returned = True
     finally:
         queue.end(wait=returned)
-        # On a Ray that lives on the desk would stay (Tune's copy of the trainable holds on to it); a Ray that died took it along.
+        # On a Ray that outlives the run the desk would stay: Tune's copy of the trainable holds a handle to it.
         with contextlib.suppress(RayError, ConnectionError, RuntimeError):
             ray.kill(desk)
     if queue.error is not None:
@@ -312,10 +312,10 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
 
 
 def _queue(folder: StudyFolder, spec: StudySpec, packs: list[Pack], crew: Crew, watch: Watch, desk: Any) -> PackQueue:
-    """Where Tune takes its trials' packs from: the planned ones, and those that a search asks for as rows come in."""
+    """The source of the trials' packs: the planned ones and, in a search, those that it asks for as rows come in."""
 
     def lay_out(pack: Pack) -> None:
-        desk.put.remote(pack.pack_id, pack.to_text())  # not waited for: a worker that is faster asks again
+        desk.put.remote(pack.pack_id, pack.to_text())  # without waiting: a worker that comes too early asks again
 
     if watch.batches is None:
         return PackQueue(packs, lay_out, watch.poison)
@@ -331,7 +331,7 @@ def _queue(folder: StudyFolder, spec: StudySpec, packs: list[Pack], crew: Crew, 
 
 
 def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, stop: threading.Event) -> tune.Tuner:
-    """A trial a pack, as the queue hands them out, with JSON result lines under the study's folder."""
+    """One trial per pack, in the queue's order; result lines are written as JSON under the study's folder."""
     assert watch.queue is not None
     trainable = tune.with_parameters(PackTrainable, storage=folder.storage.place(), study=folder.name, desk=watch.desk)
     return tune.Tuner(

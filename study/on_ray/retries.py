@@ -23,7 +23,7 @@ TRIES = {Fault.LOST: 10, Fault.DIED: 3, Fault.RAISED: 2}
 
 
 def fault_of(error: BaseException | str, node: Callable[[], str | None]) -> Fault:
-    """Which fault a trial's error tells of; node: the id of the node that the trial ran on, looked up where its worker is gone."""
+    """The fault behind a trial's error; node: looks up the id of the node that it ran on, if its worker is gone."""
     if not isinstance(error, (RayActorError, WorkerCrashedError)) or getattr(error, "actor_init_failed", False):
         return Fault.RAISED
     if isinstance(error, ActorUnavailableError) or not is_alive(node()):

@@ -1,4 +1,4 @@
-"""The Ray that a study runs on: started or joined, ended if it was started here, and left in good order on Ctrl-C."""
+"""The Ray that a study runs on: how it is started or joined, ended if it was started here, and left cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ there (it crashes, or takes seconds); what it has started ends with the process.
 
 
 def local_workers(workers: int | None) -> int:
-    """How many workers a local Ray gets: as many as asked for, or one a physical core.
+    """How many workers a local Ray gets: as many as requested, or one per physical core.
 
     Two threads of one core share its divider, which is what training waits for.
     """
@@ -69,7 +69,7 @@ def _speaks_http2(connection: socket.socket) -> bool:
 
 @contextlib.contextmanager
 def ray_running(address: str | None, workers: int | None, before_leaving: Callable[[], None]) -> Iterator[None]:
-    """A Ray to run on; ended afterwards if it was begun here."""
+    """A context with a Ray to run on, which is shut down afterwards if it was started here."""
     if ray.is_initialized():
         yield
         return
@@ -102,7 +102,7 @@ def _start_ray(address: str | None, workers: int | None) -> None:
 
 @contextlib.contextmanager
 def _ctrl_c_held(before_leaving: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C within waits until the end of the block, or ends a process that has said it may (`leave_at_once`)."""
+    """Hold Ctrl-C back until the end of the block, or end the process at once where `leave_at_once` is set."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -126,7 +126,7 @@ def _ctrl_c_held(before_leaving: Callable[[], None]) -> Iterator[None]:
 
 
 def _shut_down_at_once() -> None:
-    """Let `ray.shutdown` kill the Ray that was started here without a second's grace: its workers are in mid-pack anyway."""
+    """Let `ray.shutdown` kill the Ray that was started here without a grace period: packs in flight are lost anyway."""
     node = ray._private.worker._global_node
     kill = node.kill_all_processes
     node.kill_all_processes = lambda check_alive=True, allow_graceful=True, wait=False: kill(
@@ -136,7 +136,7 @@ def _shut_down_at_once() -> None:
 
 @contextlib.contextmanager
 def interrupted_by_ctrl_c() -> Iterator[None]:
-    """Ctrl-C ends the Tune loop, lets it save its result lines, and gives up after a second what is still in flight."""
+    """On Ctrl-C end the Tune loop, let it save its result lines, and after PATIENCE_SECONDS give up what is still in flight."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -149,7 +149,7 @@ def interrupted_by_ctrl_c() -> Iterator[None]:
             raise KeyboardInterrupt
         interrupted = True
         patience.start()
-        signal.raise_signal(signal.SIGUSR1)  # Tune's own word for: leave the loop and save
+        signal.raise_signal(signal.SIGUSR1)  # to Tune this means: leave the loop and save
 
     before = signal.signal(signal.SIGINT, on_ctrl_c)
     before_usr1 = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has set its own handler

@@ -1,4 +1,4 @@
-"""What a run's trials come to: rows are counted, failed trials are classified and retried, `sae-study stop` is obeyed."""
+"""Watches a run's trials: counts their rows, has failed ones retried (see retries.py), and obeys `sae-study stop`."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Progress:
     """How far a running study is."""
 
     planned: int
-    """Replicates of the study; of a search, the most that it trains."""
+    """Replicates of the study; for a search, the most that it trains."""
     done: int
-    """Replicates whose rows are there, earlier runs included."""
+    """Replicates whose rows are stored, earlier runs included."""
     trained: int
     """Replicates trained in this run."""
     seconds: float
@@ -39,7 +39,7 @@ class Progress:
     failures: Mapping[str, int]
     """Rows of this run by FailureKind, `none` left out."""
     learned: Mapping[str, float] = field(default_factory=dict)
-    """What a search's learner says of how far it is."""
+    """How far a search's learner says it is."""
 
     @property
     def rate(self) -> float:
@@ -48,12 +48,12 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """At the present rate; inf before the first pack is done."""
+        """At the current rate; inf before the first pack is done."""
         return (self.planned - self.done) / self.rate if self.rate > 0 else math.inf
 
 
 class Watch(tune.Callback):
-    """Counts what the run's trials bring in, and settles what to do about those that fail."""
+    """Counts the rows of finished trials, and hands failed trials back to the queue to be retried."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Watch(tune.Callback):
     ) -> None:
         self._folder, self._planned, self._done_before, self._on_progress = folder, planned, done, on_progress
         self.batches = batches
-        """Of a search."""
+        """For a search."""
         self._began = time.monotonic()
         self.queue: PackQueue | None = None
         self.desk: Any = None
@@ -75,7 +75,7 @@ class Watch(tune.Callback):
 
     @property
     def done(self) -> int:
-        """Replicates of the study whose rows are there."""
+        """Replicates of the study whose rows are stored."""
         return (self._done_before if self.batches is None else self.batches.found) + self.trained
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -141,7 +141,7 @@ class StopWhen(tune.Stopper):
 
 
 class SparesAt:
-    """Spare packs at the desk; of one that is gone nothing is wanted any more."""
+    """Spare packs at the desk. A desk that is gone is ignored: the run is over."""
 
     def __init__(self, desk: Any) -> None:
         self._desk = desk
@@ -159,7 +159,7 @@ class SparesAt:
 
 
 def _trial_exception(trial: Any) -> BaseException | str:
-    """What a trial ended with, as Tune wrote it down."""
+    """The error of a failed trial, as Tune recorded it."""
     path = trial.pickled_error_file
     if path and Path(path).is_file():
         return cloudpickle.loads(Path(path).read_bytes())

@@ -24,6 +24,7 @@ from search_spaces import study_from
 from search_spaces.failures import Verdict
 from search_spaces.study_files import StudySpec
 from study import failures as conditions
+from study import run_here
 from study.failures import register_verdict
 from study.packs import Pack
 from study.run_pack import run_pack
@@ -63,7 +64,7 @@ def store(storage: Path, spec: StudySpec, rows: pd.DataFrame | None = None, trai
 
 def trained(spec: StudySpec) -> pd.DataFrame:
     """Its rows, as the schema has them."""
-    return pd.concat([run_pack(Pack(own, spec.protocol, spec.dtype, "compiled")).to_pandas() for own in spec.replicates()])
+    return run_here(spec).to_pandas()
 
 
 def written(storage: Path, name: str = "made") -> tuple[str, Path]:

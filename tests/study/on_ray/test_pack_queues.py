@@ -65,9 +65,9 @@ class Study:
         self.queue.on_trial_complete(trial_id, {"shard": "rows", "pack_id": pack_id, "replicates": len(self.packs[pack_id])})
 
     def settle(self) -> None:
-        """Until the learner has thought."""
+        """Until the learner's step has ended."""
         deadline = time.monotonic() + 20
-        while self.queue._thought is not None and time.monotonic() < deadline:
+        while self.queue._step is not None and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
