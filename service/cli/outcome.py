@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import RenderableType
 from rich.table import Column, Table
 
-from service.cli.printing import err, out, print_json, print_regions, print_verdicts, warn_of_gaps
+from service.cli.printing import complain, err, regions_table, show, verdicts_table, warn_of_gaps
 from study.storage.study_folder import Storage, StudyFolder
 
 if TYPE_CHECKING:
+    from analysis.searches.failure_map import FailureMap
     from search_spaces.learners.failure_map import Refinement
-    from search_spaces.learners.l1_search import L1Learner
+    from search_spaces.learners.l1_search import L1Interval, L1Learner
     from study.on_ray.driver import Outcome
 
 MOST_ERRORS_SHOWN = 10
 
+Found = tuple[dict[str, Any], Iterable[RenderableType]]
+"""What a study found: the fields of its JSON document, and what is shown to people."""
 
-def tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
-    """What a launch, search or resume came to."""
-    from search_spaces.learners.failure_map import Refinement
-    from search_spaces.learners.l1_search import L1Learner
 
+def show_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
+    """What a launch, search or resume came to; exit code 1 unless it is done."""
     folder = Storage.at(storage).study(outcome.study)
-    document = {name: value for name, value in vars(outcome).items() if name != "learner"}
-    if outcome.learner is not None and outcome.state != "done":
-        if as_json:
-            print_json({**document, **outcome.learner.summary()})
-    elif isinstance(outcome.learner, Refinement):
-        _tell_map(outcome.learner, document, folder, as_json)
-    elif isinstance(outcome.learner, L1Learner):
-        _tell_l1(outcome.learner, document, folder, as_json)
-    else:
-        _tell_verdicts(outcome, document, folder, as_json)
-    if not as_json:
-        out.print(
-            f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
-            f"{outcome.engine} engine, rows in {outcome.path}"
-        )
+    document, shown = _found(outcome, folder)
+    sentence = (
+        f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
+        f"{outcome.engine} engine, rows in {outcome.path}"
+    )
+    fields = {name: value for name, value in vars(outcome).items() if name != "learner"}
+    show(fields | document, chain(shown, [sentence]), as_json)
     for error in outcome.errors[:MOST_ERRORS_SHOWN]:
-        err.print(f"error: {error}", markup=False)
+        complain(error)
     if len(outcome.errors) > MOST_ERRORS_SHOWN:
         err.print(f"… and {len(outcome.errors) - MOST_ERRORS_SHOWN} errors more")
     if outcome.state == "stopped":
@@ -50,40 +46,58 @@ def tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _tell_verdicts(outcome: Outcome, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
+def _found(outcome: Outcome, folder: StudyFolder) -> Found:
+    """Of a search that is not done, how far it is."""
+    from search_spaces.learners.failure_map import Refinement
+    from search_spaces.learners.l1_search import L1Learner
+
+    if outcome.learner is not None and outcome.state != "done":
+        return dict(outcome.learner.summary()), ()
+    if isinstance(outcome.learner, Refinement):
+        return _map(outcome.learner, folder)
+    if isinstance(outcome.learner, L1Learner):
+        return _l1(outcome.learner, folder)
+    return _verdicts(outcome, folder)
+
+
+def _verdicts(outcome: Outcome, folder: StudyFolder) -> Found:
     """The verdicts by cell, and the findings."""
     from analysis.frames import load
     from analysis.report.page import findings, verdict_table
 
     frame = load(outcome.study, folder.storage.given)
-    sentences = findings(frame, outcome.planned)
-    if as_json:
-        print_json({**document, "findings": sentences})
-    else:
-        print_verdicts(verdict_table(frame))
-        for sentence in sentences:
-            out.print(sentence)
     warn_of_gaps(frame, folder)
+    sentences = findings(frame, outcome.planned)
+
+    def shown() -> Iterator[RenderableType]:
+        yield from verdicts_table(verdict_table(frame))
+        yield from sentences
+
+    return {"findings": sentences}, shown()
 
 
-def _tell_map(learner: Refinement, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
+def _map(learner: Refinement, folder: StudyFolder) -> Found:
     """The failure regions, and how much of the map is unsure."""
     from analysis.searches.failure_map import failure_map, write_map
 
     found = failure_map(folder, learner)
     files = [folder.place(name) for name in write_map(folder, learner, found)]
-    if as_json:
-        print_json({**document, **asdict(found), "files": files})
-        return
-    print_regions(found.regions, f"No cell of {folder.name} fails at a rate of {found.level:g} or more.")
-    out.print(
+    return {**asdict(found), "files": files}, _map_shown(found, files, folder.name)
+
+
+def _map_shown(found: FailureMap, files: list[str], name: str) -> Iterator[RenderableType]:
+    if found.regions:
+        yield from regions_table(found.regions)
+    else:
+        yield f"No cell of {name} fails at a rate of {found.level:g} or more."
+    yield (
         f"{found.replicates} replicates; an expected {found.estimated_misclassified_volume:.1%} of the space is on the wrong side "
         f"of the border as drawn (regret {found.estimated_regret:.4f})."
     )
-    out.print("Map: " + ", ".join(files))
+    yield "Map: " + ", ".join(files)
 
 
-def _tell_l1(learner: L1Learner, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
+def _l1(learner: L1Learner, folder: StudyFolder) -> Found:
     """The safe interval and the best l1 of every cell."""
     from analysis.searches.l1 import l1_sentences, write_l1
     from study.storage.status import read_spec
@@ -91,9 +105,11 @@ def _tell_l1(learner: L1Learner, document: dict[str, Any], folder: StudyFolder, 
     found = learner.results()
     sentences = l1_sentences(found, read_spec(folder).protocol)
     files = [folder.place(name) for name in write_l1(folder, found)]
-    if as_json:
-        print_json({**document, "cells": [asdict(interval) for interval in found], "findings": sentences, "files": files})
-        return
+    document = {"cells": [asdict(interval) for interval in found], "findings": sentences, "files": files}
+    return document, (_l1_table(found), *sentences, "Written: " + ", ".join(files))
+
+
+def _l1_table(found: list[L1Interval]) -> Table:
     heads = ("sparsity", "safe from [90 %]", "safe to [90 %]", "best l1 [90 %]", "MCC", "closed form", "replicates", "AE collapsed")
     table = Table(Column("architecture", no_wrap=True), *heads)
     for cell in found:
@@ -108,10 +124,7 @@ def _tell_l1(learner: L1Learner, document: dict[str, Any], folder: StudyFolder, 
             str(cell.replicates),
             str(cell.ae_collapsed),
         )
-    out.print(table)
-    for sentence in sentences:
-        out.print(sentence)
-    out.print("Written: " + ", ".join(files))
+    return table
 
 
 def _with_interval(value: float, ends: tuple[float | None, float | None]) -> str:
