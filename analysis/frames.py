@@ -13,8 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from search_spaces.cells import SEED_COLUMNS
-from search_spaces.failures import failed
-from study.failures import FailureKind
+from search_spaces.failures import failed, verdicts
 from study.storage.status import existing_study
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
@@ -104,7 +103,7 @@ def _packs_from_rows(folder: StudyFolder, known: set[str]) -> pd.DataFrame:
                 "pack_seconds": sum(rows["wall_seconds"].to_pylist()),
                 "trial_id": rows["trial_id"][0].as_py(),
                 "run": "",
-                **{f"failures/{kind.value}": counts[kind.value] for kind in FailureKind},
+                **{f"failures/{verdict.name}": counts[verdict.name] for verdict in verdicts()},
             }
         )
     return pd.DataFrame(packs)

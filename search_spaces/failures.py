@@ -1,8 +1,12 @@
-"""Which failures can be asked for, of rows or of a search."""
+"""The table of verdicts: which there are, in order of precedence, what they mean and how figures show them.
+
+When each applies to a row is in study/failures.py; `study.failures.register_verdict` adds one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -11,7 +15,7 @@ from search_spaces.protocol import closest
 
 
 class FailureKind(StrEnum):
-    """What is seen, in order of precedence."""
+    """The names of the built-in verdicts; `verdicts` has those that were registered, too."""
 
     CRASHED = "crashed"
     DIVERGED = "diverged"
@@ -23,43 +27,145 @@ class FailureKind(StrEnum):
     UNRECOVERED = "unrecovered"
     NONE = "none"
 
-    @property
-    def sentence(self) -> str:
-        """What readers are told."""
-        return _SENTENCES[self]
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is seen in a replicate, and how it is shown."""
+
+    name: str
+    """As rows store it."""
+    meaning: str
+    """The sentence shown to readers."""
+    condition: str
+    """What a row must meet, in Markdown, for docs/definitions.md."""
+    columns: tuple[str, ...]
+    """Those that the condition is a function of."""
+    colour: str
+    """#rrggbb: in black and white too far enough from the others, or with another pattern."""
+    pattern: str
+    """Matplotlib's hatch of areas in that colour."""
+    marker: str
+    """Matplotlib's marker of single replicates."""
+    threshold: str | None = None
+    """The protocol's field that the condition compares with."""
+    of_sae: bool = False
+    """Whether it is a failure of the SAE, its autoencoder being healthy."""
 
 
-_SENTENCES = {
-    FailureKind.CRASHED: "the replicate killed its worker",
-    FailureKind.DIVERGED: "a weight or a loss is not finite",
-    FailureKind.AE_COLLAPSED: "the autoencoder does no better than a bias alone, the fault lies before the SAE",
-    FailureKind.SAE_DEAD: "every latent is dead, with a healthy autoencoder",
-    FailureKind.SAE_STARVED: "far fewer live latents than represented features",
-    FailureKind.SAE_DENSE: "the code is not sparse",
-    FailureKind.UNFAITHFUL: "the SAE does not reconstruct the activations",
-    FailureKind.UNRECOVERED: "the SAE reconstructs, but its decoder is not the features",
-    FailureKind.NONE: "no failure",
-}
+# Okabe and Ito's hues, readable by the colour-blind, at different lightness; patterns and markers carry them in black and white.
+VERDICTS = [
+    Verdict(
+        FailureKind.CRASHED.value,
+        "the replicate killed its worker",
+        "the replicate killed every worker that trained it",
+        ("empirical_sparsity",),
+        colour="#4d4d4d", pattern="xx", marker="x",
+    ),
+    Verdict(
+        FailureKind.DIVERGED.value,
+        "a weight or a loss is not finite",
+        "a weight or a loss is not finite",
+        ("ae_loss", "sae_loss"),
+        colour="#F0E442", pattern="++", marker="P",
+    ),
+    Verdict(
+        FailureKind.AE_COLLAPSED.value,
+        "the autoencoder does no better than a bias alone, the fault lies before the SAE",
+        "`ae_loss` ≥ `collapsed_from` · `ae_loss_bias_only`, or every output ReLU is dead",
+        ("ae_loss", "ae_loss_bias_only", "ae_dead_outputs", "n_features"),
+        colour="#D55E00", pattern="//", marker="^", threshold="collapsed_from",
+    ),
+    Verdict(
+        FailureKind.SAE_DEAD.value,
+        "every latent is dead, with a healthy autoencoder",
+        "no latent is alive",
+        ("n_latents", "dead_latents"),
+        colour="#000000", pattern="", marker="s", of_sae=True,
+    ),
+    Verdict(
+        FailureKind.SAE_STARVED.value,
+        "far fewer live latents than represented features",
+        "alive latents < `starved_below` · size of F",
+        ("n_latents", "dead_latents", "ae_features_represented"),
+        colour="#0072B2", pattern="\\\\", marker="v", threshold="starved_below", of_sae=True,
+    ),
+    Verdict(
+        FailureKind.SAE_DENSE.value,
+        "the code is not sparse",
+        "`l0` > `dense_above` · (1 − S) · size of F",
+        ("l0", "sparsity", "ae_features_represented"),
+        colour="#56B4E9", pattern="", marker="<", threshold="dense_above", of_sae=True,
+    ),
+    Verdict(
+        FailureKind.UNFAITHFUL.value,
+        "the SAE does not reconstruct the activations",
+        "`explained_variance` < `unfaithful_below`",
+        ("explained_variance",),
+        colour="#F2B134", pattern="..", marker="D", threshold="unfaithful_below", of_sae=True,
+    ),
+    Verdict(
+        FailureKind.UNRECOVERED.value,
+        "the SAE reconstructs, but its decoder is not the features",
+        "(mcc − chance)/(1 − chance) < `unrecovered_below`",
+        ("mcc_decoder_features", "mcc_chance", "ae_features_represented"),
+        colour="#CC79A7", pattern="--", marker=">", threshold="unrecovered_below", of_sae=True,
+    ),
+    Verdict(
+        FailureKind.NONE.value, "no failure", "otherwise", (), colour="#B3E2CD", pattern="", marker="o"
+    ),
+]  # fmt: skip
+"""In order of precedence, success last."""
 
-FAILURES = ("any", *(kind.value for kind in FailureKind if kind is not FailureKind.NONE), "sae_all_dead")
-"""What may be asked for: any failure, one kind, or what the source called one (all latents dead, whatever the reason)."""
+
+def verdicts() -> tuple[Verdict, ...]:
+    """All of them in order of precedence, success last."""
+    return tuple(VERDICTS)
+
+
+def failing_verdicts() -> tuple[Verdict, ...]:
+    """`verdicts` without success."""
+    return tuple(verdict for verdict in VERDICTS if verdict.name != FailureKind.NONE)
+
+
+def verdict_named(name: str) -> Verdict:
+    """The verdict that rows store under this name; ValueError where none has it."""
+    for verdict in VERDICTS:
+        if verdict.name == name:
+            return verdict
+    raise ValueError(
+        f"verdict {name!r} is unknown.{closest(name, [of.name for of in VERDICTS])} Import the file that registers it."
+    )
+
+
+def insert_verdict(verdict: Verdict, before: str = FailureKind.NONE) -> None:
+    """Add a verdict to the table, taking precedence over `before`; ValueError where its name is taken or `before` unknown."""
+    if verdict.name in failure_choices() or verdict.name == FailureKind.NONE:
+        raise ValueError(f"verdict {verdict.name!r} is taken. Give the new one another name.")
+    VERDICTS.insert(VERDICTS.index(verdict_named(before)), verdict)
+
+
+def failure_choices() -> tuple[str, ...]:
+    """What may be asked for: any failure, one kind, or what the source called one (all latents dead, whatever the reason)."""
+    return ("any", *(verdict.name for verdict in failing_verdicts()), "sae_all_dead")
 
 
 def checked_failure(failure: str) -> str:
-    """One of FAILURES, or MisuseError."""
-    if failure not in FAILURES:
-        raise MisuseError(f"failure={failure!r} is unknown.{closest(failure, FAILURES)} Expected one of {', '.join(FAILURES)}.")
+    """One of `failure_choices`, or MisuseError."""
+    choices = failure_choices()
+    if failure not in choices:
+        raise MisuseError(f"failure={failure!r} is unknown.{closest(failure, choices)} Expected one of {', '.join(choices)}.")
     return failure
 
 
 def failed(rows: Mapping[str, Any], failure: str = "any") -> Any:
     """Whether each row failed in the way asked for, as an array of the columns' kind; MisuseError for an unknown way.
 
-    rows: `failure`, and for `sae_all_dead` also `dead_latents` and `n_latents`. A missing `dead_latents` (NaN) is not all dead.
+    rows: `failure`, and for `sae_all_dead` that column, or `dead_latents` and `n_latents`. A missing `dead_latents` (NaN) is
+    not all dead.
     """
     checked_failure(failure)
     if failure == "any":
         return rows["failure"] != FailureKind.NONE.value
     if failure == "sae_all_dead":
-        return rows["dead_latents"] == rows["n_latents"]
+        return rows[failure] if failure in rows else rows["dead_latents"] == rows["n_latents"]
     return rows["failure"] == failure

@@ -5,16 +5,17 @@ Past rows are judged again without training: `judge(rows, protocol)`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.failures import FailureKind as FailureKind
+from search_spaces.failures import Verdict, failing_verdicts, insert_verdict
 from search_spaces.protocol import Protocol
 from study.metrics.sae import corrected_mcc
+from study.storage.schema import names_of
 
 
 class Cause(StrEnum):
@@ -51,46 +52,73 @@ _CAUSE_SENTENCES = {
 }
 
 
-NEEDED_COLUMNS = (
-    "sparsity",
-    "n_features",
-    "n_latents",
-    "empirical_sparsity",
-    "ae_loss",
-    "ae_loss_bias_only",
-    "ae_dead_outputs",
-    "ae_features_represented",
-    "sae_loss",
-    "dead_latents",
-    "l0",
-    "explained_variance",
-    "mcc_decoder_features",
-    "mcc_chance",
-)
-"""The columns that the verdict is a function of."""
+Row = Mapping[str, NDArray[np.float64]]
+"""The columns that a verdict names, (R,) each; NaN where one is missing."""
+Condition = Callable[[Row, Protocol], NDArray[np.bool_]]
+
+
+def _alive(row: Row) -> NDArray[np.float64]:
+    return row["n_latents"] - row["dead_latents"]
+
+
+def _represented(row: Row) -> NDArray[np.float64]:
+    return row["ae_features_represented"]
+
+
+def _collapsed(row: Row, protocol: Protocol) -> NDArray[np.bool_]:
+    no_better = row["ae_loss"] >= protocol.collapsed_from * row["ae_loss_bias_only"]
+    return no_better | (row["ae_dead_outputs"] == row["n_features"])
+
+
+def _starved(row: Row, protocol: Protocol) -> NDArray[np.bool_]:
+    return (_represented(row) > 0) & (_alive(row) < protocol.starved_below * _represented(row))
+
+
+def _dense(row: Row, protocol: Protocol) -> NDArray[np.bool_]:
+    return (_represented(row) > 0) & (row["l0"] > protocol.dense_above * (1 - row["sparsity"]) * _represented(row))
+
+
+def _unrecovered(row: Row, protocol: Protocol) -> NDArray[np.bool_]:
+    corrected = corrected_mcc(row["mcc_decoder_features"], row["mcc_chance"])
+    return (_represented(row) > 0) & (corrected < protocol.unrecovered_below)
+
+
+CONDITIONS: dict[str, Condition] = {
+    FailureKind.CRASHED: lambda row, protocol: np.isnan(row["empirical_sparsity"]),
+    FailureKind.DIVERGED: lambda row, protocol: ~np.isfinite(row["ae_loss"]) | (protocol.has_sae & ~np.isfinite(row["sae_loss"])),
+    FailureKind.AE_COLLAPSED: _collapsed,
+    # Comparisons with NaN are false: without an SAE nothing below applies.
+    FailureKind.SAE_DEAD: lambda row, protocol: _alive(row) == 0,
+    FailureKind.SAE_STARVED: _starved,
+    FailureKind.SAE_DENSE: _dense,
+    FailureKind.UNFAITHFUL: lambda row, protocol: row["explained_variance"] < protocol.unfaithful_below,
+    FailureKind.UNRECOVERED: _unrecovered,
+}
+"""When each verdict of `search_spaces.failures.VERDICTS` applies, if none before it does."""
+
+
+def register_verdict(verdict: Verdict, applies: Condition, before: str = FailureKind.NONE) -> None:
+    """Add a verdict that takes precedence over `before`: to `judge`, figures, reports and what `--failure` takes.
+
+    ValueError where its name is taken, `before` is no verdict, or one of its columns is no column of the rows. A worker
+    process judges by what is registered in it.
+    """
+    if unknown := set(verdict.columns) - set(names_of()):
+        raise ValueError(
+            f"verdict {verdict.name!r} needs {', '.join(sorted(unknown))}, no column of the rows. Register its metric first."
+        )
+    insert_verdict(verdict, before)
+    CONDITIONS[verdict.name] = applies
 
 
 def judge(rows: Mapping[str, ArrayLike], protocol: Protocol) -> NDArray[np.str_]:
-    """The FailureKind of each row, (R,), the first that applies from top to bottom.
+    """The name of each row's verdict, (R,): the first that applies, in the order of `verdicts`.
 
     A row without data columns is one that a worker died over. A protocol without an SAE is judged by the AE alone, and
     conditions that need the represented features F are skipped where F is empty.
     """
-    row: dict[str, Any] = {name: np.asarray(rows[name], dtype=np.float64) for name in NEEDED_COLUMNS}
-    represented = row["ae_features_represented"]
-    alive = row["n_latents"] - row["dead_latents"]
-    corrected = corrected_mcc(row["mcc_decoder_features"], row["mcc_chance"])
+    failing = failing_verdicts()
+    row = {name: np.asarray(rows[name], dtype=np.float64) for verdict in failing for name in verdict.columns}
     with np.errstate(invalid="ignore"):
-        conditions: dict[FailureKind, NDArray[np.bool_]] = {
-            FailureKind.CRASHED: np.isnan(row["empirical_sparsity"]),
-            FailureKind.DIVERGED: ~np.isfinite(row["ae_loss"]) | (protocol.has_sae & ~np.isfinite(row["sae_loss"])),
-            FailureKind.AE_COLLAPSED: (row["ae_loss"] >= protocol.collapsed_from * row["ae_loss_bias_only"])
-            | (row["ae_dead_outputs"] == row["n_features"]),
-            # Comparisons with NaN are false: without an SAE nothing below applies.
-            FailureKind.SAE_DEAD: alive == 0,
-            FailureKind.SAE_STARVED: (represented > 0) & (alive < protocol.starved_below * represented),
-            FailureKind.SAE_DENSE: (represented > 0) & (row["l0"] > protocol.dense_above * (1 - row["sparsity"]) * represented),
-            FailureKind.UNFAITHFUL: row["explained_variance"] < protocol.unfaithful_below,
-            FailureKind.UNRECOVERED: (represented > 0) & (corrected < protocol.unrecovered_below),
-        }
-    return np.select(list(conditions.values()), [kind.value for kind in conditions], FailureKind.NONE.value)
+        met = [CONDITIONS[verdict.name](row, protocol) for verdict in failing]
+    return np.select(met, [verdict.name for verdict in failing], FailureKind.NONE.value)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from search_spaces import Protocol
+from search_spaces.failures import verdicts
 from study.storage.schema import REAL, TEXT, TIME, WHOLE, columns
 
 DEFINITIONS = Path(__file__).parent.parent / "docs" / "definitions.md"
@@ -22,12 +24,20 @@ def columns_table() -> str:
     return table(("column", "group", "type", "since", "meaning"), lines)
 
 
+def verdicts_table() -> str:
+    """A line for each verdict, in order of precedence."""
+    default = Protocol()
+    thresholds = {of.name: f"`{of.threshold}` = {getattr(default, of.threshold):g}" for of in verdicts() if of.threshold}
+    lines = ((f"`{of.name}`", of.meaning, of.condition, thresholds.get(of.name, "")) for of in verdicts())
+    return table(("failure", "meaning", "condition", "threshold, by default"), lines)
+
+
 def table(heads: tuple[str, ...], lines: Iterable[tuple[str, ...]]) -> str:
     """In Markdown."""
     return "".join(f"| {' | '.join(line)} |\n" for line in (heads, ("---",) * len(heads), *lines))
 
 
-TABLES = {"## Columns": columns_table}
+TABLES = {"## Columns": columns_table, "## Verdict": verdicts_table}
 """By the heading of its section, whose first table it is."""
 
 

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.rates.cells import CELL, failed, rate_interval
+from analysis.rates.cells import CELL, rate_interval
 from analysis.rates.significance import seed_columns
-from study.failures import FailureKind
+from search_spaces.failures import FailureKind, failed, failing_verdicts
 from study.metrics.sae import corrected_mcc
 
 _Float = NDArray[np.float64]
@@ -118,7 +118,7 @@ def _values(frame: pd.DataFrame) -> dict[str, _Float]:
 def _groups(frame: pd.DataFrame) -> dict[str, _Mask]:
     """Masks of healthy, failing, each kind that occurs, and all_dead: every latent dead, whatever the verdict."""
     failing = failed(frame).to_numpy(dtype=bool)
-    kinds = {kind.value: (frame["failure"] == kind.value).to_numpy(dtype=bool) for kind in FailureKind if kind != FailureKind.NONE}
+    kinds = {kind.name: (frame["failure"] == kind.name).to_numpy(dtype=bool) for kind in failing_verdicts()}
     dead = failed(frame, "sae_all_dead").to_numpy(dtype=bool)
     return {"healthy": ~failing, "failing": failing, **{kind: mask for kind, mask in kinds.items() if mask.any()}, "all_dead": dead}
 

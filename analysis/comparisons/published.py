@@ -12,8 +12,8 @@ from importlib.resources import files
 import pandas as pd
 
 from analysis.rates.cells import rate_interval
+from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.protocol import PROTOCOLS
-from study.failures import FailureKind
 
 ARCHITECTURE, L1, SEED, SPARSITY = "10-5-10", 0.01, 123, 0.9
 """The published failure."""
@@ -66,19 +66,19 @@ def published_finding(frame: pd.DataFrame) -> list[str]:
     if one.empty:
         return []
     row = one.iloc[0]
-    kind = FailureKind(row["failure"])
-    is_sae = kind.value.startswith("sae_") or kind in (FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
-    what = "an SAE failure" if is_sae else "no failure" if kind is FailureKind.NONE else "not an SAE failure"
+    verdict = verdict_named(row["failure"])
+    fails = verdict.name != FailureKind.NONE
+    what = "no failure" if not fails else "an SAE failure" if verdict.of_sae else "not an SAE failure"
     sentences = [
-        f"The published “complete SAE failure” ({ARCHITECTURE}, S = {SPARSITY}, l1 = {L1}, seed {SEED}) is {kind.value}, {what}: "
-        f"{kind.sentence}. AE loss {row['ae_loss']:.4f} against {row['ae_loss_bias_only']:.4f} of a bias alone; "
+        f"The published “complete SAE failure” ({ARCHITECTURE}, S = {SPARSITY}, l1 = {L1}, seed {SEED}) is {verdict.name}, {what}: "
+        f"{verdict.meaning}. AE loss {row['ae_loss']:.4f} against {row['ae_loss_bias_only']:.4f} of a bias alone; "
         f"{row['ae_dead_outputs']} of {row['n_features']} output ReLUs are dead."
     ]
-    if kind is not FailureKind.NONE:
+    if fails:
         cell = frame[(frame["architecture"] == ARCHITECTURE) & (frame["l1"] == L1) & (frame["sparsity"] == SPARSITY)]
-        same, others = cell["failure"] == kind.value, cell["seed"] != SEED
+        same, others = cell["failure"] == verdict.name, cell["seed"] != SEED
         sentences.append(
-            f"In its cell {kind.value} comes in {rate_text(int(same.sum()), len(cell))}; without seed {SEED}, which was "
+            f"In its cell {verdict.name} comes in {rate_text(int(same.sum()), len(cell))}; without seed {SEED}, which was "
             f"reported because it fails, in {rate_text(int((same & others).sum()), int(others.sum()))}."
         )
     return sentences

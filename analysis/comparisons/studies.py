@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import fisher_exact, mannwhitneyu, t, wilcoxon
 
-from analysis.rates.cells import CELL, failed, rate_interval
+from analysis.rates.cells import CELL, rate_interval
 from analysis.rates.claims import DRAWS, RESAMPLING, independent
 from analysis.rates.significance import LEVEL, benjamini_hochberg, holm, mcnemar, p_text, seed_columns
 from search_spaces.errors import MisuseError
+from search_spaces.failures import failed
 from study.data import stream
 from study.metrics.sae import corrected_mcc
 from study.storage.schema import not_science

@@ -20,9 +20,10 @@ from threadpoolctl import threadpool_limits
 
 from analysis.rates.cells import rate_interval
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
+from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.protocol import Protocol, protocol_from
 from study import data
-from study.failures import Cause, FailureKind
+from study.failures import Cause
 from study.history.deaths import latents_died_at, outputs_died_at
 from study.metrics.sae import corrected_mcc
 from study.packs import Pack, physical_cores
@@ -44,13 +45,6 @@ DTYPE = "float64"
 
 SMALLER_L1 = ("l1*0", "l1*0.1", "l1*0.3")
 INITIALISATIONS = ("sae_init*10", "sae_unit_norm", "sae_seed")
-SAE_FAILURES = (
-    FailureKind.SAE_DEAD,
-    FailureKind.SAE_STARVED,
-    FailureKind.SAE_DENSE,
-    FailureKind.UNFAITHFUL,
-    FailureKind.UNRECOVERED,
-)
 
 
 @dataclass(frozen=True)
@@ -121,7 +115,7 @@ class Rate:
     """How often one failure came, over trainings that differ in their draws."""
 
     failure: str
-    """What is counted: a FailureKind, or `any`."""
+    """What is counted: the name of a verdict, or `any`."""
     replicates: int
     failures: int
     rate: float
@@ -181,7 +175,8 @@ class Diagnosis:
     protocol: Protocol
     row: dict[str, Any]
     """The replicate's row."""
-    failure: FailureKind
+    failure: str
+    """The name of the replicate's verdict."""
     cause: Cause
     base_rate: Rate
     """Of the same failure (any, where the replicate does not fail) over other seeds of its cell."""
@@ -208,7 +203,7 @@ class Diagnosis:
             "l1": cell.l1,
             "seed": self.replicate.seed,
             "protocol": self.protocol.name,
-            "failure": self.failure.value,
+            "failure": self.failure,
             "cause": self.cause.value,
             "verdict": self.verdict,
             "base_rate": _counted(self.base_rate, "replicates"),
@@ -262,8 +257,8 @@ def _settled(
     replicate: Replicate, protocol: Protocol, row: dict[str, Any], trajectory: Trajectory, kinds: dict[str, list[str]]
 ) -> Diagnosis:
     """Count the verdicts and name the cause."""
-    failure = FailureKind(row["failure"])
-    counted = "any" if failure is FailureKind.NONE else failure.value
+    failure = str(row["failure"])
+    counted = "any" if failure == FailureKind.NONE else failure
     interventions = tuple(
         Intervention(change.name, change.meaning, change.draws is not None, Rate.of(kinds[change.name], counted))
         for change in applicable(protocol)
@@ -273,23 +268,23 @@ def _settled(
     return Diagnosis(replicate, protocol, row, failure, cause, base_rate, interventions, trajectory)
 
 
-def cause_of(failure: FailureKind, cures: Collection[str], early_death: bool) -> Cause:
+def cause_of(failure: str, cures: Collection[str], early_death: bool) -> Cause:
     """The first cause that applies (docs/definitions.md): a function of what failed, the changes that cure it, and the trajectory.
 
     early_death: every output of the AE died within the first 5 % of its steps.
     """
     cured = set(cures)
-    if failure is FailureKind.NONE:
+    if failure == FailureKind.NONE:
         return Cause.NONE
     by_l1, by_initialisation = bool(cured & set(SMALLER_L1)), bool(cured & set(INITIALISATIONS))
     rules: dict[Cause, bool] = {}
-    if failure is FailureKind.AE_COLLAPSED:
+    if failure == FailureKind.AE_COLLAPSED:
         rules = {
             Cause.AE_EARLY_DEATH: early_death and bool(cured & {"data_order", "ae_init*10", "ae_warmup"}),
             Cause.AE_UNDERTRAINED: "ae_epochs*4" in cured,
             Cause.DATA: "data_seed" in cured,
         }
-    elif failure in SAE_FAILURES:
+    elif verdict_named(failure).of_sae:
         rules = {
             Cause.L1_AGAINST_INITIALISATION: by_l1 and by_initialisation,
             Cause.L1_ABOVE_DEATH_LINE: by_l1,
@@ -387,7 +382,7 @@ def _sentences(diagnosis: Diagnosis) -> Iterator[str]:
     replicate, base, failure = diagnosis.replicate, diagnosis.base_rate, diagnosis.failure
     cell, anew = replicate.cell, f"Over {base.replicates:,} other seeds of this cell"
     who = f"{cell.architecture} at S = {cell.sparsity:g}, l1 = {cell.l1:g}, seed {replicate.seed} ({diagnosis.protocol.name})"
-    if failure is FailureKind.NONE:
+    if failure == FailureKind.NONE:
         yield f"{who} does not fail: {_state(diagnosis)}."
         yield from _deaths(diagnosis.trajectory)
         yield f"{anew} some failure comes in {_told(base)}{_mostly(base)}."
@@ -395,7 +390,7 @@ def _sentences(diagnosis: Diagnosis) -> Iterator[str]:
         harmful = f"make it fail in half of their trainings or more: {_listed(breaking)}" if breaking else "makes it fail as a rule"
         yield f"Of {len(diagnosis.interventions)} single changes {len(breaking) or 'none'} {harmful}."
         return
-    yield f"{who} fails: {failure.value}, {failure.sentence}; {_state(diagnosis)}."
+    yield f"{who} fails: {failure}, {verdict_named(failure).meaning}; {_state(diagnosis)}."
     yield from _deaths(diagnosis.trajectory)
     yield f"Cause: {diagnosis.cause.value}, {diagnosis.cause.sentence}."
     curing = [one for one in diagnosis.interventions if one.cures]
@@ -405,7 +400,7 @@ def _sentences(diagnosis: Diagnosis) -> Iterator[str]:
         yield relapses
     if curing and others:
         yield f"Not cured by {_listed(others)}."
-    yield f"{anew} {failure.value} comes in {_told(base)}."
+    yield f"{anew} {failure} comes in {_told(base)}."
 
 
 def _state(diagnosis: Diagnosis) -> str:

@@ -13,9 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.diagnosis.diagnose import Diagnosis
-from analysis.figures.style import FAILURE_COLOURS
 from search_spaces.errors import MisuseError
-from study.failures import FailureKind
+from search_spaces.failures import FailureKind, verdict_named
 
 _Float = NDArray[np.float64]
 
@@ -88,7 +87,7 @@ def plot_intervention_rates(rates: InterventionRates, ax: Axes) -> None:
 
 def plot_alive_curves(curves: list[AliveCurve], ax: Axes) -> None:
     """Units alive against updates, these on a logarithmic axis that begins at 0."""
-    looks = ((FAILURE_COLOURS[FailureKind.AE_COLLAPSED][0], "-"), (FAILURE_COLOURS[FailureKind.SAE_STARVED][0], "--"))
+    looks = ((verdict_named(FailureKind.AE_COLLAPSED).colour, "-"), (verdict_named(FailureKind.SAE_STARVED).colour, "--"))
     for curve, (colour, style) in zip(curves, looks, strict=False):
         ax.step(curve.updates, curve.alive, where="post", color=colour, linestyle=style, label=curve.units, clip_on=False)
     ax.set_xscale("symlog", linthresh=1)
@@ -107,7 +106,7 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     plot_intervention_rates(intervention_rates(diagnosis), left)
     plot_alive_curves(alive_curves(diagnosis), right)
     cell, failure = diagnosis.replicate.cell, diagnosis.failure
-    finding = "does not fail" if failure is FailureKind.NONE else f"{failure.value}, cause {diagnosis.cause.value}"
+    finding = "does not fail" if failure == FailureKind.NONE else f"{failure}, cause {diagnosis.cause.value}"
     figure.suptitle(
         f"{cell.architecture}, S = {cell.sparsity:g}, l1 = {cell.l1:g}, seed {diagnosis.replicate.seed}: {finding}", fontsize=11
     )

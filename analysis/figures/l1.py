@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.figures.style import FAILURE_COLOURS, log_ticks
-from search_spaces.failures import FailureKind
+from analysis.figures.style import log_ticks
+from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.learners.l1_search import L1Interval
 
-SAFE, LOW, HIGH = (FAILURE_COLOURS[kind][0] for kind in (FailureKind.NONE, FailureKind.SAE_DENSE, FailureKind.SAE_DEAD))
+SAFE, LOW, HIGH = (verdict_named(kind).colour for kind in (FailureKind.NONE, FailureKind.SAE_DENSE, FailureKind.SAE_DEAD))
 BOTH, BEST, THEORY, UNKNOWN = "#999999", "#8C2D7F", "#D55E00", "#666666"
 MOST_COLUMNS = 4
 

@@ -18,8 +18,6 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from analysis.figures.style import (
-    FAILURE_COLOURS,
-    FAILURE_MARKERS,
     SERIES_COLOURS,
     SERIES_LINES,
     SERIES_MARKERS,
@@ -30,7 +28,7 @@ from analysis.figures.style import (
     log_ticks,
     nothing_to_show,
 )
-from analysis.rates.cells import cell_rates, failed, on_lattice, per_autoencoder, rate_interval
+from analysis.rates.cells import cell_rates, on_lattice, per_autoencoder, rate_interval
 from analysis.transitions.critical_points import (
     ORDER_PARAMETERS,
     QUANTILES,
@@ -42,8 +40,8 @@ from analysis.transitions.critical_points import (
     named_protocol,
 )
 from analysis.transitions.crossings import Answer
+from search_spaces.failures import FailureKind, failed, failing_verdicts, verdict_named, verdicts
 from search_spaces.protocol import Protocol
-from study.failures import FailureKind
 
 _Float = NDArray[np.float64]
 
@@ -315,7 +313,7 @@ def failure_curves(frame: pd.DataFrame, failure: str = "any", by: str = "archite
     Columns: series, x, replicates, failures, rate, low, high (Jeffreys, 95 %). A collapse counts once for each autoencoder.
     """
     if by == "failure":
-        kinds = [kind.value for kind in FailureKind if kind is not FailureKind.NONE and (frame["failure"] == kind.value).any()]
+        kinds = [kind.name for kind in failing_verdicts() if (frame["failure"] == kind.name).any()]
         series = [(kind, frame, kind) for kind in kinds]
     else:
         names = dict.fromkeys(frame.sort_values(["n_features", "n_hidden"], kind="stable")["architecture"])
@@ -340,7 +338,7 @@ def curves_title(curves: pd.DataFrame, failure: str, axis: str) -> str:
     if curves.empty or curves["failures"].sum() == 0:
         return f"No {failure_text(failure).removeprefix('any ')} in any replicate"
     top = curves.loc[curves["rate"].idxmax()]
-    subject = top["series"] if top["series"] in _KINDS else f"{failure_text(failure)}, {top['series']}"
+    subject = top["series"] if top["series"] in _verdict_names() else f"{failure_text(failure)}, {top['series']}"
     return f"Highest: {subject}, {top['rate']:.0%} at {'S' if axis == 'sparsity' else axis} = {top['x']:.3g}"
 
 
@@ -358,7 +356,7 @@ def plot_failure_curves(curves: pd.DataFrame, ax: Axes, failure: str = "any", ax
         drawn = ax.errorbar(x, 100 * own["rate"], bars, capsize=1.5, elinewidth=1, label=name, color=colour, marker=marker)
         drawn.lines[0].set(linestyle=line, linewidth=0.8, markersize=4, clip_on=False)
     ax.set_xlabel("sparsity S = P(feature = 0)" if axis == "sparsity" else "l1")
-    ax.set_ylabel(f"{'each verdict' if set(names) & _KINDS else failure_text(failure)}, % of seeds")
+    ax.set_ylabel(f"{'each verdict' if set(names) & _verdict_names() else failure_text(failure)}, % of seeds")
     ax.set_ylim(0, min(100, 115 * curves["high"].max()) if len(curves) else 100)
     ax.set_title(curves_title(curves, failure, axis), fontsize=9)
     if axis == "l1" and len(curves):
@@ -369,14 +367,16 @@ def plot_failure_curves(curves: pd.DataFrame, ax: Axes, failure: str = "any", ax
         nothing_to_show(ax, "nothing measured")
 
 
-_KINDS = {kind.value for kind in FailureKind}
+def _verdict_names() -> set[str]:
+    return {verdict.name for verdict in verdicts()}
 
 
 def _series_style(name: str, place: int) -> tuple[str, str, LineStyle]:
     """Colour, marker, line: of the verdict of that name, or the place's."""
     turn = place % len(SERIES_LINES)
-    if name in _KINDS:
-        return FAILURE_COLOURS[FailureKind(name)][0], FAILURE_MARKERS[FailureKind(name)], SERIES_LINES[turn]
+    if name in _verdict_names():
+        verdict = verdict_named(name)
+        return verdict.colour, verdict.marker, SERIES_LINES[turn]
     return SERIES_COLOURS[turn], SERIES_MARKERS[turn], SERIES_LINES[turn]
 
 

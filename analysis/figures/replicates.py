@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,9 +12,9 @@ from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from analysis.figures.style import FAILURE_COLOURS, FAILURE_MARKERS, log_ticks, nothing_to_show
+from analysis.figures.style import log_ticks, nothing_to_show
 from analysis.rates.cells import per_autoencoder
-from study.failures import FailureKind
+from search_spaces.failures import verdicts
 from study.metrics.autoencoder import feature_dimensionality
 
 _Float = NDArray[np.float64]
@@ -78,12 +79,12 @@ def metric_scatter(frame: pd.DataFrame, x: str, y: str) -> MetricScatter:
 def plot_metric_scatter(scatter: MetricScatter, ax: Axes, log_x: bool = False, log_y: bool = False) -> None:
     """One mark a replicate, colour and form of its verdict; a logarithmic axis leaves out what is not above 0."""
     drawn = scatter.drawn
-    for kind in reversed(FailureKind):  # the failures over what did not fail
-        own = drawn[drawn["failure"] == kind.value]
+    for kind in reversed(verdicts()):  # the failures over what did not fail
+        own = drawn[drawn["failure"] == kind.name]
         if len(own):
-            colour, marker = FAILURE_COLOURS[kind][0], FAILURE_MARKERS[kind]
-            marks = ax.scatter(own["x"], own["y"], s=14, color=colour, marker=marker, alpha=0.75, label=kind.value, rasterized=True)
-            if marker != "x":
+            style: dict[str, Any] = {"color": kind.colour, "marker": kind.marker, "label": kind.name}
+            marks = ax.scatter(own["x"], own["y"], s=14, alpha=0.75, rasterized=True, **style)
+            if kind.marker != "x":
                 marks.set(edgecolor="#333333", linewidth=0.3)
     ax.set_xlabel(scatter.x)
     ax.set_ylabel(scatter.y)

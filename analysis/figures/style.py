@@ -1,4 +1,7 @@
-"""What every figure shares: one colour, hatch and marker for each verdict, the styles of series, ticks and edges of axes."""
+"""What every figure shares: the styles of series, ticks and edges of axes.
+
+The colour, pattern and marker of a verdict are in the table of verdicts, `search_spaces.failures.VERDICTS`.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from study.failures import FailureKind
-
 _Float = NDArray[np.float64]
-
-# Okabe and Ito's hues, readable by the colour-blind, at different lightness; hatches and markers carry them in black and white.
-FAILURE_COLOURS: dict[FailureKind, tuple[str, str]] = {
-    FailureKind.CRASHED: ("#4d4d4d", "xx"),
-    FailureKind.DIVERGED: ("#F0E442", "++"),
-    FailureKind.AE_COLLAPSED: ("#D55E00", "//"),
-    FailureKind.SAE_DEAD: ("#000000", ""),
-    FailureKind.SAE_STARVED: ("#0072B2", "\\\\"),
-    FailureKind.SAE_DENSE: ("#56B4E9", ""),
-    FailureKind.UNFAITHFUL: ("#F2B134", ".."),
-    FailureKind.UNRECOVERED: ("#CC79A7", "--"),
-    FailureKind.NONE: ("#B3E2CD", ""),
-}
-FAILURE_MARKERS: dict[FailureKind, str] = dict(zip(FailureKind, "xP^sv<D>o", strict=True))
 
 SERIES_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7f7f7f")
 SERIES_MARKERS = "osD^vPX*"
@@ -37,14 +24,6 @@ SERIES_LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3
 def failure_text(failure: str) -> str:
     """As a phrase: `any failure`, or the kind."""
     return "any failure" if failure == "any" else failure
-
-
-def lightness(colour: str) -> float:
-    """CIE L* of a colour #rrggbb, 0 (black) to 100 (white): what is left of it in black and white."""
-    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
-    return 116 * luminance ** (1 / 3) - 16 if luminance > 216 / 24389 else luminance * 24389 / 27
 
 
 def edges(values: _Float, logarithmic: bool = False) -> _Float:

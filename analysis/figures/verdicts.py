@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.figures.style import FAILURE_COLOURS, level_ticks
+from analysis.figures.style import level_ticks
 from analysis.rates.cells import per_autoencoder
-from study.failures import FailureKind
+from search_spaces.failures import FailureKind, verdict_named, verdicts
 
 _Float = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ class VerdictComposition:
     by: str
     """`sparsity`, `l1` or `architecture`."""
     levels: tuple[float | str, ...]
-    kinds: tuple[FailureKind, ...]
+    kinds: tuple[str, ...]
     """Those that occur, in order of precedence."""
     shares: _Float
     """(kinds, levels); columns sum to 1."""
@@ -37,13 +37,13 @@ class VerdictComposition:
     @property
     def title(self) -> str:
         """The finding: the commonest failure, and where it is commonest."""
-        failing = [i for i, kind in enumerate(self.kinds) if kind is not FailureKind.NONE]
+        failing = [i for i, kind in enumerate(self.kinds) if kind != FailureKind.NONE]
         if not failing:
             return "No replicate failed" if len(self.levels) else "No replicate"
         commonest = max(failing, key=lambda i: float(self.shares[i] @ self.replicates))
         share, at = float(self.shares[commonest].max()), self.levels[int(np.argmax(self.shares[commonest]))]
         where = f"{_SYMBOLS.get(self.by, self.by)} = {at:.3g}" if isinstance(at, float) else str(at)
-        return f"Most often {self.kinds[commonest].value}: up to {share:.0%} (at {where})"
+        return f"Most often {self.kinds[commonest]}: up to {share:.0%} (at {where})"
 
     @property
     def caption(self) -> str:
@@ -66,8 +66,8 @@ def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictCom
     if by == "architecture":
         frame = frame.sort_values(["n_features", "n_hidden"], kind="stable")
     counts = frame.groupby([by, "failure"], sort=by != "architecture").size().unstack(fill_value=0)
-    kinds = tuple(kind for kind in FailureKind if kind.value in counts.columns)
-    table = counts[[kind.value for kind in kinds]].to_numpy(dtype=np.float64).T
+    kinds = tuple(verdict.name for verdict in verdicts() if verdict.name in counts.columns)
+    table = counts[list(kinds)].to_numpy(dtype=np.float64).T
     totals = table.sum(axis=0)
     levels = tuple(str(v) if by == "architecture" else float(v) for v in counts.index)
     return VerdictComposition(by, levels, kinds, table / totals, totals.astype(np.int64))
@@ -78,17 +78,17 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
     positions = np.arange(len(composition.levels))
     bottom = np.zeros(len(positions))
     for kind, shares in zip(composition.kinds, composition.shares, strict=True):
-        colour, hatch = FAILURE_COLOURS[kind]
+        verdict = verdict_named(kind)
         ax.bar(
             positions,
             shares,
             bottom=bottom,
             width=0.82,
-            color=colour,
-            hatch=hatch,
+            color=verdict.colour,
+            hatch=verdict.pattern,
             edgecolor="white",
             linewidth=0.6,
-            label=kind.value,
+            label=kind,
         )
         bottom += shares
     if composition.by == "architecture":
@@ -112,13 +112,12 @@ def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
     if metric.startswith(("ae_", "hidden_")):
         frame = per_autoencoder(frame)
     sparsities = np.sort(frame["sparsity"].unique())
-    for kind in FailureKind:
-        own = frame[frame["failure"] == kind.value]
+    for kind in verdicts():
+        own = frame[frame["failure"] == kind.name]
         if len(own) == 0:
             continue
-        colour = FAILURE_COLOURS[kind][0]
         x = np.searchsorted(sparsities, own["sparsity"]) + 0.5 * ((np.arange(len(own)) * GOLDEN) % 1 - 0.5)
-        ax.plot(x, own[metric].astype("float64"), ".", markersize=3, color=colour, alpha=0.7, label=kind.value, rasterized=True)
+        ax.plot(x, own[metric].astype("float64"), ".", markersize=3, color=kind.colour, alpha=0.7, label=kind.name, rasterized=True)
     median = frame.groupby("sparsity")[metric].median().astype("float64")
     ax.plot(np.arange(len(sparsities)), median, "_", color="black", markersize=14, markeredgewidth=1.5)
     level_ticks(ax, sparsities, fontsize=7)

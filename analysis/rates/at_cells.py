@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.rates.cells import CELL, failed, rate_interval
+from analysis.rates.cells import CELL, rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally
 from search_spaces.cells import Architecture
 from search_spaces.errors import MisuseError
+from search_spaces.failures import failed
 from search_spaces.surface.domain import Counts, Domain
 from search_spaces.surface.surface import Surface
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, norm
 
-from search_spaces import failures as asked_for
+from search_spaces.failures import failed
 
 _Float = NDArray[np.float64]
 Interval = Callable[[ArrayLike, ArrayLike], tuple[_Float, _Float]]
@@ -17,13 +17,6 @@ Interval = Callable[[ArrayLike, ArrayLike], tuple[_Float, _Float]]
 
 CELL = ["architecture", "sparsity", "l1"]
 MOST_LEVELS, BINS = 60, 12
-
-
-def failed(frame: pd.DataFrame, failure: str = "any") -> pd.Series[bool]:
-    """Whether each row failed in the way asked for; MisuseError for an unknown one."""
-    if failure == "sae_all_dead":
-        return frame["sae_all_dead"]
-    return asked_for.failed(frame, failure)
 
 
 def rate_interval(

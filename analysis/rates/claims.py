@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaln, roots_legendre, xlogy
 from scipy.stats import beta, binom, chi2_contingency, fisher_exact
 
-from analysis.rates.cells import CELL, failed
+from analysis.rates.cells import CELL
 from analysis.rates.significance import (
     LEVEL,
     benjamini_hochberg,
@@ -30,6 +30,7 @@ from analysis.rates.significance import (
     seed_columns,
 )
 from search_spaces.errors import MisuseError
+from search_spaces.failures import failed
 from study.data import stream
 from study.failures import FailureKind
 

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_dilation, label, uniform_filter
 from scipy.special import betainc, rel_entr
 
-from analysis.rates.cells import MOST_LEVELS, failed, rate_interval
+from analysis.rates.cells import MOST_LEVELS, rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, without_zero_l1
 from search_spaces.errors import MisuseError
+from search_spaces.failures import failed, failing_verdicts
 from search_spaces.surface.domain import Counts, Domain
 from search_spaces.surface.posterior import Posterior
-from study.failures import FailureKind
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.
 def all_regions(frame: pd.DataFrame, level: float = 0.5, domain: Domain | None = None) -> list[Region]:
     """Regions of any failure, then of each kind that occurs."""
     there = set(frame["failure"].unique())
-    return _regions(frame, ["any", *(kind.value for kind in FailureKind if kind.value in there - {"none"})], level, domain)
+    return _regions(frame, ["any", *(verdict.name for verdict in failing_verdicts() if verdict.name in there)], level, domain)
 
 
 def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Domain | None) -> list[Region]:

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, false_discovery_control, hypergeom
 
-from analysis.rates.cells import failed
 from search_spaces.cells import SEED_COLUMNS
 from search_spaces.errors import MisuseError
+from search_spaces.failures import failed
 
 _Float = NDArray[np.float64]
 

@@ -18,7 +18,7 @@ from analysis.report.study_rows import COLLAPSE, StudyRows
 from analysis.searches.l1 import l1_sentences
 from analysis.transitions.critical_points import CriticalPoint
 from analysis.transitions.crossings import Answer
-from study.failures import FailureKind
+from search_spaces.failures import FailureKind, verdicts
 
 MOST_REGIONS = 3
 """Of different failures, told in sentences; the table holds all."""
@@ -54,7 +54,7 @@ def verdict_sentences(frame: pd.DataFrame) -> list[str]:
     """The shares of the verdicts, and whose the dead latents are."""
     counts = frame["failure"].value_counts()
     kinds = [
-        f"{kind.value} {counts[kind.value]} ({counts[kind.value] / len(frame):.1%})" for kind in FailureKind if kind.value in counts
+        f"{kind.name} {counts[kind.name]} ({counts[kind.name] / len(frame):.1%})" for kind in verdicts() if kind.name in counts
     ]
     cells = len(frame.drop_duplicates(["architecture", "sparsity", "l1"]))
     failing = len(frame) - int(counts.get(FailureKind.NONE.value, 0))
@@ -76,7 +76,7 @@ def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:
     interval = [f"{row.rate:.0%} [{row.low:.0%}, {row.high:.0%}]" for row in rates.itertuples()]
     table = rates[["architecture", "sparsity", "l1", "replicates"]].assign(**{"any failure [95 %]": interval})
     counts = frame.groupby(["architecture", "sparsity", "l1", "failure"]).size().unstack(fill_value=0).reset_index()
-    kinds = [kind.value for kind in FailureKind if kind.value in counts.columns]
+    kinds = [kind.name for kind in verdicts() if kind.name in counts.columns]
     return table.merge(counts[["architecture", "sparsity", "l1", *kinds]], on=["architecture", "sparsity", "l1"])
 
 

@@ -11,11 +11,12 @@ import pandas as pd
 from analysis.comparisons.metric_trust import MetricTrust, metric_trust
 from analysis.comparisons.published import published_replicates
 from analysis.figures.phase import Surface
-from analysis.rates.cells import cell_rates, failed, on_lattice, per_autoencoder
+from analysis.rates.cells import cell_rates, on_lattice, per_autoencoder
 from analysis.rates.claims import Monotonicity, monotonicity
 from analysis.rates.regions import Region, all_regions
 from analysis.rates.tally import Tally, without_zero_l1
 from analysis.transitions.critical_points import CriticalPoint, critical_points, order_transitions
+from search_spaces.failures import failed
 from search_spaces.learners.l1_search import L1Interval
 from search_spaces.study_files import StudySpec
 from search_spaces.surface.surface import Surface as FailureSurface

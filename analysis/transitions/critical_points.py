@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.rates.cells import failed, on_lattice, per_autoencoder
+from analysis.rates.cells import on_lattice, per_autoencoder
 from analysis.transitions.crossings import Answer, Crossing, crossings
+from search_spaces.failures import failed
 from search_spaces.protocol import PROTOCOLS, Protocol
 from study import theory
 from study.failures import FailureKind

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from service.cli.printing import err
 
 if TYPE_CHECKING:
-    from study.on_ray.driver import Progress as StudyProgress
+    from study.on_ray.watch import Progress as StudyProgress
     from study.storage.study_folder import StudyFolder
 
 LINE_SECONDS = 10.0
@@ -28,13 +28,13 @@ INTERRUPTED = 130
 @contextlib.contextmanager
 def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgress], None] | None]:
     """A progress line on standard error: replicates, rate, time left, failures so far. Ctrl-C says how to go on."""
-    from study.on_ray import driver
+    from study.on_ray import session
 
     def leave() -> NoReturn:
         _say_interrupted(folder)
         os._exit(INTERRUPTED)
 
-    driver.leave_at_once = leave
+    session.leave_at_once = leave
     try:
         # Ray prints to standard output when it likes; what we print there comes after.
         with (
@@ -46,7 +46,7 @@ def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgre
         _say_interrupted(folder)
         raise typer.Exit(INTERRUPTED) from None
     finally:
-        driver.leave_at_once = None
+        session.leave_at_once = None
 
 
 def _say_interrupted(folder: StudyFolder) -> None:

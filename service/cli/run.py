@@ -132,12 +132,13 @@ def _run(spec: StudySpec, resources: Resources, dry_run: bool, storage: str, as_
 
 
 def _show_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
-    from study.on_ray import driver
+    from study.on_ray.driver import refuse_other_specification
+    from study.on_ray.session import local_workers
     from study.planning import plan_study
 
     folder = Storage.at(storage).study(spec.name)
-    driver.refuse_other_specification(folder, spec)
-    summary = plan_study(folder, spec, driver.local_workers(workers)).summary()
+    refuse_other_specification(folder, spec)
+    summary = plan_study(folder, spec, local_workers(workers)).summary()
     width = max(map(len, summary))
     figures = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in summary.items()}
     show(summary, (f"{key:>{width}}  {value}" for key, value in figures.items()), as_json)

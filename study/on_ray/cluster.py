@@ -84,18 +84,18 @@ def pinned_here() -> NodeAffinitySchedulingStrategy:
 
 
 class Relay:
-    """An actor that keeps what a driver on the cluster tells of its progress until the client comes for it."""
+    """An actor that keeps the progress reports of a driver on the cluster until the client fetches them."""
 
     def __init__(self) -> None:
-        self._told: list[Any] = []
+        self._reports: list[Any] = []
 
     def put(self, progress: Any) -> None:
-        self._told.append(progress)
+        self._reports.append(progress)
 
     def take(self) -> list[Any]:
-        """What was put since the last time."""
-        told, self._told = self._told, []
-        return told
+        """The reports since the last call."""
+        reports, self._reports = self._reports, []
+        return reports
 
 
 def refuse_unseen_storage(folder: StudyFolder) -> None:

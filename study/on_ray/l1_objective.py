@@ -2,7 +2,7 @@
 
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
-    from study.l1_objective import l1_objective
+    from study.on_ray.l1_objective import l1_objective
 
     found = tune.Tuner(
         l1_objective("10-5-10", 0.9, seeds="0:8"),

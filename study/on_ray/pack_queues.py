@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import threading
 import time
 from collections import Counter, deque
@@ -14,28 +13,17 @@ import pyarrow as pa
 from ray.tune.search import Searcher
 from threadpoolctl import threadpool_limits
 
+from study.on_ray.retries import TRIES, Fault
 from study.packs import Pack
 from study.searching.batches import Batches
 
 
-class Fault(enum.Enum):
-    """What became of a trial that ended without rows."""
-
-    LOST = "its node was lost"
-    DIED = "its worker died"
-    RAISED = "it raised"
-
-
-TRIES = {Fault.LOST: 10, Fault.DIED: 3, Fault.RAISED: 2}
-"""How often a pack may end in each. Lost nodes are not the pack's fault; what raised may have been a storage's bad moment."""
-
-
 class PackQueue(Searcher):
-    """Hands packs to Tune in order; one that fails is handed out again, one that kills its workers comes back as two halves.
+    """Hands packs to Tune in order. A pack that fails is queued again; one that keeps killing its workers is halved.
 
-    `lay_out` is told each pack before its trial may ask for it; `on_poison` is told of a single replicate that killed
+    `lay_out` is called with each pack before its trial may fetch it, `on_poison` with a single replicate that killed
     every worker that tried it. Neither the queue nor its state outlives the run: a resumed study plans anew from the
-    rows that are there.
+    stored rows.
     """
 
     def __init__(self, packs: Iterable[Pack], lay_out: Callable[[Pack], None], on_poison: Callable[[Pack], None]) -> None:
@@ -45,6 +33,8 @@ class PackQueue(Searcher):
         self._lay_out = lay_out
         self._on_poison = on_poison
         self._faults: Counter[tuple[str, Fault]] = Counter()
+        self.error: BaseException | None = None
+        """What a search's learner raised, or its rows' storage: nothing is handed out after that."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack's configuration; FINISHED only when nothing can come back any more."""
@@ -57,11 +47,11 @@ class PackQueue(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if not error:
-            self._live.pop(trial_id, None)  # an errored one stays until `failed` says why
+            self._live.pop(trial_id, None)  # an errored one stays until `retry` is called
 
-    def failed(self, trial_id: str, fault: Fault) -> Pack | None:
-        """Try the trial's pack again, as often as TRIES says; then halve it, or record its only replicate, if its workers
-        died, and else give it up: it is returned."""
+    def retry(self, trial_id: str, fault: Fault) -> Pack | None:
+        """Queue the pack of a trial that failed again, as often as TRIES says. Then a pack whose workers died is halved, or
+        its only replicate recorded as poison; any other is given up: it is returned."""
         pack = self._live.pop(trial_id, None)
         if pack is None:
             return None
@@ -79,6 +69,9 @@ class PackQueue(Searcher):
     def _poisoned(self, pack: Pack) -> None:
         self._on_poison(pack)
 
+    def end(self, wait: bool) -> None:
+        """End the queue; here no worker waits for a pack."""
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_metric": self._metric, "_mode": self._mode}  # Tune pickles the searcher with every snapshot
 
@@ -93,21 +86,20 @@ class Spares(Protocol):
     """Where packs are laid out for trials that were begun without one."""
 
     def put(self, pack: Pack) -> None:
-        """For whichever of them asks first."""
+        """Lay out a pack for whichever trial asks first."""
 
     def taken(self, trial_id: str) -> str | None:
         """The id of the pack that went to a trial, if one did."""
 
     def no_more(self) -> None:
-        """Let go of those who wait."""
+        """Release the trials that wait."""
 
 
 class LearnerQueue(PackQueue):
-    """Hands out what a learner asks for, and the rows of finished packs to the learner.
+    """Hands out the packs that a learner asks for, and gives it the rows of finished packs.
 
-    The learner thinks in a thread of its own. Where nothing is queued meanwhile, trials are begun without a pack, and their
-    workers wait for spare ones: Tune dismisses workers for whom it has no trial, and with reused actors it does not get
-    them back.
+    The learner runs in a thread of its own. While nothing is queued, trials are started without a pack and their workers
+    wait for spare ones: Tune dismisses workers that it has no trial for, and with reused actors it does not get them back.
     """
 
     def __init__(
@@ -120,17 +112,15 @@ class LearnerQueue(PackQueue):
         read: Callable[[str], pa.Table],
         spares: Spares,
     ) -> None:
-        """packs: what the batches asked for first; cut: for the workers what they ask for next; read: a pack's rows by its id."""
+        """packs: what the batches asked for first; cut: divides what they ask for next; read: a pack's rows by its id."""
         super().__init__(packs, lay_out, on_poison)
         self._batches, self._cut, self._read, self._spares = batches, cut, read, spares
-        self.error: BaseException | None = None
-        """What the learner raised, or its rows' storage: nothing is handed out after that."""
         self._waiting: set[str] = set()
         self._spare: dict[str, Pack] = {}
         self._early_faults = 0
         self._arrived: list[str] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="learner")
-        self._thought: Future[list[Pack]] | None = None
+        self._step: Future[list[Pack]] | None = None
         self._lock = threading.RLock()
         self._ended = False
 
@@ -145,13 +135,13 @@ class LearnerQueue(PackQueue):
         with self._lock:
             super().on_trial_complete(trial_id, result, error)
             if not error:
-                self._waiting.discard(trial_id)  # an errored one stays until `failed` says why
+                self._waiting.discard(trial_id)  # an errored one stays until `retry` is called
                 if result and "shard" in result:
                     self._spare.pop(result["pack_id"], None)
                     self._arrived.append(result["pack_id"])
                 self._go_on()
 
-    def failed(self, trial_id: str, fault: Fault) -> Pack | None:
+    def retry(self, trial_id: str, fault: Fault) -> Pack | None:
         with self._lock:
             if trial_id in self._waiting:
                 self._waiting.remove(trial_id)
@@ -160,19 +150,19 @@ class LearnerQueue(PackQueue):
                     self._failed_early(fault)
                     return None
                 self._live[trial_id] = pack
-            lost = super().failed(trial_id, fault)
+            lost = super().retry(trial_id, fault)
             self._go_on()
             return lost
 
     def _failed_early(self, fault: Fault) -> None:
-        """A trial ended before it had a pack: its worker's fault, which is told when it happens again and again."""
+        """A trial ended before it had a pack: its worker's fault, an error of the search once it has happened TRIES[LOST] times."""
         self._early_faults += 1
         if self._early_faults >= TRIES[Fault.LOST] and self.error is None:
             self.error = RuntimeError(f"{self._early_faults} trials ended before they had a pack, the last because {fault.value}")
         self._go_on()
 
     def end(self, wait: bool) -> None:
-        """Think no more, hand out no more, let go of those who wait; wait: for a thought that is being thought."""
+        """Hand out nothing more and release the trials that wait; wait: until the learner's current step ends."""
         with self._lock:
             self._ended = True
             self._go_on()
@@ -184,22 +174,22 @@ class LearnerQueue(PackQueue):
 
     @property
     def _over(self) -> bool:
-        """Whether nothing can come any more: nothing is in training, in thought, or left to learn from."""
-        return not (self._live or self._queue or self._spare or self._arrived or self._thought)
+        """Whether no pack can follow: nothing is in training, and the learner neither runs nor has rows to learn from."""
+        return not (self._live or self._queue or self._spare or self._arrived or self._step)
 
     @property
     def _halted(self) -> bool:
         return self._ended or self.error is not None
 
     def _go_on(self) -> None:
-        """Begin the next thought if rows have arrived since the last; give the waiting what is queued, or let them go."""
+        """Start the learner's next step if rows have arrived; give waiting trials what is queued, or release them."""
         if self._halted:
             self._queue.clear()
             self._arrived.clear()
-        if self._thought is None and self._arrived:
+        if self._step is None and self._arrived:
             arrived, self._arrived = self._arrived, []
-            self._thought = self._thread.submit(self._learn, arrived)
-            self._thought.add_done_callback(self._take)
+            self._step = self._thread.submit(self._learn, arrived)
+            self._step.add_done_callback(self._take)
         while self._queue and len(self._spare) < len(self._waiting):
             pack = self._queue.popleft()
             self._spare[pack.pack_id] = pack
@@ -212,7 +202,7 @@ class LearnerQueue(PackQueue):
             return self._cut(self._batches.learn([self._rows(pack_id) for pack_id in pack_ids]))
 
     def _rows(self, pack_id: str) -> pa.Table:
-        """A pack's rows; a storage that fails for a moment is asked again."""
+        """A pack's rows; a storage that fails for a moment is read again."""
         for pause in READ_AGAIN_AFTER:
             try:
                 return self._read(pack_id)
@@ -220,17 +210,17 @@ class LearnerQueue(PackQueue):
                 time.sleep(pause)
         return self._read(pack_id)
 
-    def _take(self, thought: Future[list[Pack]]) -> None:
-        """In the learner's thread, when it has thought."""
+    def _take(self, step: Future[list[Pack]]) -> None:
+        """Queue what the learner asks for. Runs in its thread, at the end of a step."""
         with self._lock:
-            self._thought = None
-            if thought.cancelled():
+            self._step = None
+            if step.cancelled():
                 return
-            self.error = self.error or thought.exception()
+            self.error = self.error or step.exception()
             if self.error is None:
-                self._queue.extend(thought.result())
+                self._queue.extend(step.result())
             self._go_on()
 
 
 READ_AGAIN_AFTER = (0.5, 2.0, 10.0)
-"""Seconds."""
+"""Seconds between attempts to read a shard."""

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from study.failures import FailureKind
+from search_spaces.failures import verdicts
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.study_folder import Storage
@@ -41,21 +41,21 @@ class Desk:
         self._over = False
 
     def put(self, pack_id: str, text: str) -> None:
-        """Lay a pack out, as `Pack.to_text` writes it."""
+        """Lay out a pack, as `Pack.to_text` writes it."""
         self._packs[pack_id] = text
         self._nodes.pop(pack_id, None)
 
     def pack(self, pack_id: str, node: str) -> str | None:
-        """The text of a pack, for a worker on this node; None where it is not there yet."""
+        """The text of a pack, for a worker on this node; None if it is not laid out yet."""
         self._nodes[pack_id] = node
         return self._packs.get(pack_id)
 
     def put_spare(self, pack_id: str, text: str) -> None:
-        """Lay a pack out for the trial without one whose worker asks first."""
+        """Lay out a pack for the first worker that asks for one without having a pack assigned."""
         self._spare.append((pack_id, text))
 
     def spare(self, trial_id: str, node: str) -> str | None:
-        """The text of a pack for a trial that was begun without one; None where there is none yet, "" when none will come."""
+        """The text of a pack for a trial that started without one; None if there is none yet, "" if none will follow."""
         self._nodes[trial_id] = node
         if trial_id not in self._taken and self._spare:
             self._taken[trial_id], self._packs[trial_id] = self._spare.popleft()
@@ -66,15 +66,15 @@ class Desk:
         return self._taken.get(trial_id)
 
     def no_more(self) -> None:
-        """Say that no spare pack will come any more, to those who wait for one too."""
+        """Tell the trials that wait, and those to come, that no spare pack will follow."""
         self._over = True
 
     def node_of(self, name: str) -> str | None:
-        """Where the pack went since it was last laid out; None where nobody has come for it."""
+        """The node that fetched the pack since it was last laid out; None if none did."""
         return self._nodes.get(name)
 
     def arrive(self, node: str, pid: int) -> bool:
-        """Say that a worker is up; True once all are."""
+        """Register a worker; True once all are there."""
         self._arrived.add((node, pid))
         return len(self._arrived) >= self._workers
 
@@ -116,7 +116,7 @@ class PackTrainable(tune.Trainable):
             "shard": shard,
             "architecture": str(pack.replicates.architecture),
             "replicates": len(pack),
-            "failures": {kind.value: failures[kind.value] for kind in FailureKind},
+            "failures": {verdict.name: failures[verdict.name] for verdict in verdicts()},
             "pack_seconds": time.perf_counter() - began,
         }
 

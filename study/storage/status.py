@@ -1,4 +1,4 @@
-"""Who drives a study, how far it is, and how to stop it: all of it read from the study's folder."""
+"""Which driver runs a study, how far it has come, and how to stop it: all read from the study's folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
-"""A driver that has not been heard of for so long is taken for dead."""
+"""A driver silent for this long is presumed dead."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Status:
     state: str
     """`running`, `done`, `stopped` (by a user or an error), or `cut off` (its driver died)."""
     planned: int
-    """Replicates of the specification; of a search at work the most that it trains."""
+    """Replicates of the specification; for a search that is not done, the most that it trains."""
     done: int
     """Replicates whose rows are there."""
     failures: dict[str, int]
@@ -90,7 +90,7 @@ STOP_FILE = "stop.json"
 
 
 def is_running(driver: dict[str, Any] | None) -> bool:
-    """Whether the driver that wrote this record is at work: heard of lately, and alive where that can be seen."""
+    """Whether the driver that wrote this record is running: its last beat is recent and, on this host, its process is alive."""
     if driver is None or driver.get("state") != "running" or time.time() - driver["beat_at"] > SILENT_SECONDS:
         return False
     return driver["host"] != socket.gethostname() or _alive(driver["pid"])
@@ -127,10 +127,11 @@ class _Record:
 
 
 class DriverRecord:
-    """driver.json: says that a study has a driver. A second driver is refused while the first is heard of.
+    """driver.json: says that a study has a driver. A second driver is refused while the first one beats.
 
-    Not a lock to bet on: two drivers that pass it at once do double work, and no harm (rows are named by content).
-    A context: entered, it claims the study and beats; left, it says `done` or `stopped`.
+    This is not a strict lock: two drivers that pass it at the same moment do double work but no harm, because shards are
+    named by their content. Use it as a context: on entry it claims the study and starts to beat, on exit it records
+    `done` or `stopped`.
     """
 
     def __init__(self, folder: StudyFolder, force: bool, on_stop: Callable[[], None]) -> None:
@@ -144,7 +145,7 @@ class DriverRecord:
         self.refuse_second()
         self._write()
         if not self._force:
-            time.sleep(0.1)  # one that claimed it in the same instant has overwritten ours, or we theirs
+            time.sleep(0.1)  # a driver that claimed it in the same instant has overwritten our record, or we theirs
             self.refuse_second()
         self._thread.start()
         return self
@@ -171,7 +172,7 @@ class DriverRecord:
         self._folder.write_text(DRIVER_FILE, json.dumps(asdict(self._record)))
 
     def end(self, state: str) -> None:
-        """Say how it ended: `done` or `stopped`."""
+        """Record how the run ended: `done` or `stopped`."""
         self._record.state = state
 
     def __exit__(self, *_: object) -> None:

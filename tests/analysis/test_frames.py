@@ -14,9 +14,10 @@ from analysis import load, tune_frame
 from analysis.comparisons.published import published_experiment, rate_text, side_by_side
 from analysis.figures import verdicts as plots
 from analysis.figures.phase import failure_curves
-from analysis.rates.cells import cell_rates, failed, on_lattice, rate_interval
+from analysis.rates.cells import cell_rates, on_lattice, rate_interval
 from analysis.report.page import findings, verdict_table, write_report
 from search_spaces import MisuseError, study_from
+from search_spaces.failures import failed, verdicts
 from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack
@@ -100,9 +101,8 @@ def test_verdict_shares_sum_to_one() -> None:
 
 def test_every_verdict_has_a_colour_and_a_sentence() -> None:
     """A kind that is added must be told from the others."""
-    assert set(plots.FAILURE_COLOURS) == set(FailureKind)
-    assert len(set(plots.FAILURE_COLOURS.values())) == len(FailureKind)
-    assert all(kind.sentence for kind in FailureKind)
+    assert len({(verdict.colour, verdict.pattern) for verdict in verdicts()}) == len(verdicts())
+    assert all(verdict.meaning for verdict in verdicts())
 
 
 def test_published_table_is_whole() -> None:

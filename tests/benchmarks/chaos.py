@@ -30,9 +30,7 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 import pandas as pd
 from ray.cluster_utils import Cluster
 
-from search_spaces import StudySpec, study_from
-from study.packs import Pack
-from study.run_pack import run_pack
+from study import run_here
 from study.storage.schema import science_columns
 from study.storage.study_folder import Storage
 from tests.benchmarks.machine import machine
@@ -179,9 +177,7 @@ def _told(folder: Any, truth: pd.DataFrame, victim: str, at: int, ended: int, re
 
 def undisturbed() -> pd.DataFrame:
     """The study's science columns from one process without Ray, by replicate_id."""
-    spec: StudySpec = study_from(STUDY)
-    rows = [run_pack(Pack(own, spec.protocol, spec.dtype, "reference")).to_pandas() for own in spec.replicates()]
-    return pd.concat(rows)[science_columns()].sort_values("replicate_id", ignore_index=True)
+    return run_here(STUDY).to_pandas()[science_columns()].sort_values("replicate_id", ignore_index=True)
 
 
 def rounds(victims: list[str], seed: int, storage: Path) -> list[Round]:

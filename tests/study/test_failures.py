@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from search_spaces import PROTOCOLS, Protocol
-from study.failures import NEEDED_COLUMNS, FailureKind, judge
+from search_spaces import failures as spaces_failures
+from search_spaces.failures import FailureKind, Verdict, failed, failing_verdicts, verdict_named, verdicts
+from study import failures
+from study.failures import judge, register_verdict
 
 LEGACY, SOUND, DIAGNOSIS = (PROTOCOLS[name] for name in ("dissertation", "sound", "dissertation-diagnosis"))
 
@@ -53,14 +56,22 @@ def verdict(protocol: Protocol = LEGACY, **changes: float) -> str:
 def test_a_healthy_row_is_no_failure() -> None:
     """Nothing applies: `none`, under every protocol."""
     assert [verdict(protocol) for protocol in (LEGACY, SOUND, DIAGNOSIS)] == ["none"] * 3
-    assert set(NEEDED_COLUMNS) == set(HEALTHY)
+    assert {name for kind in verdicts() for name in kind.columns} == set(HEALTHY)
 
 
 def test_kinds_stand_in_the_order_of_their_precedence() -> None:
-    """The enumeration is the list of `definitions.md` section 3, each with a sentence for readers."""
-    assert [kind.value for kind in FailureKind] == [*FAILURES, "none"]
-    assert all(kind.sentence for kind in FailureKind)
-    assert FailureKind("sae_dead") is FailureKind.SAE_DEAD
+    """Each with a sentence for readers, a condition, and a threshold that is the protocol's."""
+    assert [kind.name for kind in verdicts()] == [*FAILURES, "none"] == [kind.value for kind in FailureKind]
+    assert set(failures.CONDITIONS) == set(FAILURES)
+    assert all(kind.meaning and kind.condition for kind in verdicts())
+    for kind in verdicts():
+        assert kind.threshold is None or (hasattr(LEGACY, kind.threshold) and f"`{kind.threshold}`" in kind.condition)
+
+
+def test_failures_of_the_sae_come_after_those_that_it_cannot_help() -> None:
+    """Crashes, divergence and a collapsed autoencoder are not its own."""
+    assert [kind.of_sae for kind in failing_verdicts()] == [False] * 3 + [True] * 5
+    assert not verdict_named("none").of_sae
 
 
 @pytest.mark.parametrize("kind", FAILURES)
@@ -174,7 +185,7 @@ def test_rows_are_judged_one_by_one() -> None:
     rows = [HEALTHY, *(HEALTHY | change for change in FAILURES.values())]
     expected = ["none", *FAILURES]
     order = np.random.default_rng(0).permutation(len(rows))
-    columns = {name: [rows[i][name] for i in order] for name in NEEDED_COLUMNS}
+    columns = {name: [rows[i][name] for i in order] for name in HEALTHY}
     assert judge(columns, LEGACY).tolist() == [expected[i] for i in order]
 
 
@@ -182,3 +193,46 @@ def test_columns_that_the_verdict_does_not_need_are_not_looked_at() -> None:
     """More columns, or text in them, change nothing: whole stored rows can be given."""
     columns: dict[str, Any] = {name: [value] for name, value in HEALTHY.items()}
     assert judge(columns | {"failure": ["crashed"], "architecture": ["10-5-10"]}, LEGACY).tolist() == ["none"]
+
+
+LOPSIDED = Verdict(
+    "lopsided",
+    "one latent does all the work",
+    "`max_firing_rate` > 0.5",
+    ("max_firing_rate",),
+    colour="#123456",
+    pattern="oo",
+    marker="h",
+)
+
+
+@pytest.fixture
+def lopsided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verdict of a file of its own, between `sae_dense` and `unfaithful`."""
+    monkeypatch.setattr(spaces_failures, "VERDICTS", [*spaces_failures.VERDICTS])
+    monkeypatch.setattr(failures, "CONDITIONS", {**failures.CONDITIONS})
+    register_verdict(LOPSIDED, lambda row, protocol: row["max_firing_rate"] > 0.5, before="unfaithful")
+
+
+@pytest.mark.usefixtures("lopsided")
+def test_a_registered_verdict_is_judged_at_its_place() -> None:
+    """After what precedes it, before what it precedes; it can be asked for by its name."""
+    often = {"max_firing_rate": 0.6}
+    assert verdict(max_firing_rate=0.4) == "none"
+    assert verdict(**often) == verdict(**often | FAILURES["unfaithful"]) == "lopsided"
+    assert verdict(**often | FAILURES["sae_dense"]) == "sae_dense"
+    assert [kind.name for kind in verdicts()].index("lopsided") == 6
+    assert failed({"failure": np.array(["lopsided", "none"])}, "lopsided").tolist() == [True, False]
+
+
+@pytest.mark.usefixtures("lopsided")
+def test_a_verdict_that_cannot_be_registered_is_refused() -> None:
+    """Its name is taken, what it should precede is unknown, or its column is none of the rows."""
+    for change, before, message in (
+        ({}, "none", "'lopsided' is taken"),
+        ({"name": "any"}, "none", "'any' is taken"),
+        ({"name": "new"}, "unfaithfull", "Did you mean 'unfaithful'"),
+        ({"name": "new", "columns": ("weight",)}, "none", "needs weight, no column"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            register_verdict(dataclasses.replace(LOPSIDED, **change), lambda row, protocol: row["l0"] > 1, before)  # type: ignore[arg-type]

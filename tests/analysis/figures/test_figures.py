@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from analysis.figures import phase as phase_plots
 from analysis.figures import replicates as replicate_plots
 from analysis.figures import verdicts as plots
-from analysis.figures.style import FAILURE_COLOURS, FAILURE_MARKERS, edges, level_ticks, lightness, log_ticks
+from analysis.figures.style import edges, level_ticks, log_ticks
 from analysis.transitions.critical_points import ORDER_PARAMETERS
-from study.failures import FailureKind
+from search_spaces.failures import verdicts
 from study.metrics.autoencoder import feature_dimensionality
 from tests.analysis.transitions.test_critical_points import death, study_frame
 
@@ -60,13 +60,21 @@ def written(figure: Figure, *kinds: str) -> None:
 # Colours
 
 
+def lightness(colour: str) -> float:
+    """CIE L* of a colour #rrggbb, 0 (black) to 100 (white): what is left of it in black and white."""
+    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    return 116 * luminance ** (1 / 3) - 16 if luminance > 216 / 24389 else luminance * 24389 / 27
+
+
 def test_verdicts_differ_in_lightness_or_hatch_and_in_marker() -> None:
     """In black and white: fills that are near in L* (closer than 8) have different hatches; no two share a marker."""
-    for (one, (colour, hatch)), (other, (colour_2, hatch_2)) in combinations(FAILURE_COLOURS.items(), 2):
-        assert abs(lightness(colour) - lightness(colour_2)) >= 8 or hatch != hatch_2, (one, other)
-        assert abs(lightness(colour) - lightness(colour_2)) >= 2.5, (one, other)
-    assert set(FAILURE_MARKERS) == set(FailureKind)
-    assert len(set(FAILURE_MARKERS.values())) == len(FailureKind)
+    for one, other in combinations(verdicts(), 2):
+        apart = abs(lightness(one.colour) - lightness(other.colour))
+        assert apart >= 8 or one.pattern != other.pattern, (one.name, other.name)
+        assert apart >= 2.5, (one.name, other.name)
+    assert len({verdict.marker for verdict in verdicts()}) == len(verdicts())
 
 
 DEUTERANOPIA = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]])
@@ -81,8 +89,8 @@ def test_verdicts_are_told_apart_by_the_colour_blind(sight: np.ndarray[Any, Any]
         c = np.array(to_rgb(colour))
         return sight @ np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
 
-    for (colour, hatch), (colour_2, hatch_2) in combinations(FAILURE_COLOURS.values(), 2):
-        assert np.linalg.norm(seen(colour) - seen(colour_2)) > 0.08 or hatch != hatch_2
+    for one, other in combinations(verdicts(), 2):
+        assert np.linalg.norm(seen(one.colour) - seen(other.colour)) > 0.08 or one.pattern != other.pattern
 
 
 @pytest.mark.parametrize(("colour", "expected"), [("#000000", 0), ("#ffffff", 100), ("#777777", 50.03), ("#ff0000", 53.24)])

@@ -21,6 +21,7 @@ from analysis.report.study_rows import StudyRows
 from analysis.transitions.crossings import Answer
 from search_spaces import study_from
 from search_spaces.study_files import StudySpec
+from study import run_here
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.schema import row_schema
@@ -59,7 +60,7 @@ def store(storage: Path, spec: StudySpec, rows: pd.DataFrame | None = None, trai
 
 def trained(spec: StudySpec) -> pd.DataFrame:
     """Its rows, as the schema has them."""
-    return pd.concat([run_pack(Pack(own, spec.protocol, spec.dtype, "compiled")).to_pandas() for own in spec.replicates()])
+    return run_here(spec).to_pandas()
 
 
 def written(storage: Path, name: str = "made") -> tuple[str, Path]:

@@ -23,9 +23,7 @@ from typer.testing import CliRunner
 import service
 from service.cli import app as cli
 from study.on_ray.cluster import GPU_SHARE, packs_at_a_time, resources_of_pack
-from study.on_ray.pack_queues import TRIES, Fault, PackQueue
 from study.on_ray.trainable import PackTrainable
-from study.packs import Pack, missing_packs
 from tests.benchmarks import chaos
 from tests.study.on_ray.test_driver import science, study, undisturbed
 
@@ -50,54 +48,6 @@ def test_torch_asks_for_shares_of_gpus_and_the_others_for_cpus(
     """Where there is no GPU torch trains on CPUs; no node is counted for more than its scarcer resource gives."""
     assert resources_of_pack(engine, nodes) == resources
     assert packs_at_a_time(resources, nodes) == at_a_time
-
-
-class Tuning:
-    """A queue of one pack, and what Tune would do to it."""
-
-    def __init__(self, size: int) -> None:
-        self.poisoned: list[Pack] = []
-        pack = missing_packs(study(), ())[0][0].take(slice(0, size))
-        self.queue = PackQueue([pack], lambda pack: None, self.poisoned.append)
-        self.trials = 0
-
-    def fails(self, fault: Fault, times: int = 1) -> list[Pack | None]:
-        """So many trials end in the fault; the packs that the queue gives up."""
-        given_up = []
-        for _ in range(times):
-            self.trials += 1
-            assert isinstance(self.queue.suggest(str(self.trials)), dict)
-            self.queue.on_trial_complete(str(self.trials), error=True)
-            given_up.append(self.queue.failed(str(self.trials), fault))
-        return given_up
-
-    @property
-    def finished(self) -> bool:
-        return self.queue.suggest("last") == PackQueue.FINISHED
-
-
-def test_lost_nodes_are_not_the_packs_fault() -> None:
-    """A pack whose nodes are lost goes to others, whole; after a bound it is given up, and is never called poisonous."""
-    tuning = Tuning(size=1)
-    *again, last = tuning.fails(Fault.LOST, TRIES[Fault.LOST])
-    assert again == [None] * (TRIES[Fault.LOST] - 1)
-    assert last is not None
-    assert tuning.finished
-    assert not tuning.poisoned
-
-
-def test_packs_are_halved_after_workers_died_alone() -> None:
-    """Lost nodes between the deaths count for nothing: two replicates, six deaths, two rows that say `crashed`."""
-    tuning = Tuning(size=2)
-    tuning.fails(Fault.LOST, 5)
-    tuning.fails(Fault.DIED, 2)
-    tuning.fails(Fault.RAISED)
-    assert tuning.fails(Fault.DIED) == [None]
-    for _ in range(2):
-        assert len(tuning.poisoned) < 2
-        tuning.fails(Fault.DIED, TRIES[Fault.DIED])
-    assert [len(pack) for pack in tuning.poisoned] == [1, 1]
-    assert tuning.finished
 
 
 def test_node_that_sees_no_study_says_so(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from ray import tune
 
 from analysis import load, tune_frame
 from search_spaces import MisuseError, StudySpec, study_from
-from study import launch, resume
+from study import launch, resume, run_here
 from study.on_ray.driver import Outcome
 from study.packs import Pack
 from study.run_pack import run_pack
+from study.specification import study_spec
 from study.storage.schema import science_columns
 from study.storage.status import request_stop, status
 from study.storage.study_folder import Storage
@@ -45,8 +46,9 @@ def study(protocol: dict[str, Any] = TINY, name: str = "s", seeds: Any = "0:6", 
 
 def undisturbed(spec: StudySpec) -> pd.DataFrame:
     """The study's science columns from one process without Ray, by replicate_id."""
-    rows = [run_pack(Pack(own, spec.protocol, spec.dtype, "reference")).to_pandas() for own in spec.replicates()]
-    return pd.concat(rows)[science_columns()].sort_values("replicate_id", ignore_index=True)
+    return (
+        run_here(study_spec(spec, engine="reference")).to_pandas()[science_columns()].sort_values("replicate_id", ignore_index=True)
+    )
 
 
 def science(storage: str | Path, name: str = "s") -> pd.DataFrame:

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 from ray.tune.search import Searcher
 
-from study.on_ray.pack_queues import TRIES, Fault, LearnerQueue
+from study.on_ray.pack_queues import LearnerQueue
+from study.on_ray.retries import TRIES, Fault
 from study.packs import Pack
 from study.searching.batches import Batches
 from tests.study.searching.test_batches import NOTHING, SPEC, Halving, trained
@@ -64,9 +65,9 @@ class Study:
         self.queue.on_trial_complete(trial_id, {"shard": "rows", "pack_id": pack_id, "replicates": len(self.packs[pack_id])})
 
     def settle(self) -> None:
-        """Until the learner has thought."""
+        """Until the learner's step has ended."""
         deadline = time.monotonic() + 20
-        while self.queue._thought is not None and time.monotonic() < deadline:
+        while self.queue._step is not None and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
@@ -89,7 +90,7 @@ def test_a_search_is_led_to_its_end_by_workers_that_wait() -> None:
             study.complete(trial_id, study.spares.take(trial_id).pack_id)
             finished += 1
             study.settle()
-    assert study.searching.batches.complete
+    assert study.batches.complete
     assert study.spares.over
     assert study.queue.suggest("last") == Searcher.FINISHED
 
@@ -102,7 +103,7 @@ def test_a_spare_pack_whose_worker_died_is_trained_again() -> None:
         study.complete(f"t{i}", handed[i]["pack_id"])  # type: ignore[index,call-overload]
     study.settle()
     pack = study.spares.take("t4")
-    assert study.queue.failed("t4", Fault.DIED) is None
+    assert study.queue.retry("t4", Fault.DIED) is None
     again = [study.queue.suggest(f"u{i}") for i in range(2)]
     assert pack.pack_id in {one["pack_id"] for one in again}  # type: ignore[index,call-overload]
 
@@ -111,7 +112,7 @@ def test_a_worker_lost_after_it_was_let_go_harms_nothing() -> None:
     study = Study()
     study.queue.end(wait=True)
     assert study.spares.over
-    assert study.queue.failed("t9", Fault.LOST) is None
+    assert study.queue.retry("t9", Fault.LOST) is None
 
 
 def test_what_the_learner_raises_ends_the_search_and_is_kept() -> None:
@@ -138,7 +139,7 @@ def test_trials_that_end_before_they_have_a_pack_are_told() -> None:
         study.queue.suggest(f"t{i}")
     for i in range(TRIES[Fault.LOST]):
         assert study.queue.suggest(f"w{i}") == {"pack_id": "", "spare_for": f"w{i}"}
-        assert study.queue.failed(f"w{i}", Fault.RAISED) is None
+        assert study.queue.retry(f"w{i}", Fault.RAISED) is None
     assert "before they had a pack, the last because it raised" in str(study.queue.error)
 
 

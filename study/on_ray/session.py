@@ -1,0 +1,166 @@
+"""The Ray that a study runs on: how it is started or joined, ended if it was started here, and left cleanly on Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import ray
+
+from search_spaces.errors import MisuseError
+from study.on_ray.cluster import runtime_env
+from study.on_ray.watch import last_line
+from study.packs import physical_cores
+
+CLIENT = "ray://"
+"""What the address of Ray's client server begins with."""
+PATIENCE_SECONDS = 0.3
+"""How long Ctrl-C lets Tune save its result lines."""
+leave_at_once: Callable[[], NoReturn] | None = None
+"""Set by a process that is the driver and nothing else: ends it on Ctrl-C while Ray starts. Ray cannot be interrupted
+there (it crashes, or takes seconds); what it has started ends with the process."""
+
+
+def local_workers(workers: int | None) -> int:
+    """How many workers a local Ray gets: as many as requested, or one per physical core.
+
+    Two threads of one core share its divider, which is what training waits for.
+    """
+    if workers is not None and workers < 1:
+        raise MisuseError(f"workers={workers} is below 1. Leave it out for one a core.")
+    return workers or physical_cores()
+
+
+def refuse_unreachable(address: str | None) -> None:
+    """Raise MisuseError if nothing listens at the address of a Ray cluster."""
+    if address is None or address == "auto":
+        return
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
+    if not host or not port.isdigit():
+        raise MisuseError(f"address={address!r} is no Ray address. Write host:port, or auto.")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            speaks_grpc = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
+    except (OSError, UnicodeError) as error:
+        raise MisuseError(
+            f"address={address!r} cannot be reached ({error}). Start Ray there (`ray start --head`), or leave --address out "
+            "for a local Ray."
+        ) from None
+    if not speaks_grpc:
+        raise MisuseError(
+            f"address={address!r} answers, but not as Ray does. Give the head's own port, 6379 unless told otherwise."
+        )
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """Whether a gRPC server listens, as Ray's does: it answers HTTP/2's preface with a SETTINGS frame (RFC 9113, 3.4).
+
+    Ray itself waits for minutes at the port of anything else, its own dashboard's included.
+    """
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    head = connection.recv(9)
+    return len(head) > 3 and head[3] == 4
+
+
+@contextlib.contextmanager
+def ray_running(address: str | None, workers: int | None, before_leaving: Callable[[], None]) -> Iterator[None]:
+    """A context with a Ray to run on, which is shut down afterwards if it was started here."""
+    if ray.is_initialized():
+        yield
+        return
+    with _ctrl_c_held(before_leaving):
+        _start_ray(address, workers)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if address is None:
+            _shut_down_at_once()
+        raise
+    finally:
+        ray.shutdown()
+
+
+def _start_ray(address: str | None, workers: int | None) -> None:
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            cpus = local_workers(workers)
+            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
+        else:
+            ray.init(address, runtime_env=runtime_env(), **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        raise MisuseError(
+            f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster wants a token, set "
+            "RAY_AUTH_MODE=token and give it here too."
+        ) from None
+
+
+@contextlib.contextmanager
+def _ctrl_c_held(before_leaving: Callable[[], None]) -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block, or end the process at once where `leave_at_once` is set."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = False
+
+    def on_ctrl_c(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        if leave_at_once:
+            before_leaving()
+            leave_at_once()
+
+    before = signal.signal(signal.SIGINT, on_ctrl_c)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        ray.shutdown()
+        raise KeyboardInterrupt
+
+
+def _shut_down_at_once() -> None:
+    """Let `ray.shutdown` kill the Ray that was started here without a grace period: packs in flight are lost anyway."""
+    node = ray._private.worker._global_node
+    kill = node.kill_all_processes
+    node.kill_all_processes = lambda check_alive=True, allow_graceful=True, wait=False: kill(
+        check_alive=False, allow_graceful=False
+    )
+
+
+@contextlib.contextmanager
+def interrupted_by_ctrl_c() -> Iterator[None]:
+    """On Ctrl-C end the Tune loop, let it save its result lines, and after PATIENCE_SECONDS give up what is still in flight."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    patience = threading.Timer(PATIENCE_SECONDS, lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT))
+    interrupted = False
+
+    def on_ctrl_c(*_: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+        patience.start()
+        signal.raise_signal(signal.SIGUSR1)  # to Tune this means: leave the loop and save
+
+    before = signal.signal(signal.SIGINT, on_ctrl_c)
+    before_usr1 = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has set its own handler
+    try:
+        yield
+    except BaseException:  # Ray wraps a KeyboardInterrupt that comes while it waits in a SystemError
+        if not interrupted:
+            raise
+    finally:
+        patience.cancel()
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGUSR1, before_usr1)
+    if interrupted:
+        raise KeyboardInterrupt

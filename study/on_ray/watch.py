@@ -1,0 +1,172 @@
+"""Watches a run's trials: counts their rows, has failed ones retried (see retries.py), and obeys `sae-study stop`."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import cloudpickle, tune
+from ray.exceptions import RayError
+
+from study.on_ray.pack_queues import PackQueue
+from study.on_ray.retries import fault_of
+from study.packs import Pack
+from study.searching.batches import Batches
+from study.storage.study_folder import StudyFolder
+from study.verdict_rows import crashed_rows
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running study is."""
+
+    planned: int
+    """Replicates of the study; for a search, the most that it trains."""
+    done: int
+    """Replicates whose rows are stored, earlier runs included."""
+    trained: int
+    """Replicates trained in this run."""
+    seconds: float
+    """Since this run's first pack was handed out."""
+    failures: Mapping[str, int]
+    """Rows of this run by FailureKind, `none` left out."""
+    learned: Mapping[str, float] = field(default_factory=dict)
+    """How far a search's learner says it is."""
+
+    @property
+    def rate(self) -> float:
+        """Replicates a second in this run."""
+        return self.trained / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """At the current rate; inf before the first pack is done."""
+        return (self.planned - self.done) / self.rate if self.rate > 0 else math.inf
+
+
+class Watch(tune.Callback):
+    """Counts the rows of finished trials, and hands failed trials back to the queue to be retried."""
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        planned: int,
+        done: int,
+        on_progress: Callable[[Progress], None] | None,
+        batches: Batches | None = None,
+    ) -> None:
+        self._folder, self._planned, self._done_before, self._on_progress = folder, planned, done, on_progress
+        self.batches = batches
+        """For a search."""
+        self._began = time.monotonic()
+        self.queue: PackQueue | None = None
+        self.desk: Any = None
+        self.trained = 0
+        self.failures: Counter[str] = Counter()
+        self.errors: list[str] = []
+
+    @property
+    def done(self) -> int:
+        """Replicates of the study whose rows are stored."""
+        return (self._done_before if self.batches is None else self.batches.found) + self.trained
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if self.trained == 0 and len(trials) == 1:
+            self._began = time.monotonic()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        result = trial.last_result
+        if result and "shard" in result:  # a trial that was stopped before its pack was done has none
+            self._count(
+                result["replicates"], {kind: count for kind, count in result["failures"].items() if count and kind != "none"}
+            )
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        assert self.queue is not None
+        error = _trial_exception(trial)
+        laid_out_as = trial.config["pack_id"] or trial.trial_id
+        fault = fault_of(error, lambda: ray.get(self.desk.node_of.remote(laid_out_as)))
+        pack = self.queue.retry(trial.trial_id, fault)
+        if pack is not None:
+            self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates, {fault.value} again and again: {last_line(error)}")
+
+    def poison(self, pack: Pack) -> None:
+        """Record a replicate that killed every worker that tried it."""
+        self._folder.write_shard(pack.pack_id, crashed_rows(pack, study=self._folder.name))
+        self._count(1, {"crashed": 1})
+
+    def _count(self, replicates: int, failures: Mapping[str, int]) -> None:
+        self.trained += replicates
+        self.failures.update(failures)
+        if self._on_progress:
+            self._on_progress(
+                Progress(
+                    self._planned,
+                    self.done,
+                    self.trained,
+                    time.monotonic() - self._began,
+                    dict(self.failures),
+                    self.batches.summary if self.batches else {},
+                )
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # pickled with the run's configuration, never used from there
+
+
+class StopWhen(tune.Stopper):
+    """Stops the run when `sae-study stop` has asked for it."""
+
+    def __init__(self, stop: threading.Event, queue: PackQueue) -> None:
+        self._stop, self._queue = stop, queue
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._stop.is_set():
+            self._queue.end(wait=False)  # those who wait for a pack are let go
+        return self._stop.is_set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # pickled with the run's configuration, never used from there
+
+
+class SparesAt:
+    """Spare packs at the desk. A desk that is gone is ignored: the run is over."""
+
+    def __init__(self, desk: Any) -> None:
+        self._desk = desk
+
+    def put(self, pack: Pack) -> None:
+        with contextlib.suppress(RayError, ConnectionError, RuntimeError):
+            self._desk.put_spare.remote(pack.pack_id, pack.to_text())
+
+    def taken(self, trial_id: str) -> str | None:
+        return ray.get(self._desk.taken.remote(trial_id))
+
+    def no_more(self) -> None:
+        with contextlib.suppress(RayError, ConnectionError, RuntimeError):
+            self._desk.no_more.remote()
+
+
+def _trial_exception(trial: Any) -> BaseException | str:
+    """The error of a failed trial, as Tune recorded it."""
+    path = trial.pickled_error_file
+    if path and Path(path).is_file():
+        return cloudpickle.loads(Path(path).read_bytes())
+    return Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
+
+
+def last_line(error: BaseException | str) -> str:
+    """The end of an error's text: what was raised, without the trace."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else repr(error)

@@ -1,0 +1,37 @@
+"""What a run's trials come to, as Tune tells of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+from study.on_ray.watch import Progress, Watch, last_line
+from study.packs import missing_packs
+from study.storage.study_folder import Storage
+from tests.study.on_ray.test_driver import study
+
+
+def test_finished_trials_and_poison_are_counted(tmp_path: Path) -> None:
+    """With what was done before; a trial that was stopped before its pack was done counts for nothing."""
+    seen: list[Progress] = []
+    folder = Storage.at(tmp_path).study("s")
+    watch = Watch(folder, planned=48, done=8, on_progress=seen.append)
+    finished = {"shard": "rows", "replicates": 4, "failures": {"none": 3, "sae_dead": 1, "sae_dense": 0}}
+    for result in (finished, None, {"done": True, "replicates": 0}):
+        watch.on_trial_complete(0, [], SimpleNamespace(last_result=result))
+    pack = missing_packs(study(), ())[0][0].take(slice(0, 1))
+    watch.poison(pack)
+    assert [(one.planned, one.done, one.trained) for one in seen] == [(48, 12, 4), (48, 13, 5)]
+    assert (watch.done, watch.trained, seen[-1].failures) == (13, 5, {"sae_dead": 1, "crashed": 1})
+    assert folder.read_shards(["replicate_id", "failure"]).rows["failure"].to_pylist() == ["crashed"]
+
+
+def test_time_left_is_told_from_the_first_pack_on() -> None:
+    assert Progress(planned=48, done=8, trained=0, seconds=0.0, failures={}).seconds_left == math.inf
+    assert Progress(planned=48, done=18, trained=10, seconds=5.0, failures={}).seconds_left == 15.0
+
+
+def test_an_error_is_told_by_its_last_line() -> None:
+    assert last_line("Traceback …\n  here\nValueError: so\n\n") == "ValueError: so"
+    assert last_line(KeyError()) == "KeyError()"
