@@ -142,6 +142,29 @@ def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Dom
     return [region for failure, rows in outcomes.items() for region in atlas.regions(failure, rows)]
 
 
+def region_table(regions: list[Region]) -> pd.DataFrame:
+    """One row per region, as text to be read."""
+    rows = [
+        {
+            "region": region.name,
+            "sparsity": _span(region.sparsity),
+            "l1": _span(region.l1),
+            "volume": f"{region.volume:.1%}",
+            "peak rate [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
+            "replicates": str(region.replicates),
+            "confidence": f"{region.confidence:.3f}",
+            "beyond": ", ".join(region.neighbours),
+        }
+        for region in regions
+    ]
+    return pd.DataFrame(rows)
+
+
+def _span(ends: tuple[float, float]) -> str:
+    low, high = (f"{end:.4g}" for end in ends)
+    return low if ends[0] == ends[1] else f"{low} to {high}"
+
+
 def _verdicts(frame: pd.DataFrame) -> dict[str, Bools]:
     """Which rows have each verdict that occurs."""
     return {str(kind): (frame["failure"] == kind).to_numpy(dtype=bool) for kind in frame["failure"].unique()}

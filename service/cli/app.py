@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from search_spaces.errors import MisuseError
+from search_spaces.searches import SEARCHES
 from service.cli import explain, inspect, run
 from service.cli.printing import complain
 from service.cli.progress import INTERRUPTED
@@ -21,8 +22,7 @@ app = typer.Typer(add_completion=False, help="Where sparse autoencoders fail, an
 COMMANDS: dict[str, Callable[..., None]] = {
     "spaces": inspect.spaces,
     "launch": run.launch,
-    "map": run.map_,
-    "l1": run.l1,
+    **{kind: run.search_command(search) for kind, search in SEARCHES.items()},
     "resume": run.resume,
     "stop": run.stop,
     "status": inspect.status,

@@ -16,7 +16,7 @@ from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES, GridSpace
 from service.cli.options import AsJson, Failure, Study, Where, grouped
-from service.cli.printing import complain, differing_table, err, regions_table, show, warn_of_gaps
+from service.cli.printing import complain, differing_table, err, show, table_of, warn_of_gaps
 from study.engines.registry import engine_named
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
@@ -167,7 +167,7 @@ def regions(
 ) -> None:
     """Failure regions: connected cells whose failure rate is at or above a level."""
     from analysis.frames import load
-    from analysis.rates.regions import all_regions, failure_regions
+    from analysis.rates.regions import all_regions, failure_regions, region_table
     from analysis.rates.tally import without_zero_l1
     from study.storage.status import read_spec
 
@@ -179,7 +179,7 @@ def regions(
         err.print(f"{left_out} replicates of l1 = 0 are left out: regions lie on log10 l1.")
     none = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet."
     document = {"study": study, "level": level, "regions": [asdict(region) for region in found], "left_out_l1_zero": left_out}
-    show(document, regions_table(found) if found else [none], as_json)
+    show(document, table_of(region_table(found)) if found else [none], as_json)
 
 
 @dataclass(frozen=True)

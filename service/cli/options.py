@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from functools import wraps
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
 
 from search_spaces.protocol import PROTOCOLS
+from search_spaces.searches import Search
 from study.engines.registry import ENGINES
 
 Where = Annotated[str, typer.Option("--storage", help="Where studies live: a folder, or a URI as s3://bucket/folder.")]
@@ -47,6 +49,27 @@ class Resources:
         """The pack size as a number where it is one."""
         text = self.pack_size
         return int(text) if text and text.isascii() and text.isdigit() else text
+
+
+def search_options(search: type[Search]) -> type[Any]:
+    """The options of a search, as a dataclass: names, defaults and help texts are those of the search's own fields."""
+    own = [(name, _search_option(name, field), None) for name, field in search.model_fields.items() if name != "kind"]
+    return make_dataclass(f"{search.__name__}Options", own, frozen=True)
+
+
+def _search_option(name: str, field: FieldInfo) -> Any:
+    """None where it is not given: then the study file's value holds, or the class's default."""
+    several = get_origin(field.annotation) is tuple
+    kind: Any = list[str] if several else str if get_origin(field.annotation) is Literal else field.annotation
+    default = ", ".join(field.default) if several else field.default
+    texts = [field.description or "", "May be given several times." if several else ""]
+    texts.append(f"Default: {default}." if default not in (None, "") else "")
+    option = typer.Option(*FLAGS.get(name, ()), help=" ".join(filter(None, texts)))
+    return Annotated[kind | None, option]
+
+
+FLAGS = {"earlier": ("--from",)}
+"""Of fields whose option has another name."""
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:

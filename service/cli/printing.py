@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.comparisons.studies import Comparison
-    from analysis.rates.regions import Region
     from study.storage.study_folder import StudyFolder
 
 PIPED_WIDTH = 160
@@ -59,23 +58,17 @@ def _plain(value: Any) -> Any:
     return None if str(value) in ("<NA>", "NaT") else str(value)
 
 
-def regions_table(found: list[Region]) -> Iterator[RenderableType]:
-    """The surest regions, and how many more there are."""
-    heads = ("sparsity", "l1", "volume", "peak rate [95 %]", "replicates", "confidence", "beyond")
-    table = Table(Column("region", no_wrap=True, overflow="fold"), *heads)
-    for region in found[:MOST_CELLS_SHOWN]:
-        table.add_row(
-            region.name,
-            *(f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}" for low, high in (region.sparsity, region.l1)),
-            f"{region.volume:.1%}",
-            f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
-            str(region.replicates),
-            f"{region.confidence:.3f}",
-            ", ".join(region.neighbours),
-        )
-    yield table
-    if len(found) > MOST_CELLS_SHOWN:
-        yield f"… and {len(found) - MOST_CELLS_SHOWN} more, no surer than these; --json lists them all."
+def table_of(cells: pd.DataFrame) -> Iterator[RenderableType]:
+    """The first rows of a frame of texts, and how many more there are; nothing where there are none."""
+    if cells.empty:
+        return
+    first, *others = cells.columns
+    drawn = Table(Column(first, no_wrap=True, overflow="fold"), *others)
+    for row in cells.head(MOST_CELLS_SHOWN).itertuples(index=False):
+        drawn.add_row(*row)
+    yield drawn
+    if len(cells) > MOST_CELLS_SHOWN:
+        yield f"… and {len(cells) - MOST_CELLS_SHOWN} more; --json lists them all."
 
 
 def verdicts_table(table: pd.DataFrame) -> Iterator[RenderableType]:

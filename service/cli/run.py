@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.options import AsJson, DryRun, Overrides, Resources, Space, Study, Where, grouped
+from search_spaces.searches import Search, kind_of
+from service.cli.options import AsJson, DryRun, Overrides, Resources, Space, Study, Where, grouped, search_options
 from service.cli.outcome import show_outcome
 from service.cli.printing import show
 from service.cli.progress import progress
@@ -35,81 +37,29 @@ def launch(
     _run(spec, resources, dry_run, storage, as_json)
 
 
-@grouped
-def map_(
-    space: Space,
-    *,
-    failure: Annotated[str | None, typer.Option(help="any, a kind of failure, or sae_all_dead. Default: any.")] = None,
-    level: Annotated[float | None, typer.Option(help="The region is where the rate is at least this. Default: 0.5.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Replicates to train at most. Default: 10000.")] = None,
-    misclassified_volume: Annotated[
-        float | None, typer.Option(help="Stop when the expected misclassified share of the plane is at most this.")
-    ] = None,
-    regret: Annotated[float | None, typer.Option(help="Stop when the expected regret is at most this.")] = None,
-    first_pass: Annotated[int | None, typer.Option(help="Replicates spread evenly at first. Default: 2048.")] = None,
-    l1s_per_autoencoder: Annotated[int | None, typer.Option(help="Values of l1 that share one autoencoder. Default: 1.")] = None,
-    earlier: Annotated[list[str] | None, typer.Option("--from", help="A study whose rows it starts from; may stand again.")] = None,
-    overrides: Overrides,
-    resources: Resources,
-    dry_run: DryRun = False,
-    storage: Where = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Map the failure regions of a space's ranges: each batch of replicates goes where the map is unsure."""
-    given = {
-        "kind": "map",
-        "failure": failure,
-        "level": level,
-        "budget": budget,
-        "misclassified_volume": misclassified_volume,
-        "regret": regret,
-        "first_pass": first_pass,
-        "l1s_per_autoencoder": l1s_per_autoencoder,
-        "earlier": earlier or None,
-    }
-    _search(space, given, overrides, resources, dry_run, storage, as_json)
+def search_command(search: type[Search]) -> Callable[..., None]:
+    """The command of one kind of search: options, defaults and help texts are those of its class."""
 
+    def command(
+        space: Space,
+        *,
+        options: Any,
+        overrides: Overrides,
+        resources: Resources,
+        dry_run: DryRun = False,
+        storage: Where = DEFAULT_STORAGE,
+        as_json: AsJson = False,
+    ) -> None:
+        from study.specification import study_spec
 
-@grouped
-def l1(
-    space: Space,
-    *,
-    failure: Annotated[
-        list[str] | None, typer.Option(help="A kind that must stay rare; may stand again. Default: sae_dead and sae_starved.")
-    ] = None,
-    level: Annotated[float | None, typer.Option(help="How often it may come: the edge is there. Default: 0.1.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Replicates of each architecture and sparsity. Default: 250.")] = None,
-    precision: Annotated[
-        float | None, typer.Option(help="Enough where half of the edge's 90 % interval is this many decades. Default: spend all.")
-    ] = None,
-    recovery: Annotated[str | None, typer.Option(help="What the best l1 has most of: mcc or f1. Default: mcc.")] = None,
-    overrides: Overrides,
-    resources: Resources,
-    dry_run: DryRun = False,
-    storage: Where = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Find, for each architecture and sparsity of a space, the safe interval of l1 and the best l1 within the space's range."""
-    given = {
-        "kind": "l1",
-        "failure": failure or None,
-        "level": level,
-        "budget": budget,
-        "precision": precision,
-        "recovery": recovery,
-    }
-    _search(space, given, overrides, resources, dry_run, storage, as_json)
+        given = {name: value for name, value in vars(options).items() if value not in (None, [])}
+        wanted = {"kind": kind_of(search)} | given
+        spec = study_spec(space, **asdict(overrides), pack_size=resources.replicates_per_pack, search=wanted)
+        _run(spec, resources, dry_run, storage, as_json)
 
-
-def _search(
-    space: str, given: dict[str, Any], overrides: Overrides, resources: Resources, dry_run: bool, storage: str, as_json: bool
-) -> None:
-    """Launch, or plan, an adaptive search."""
-    from study.specification import study_spec
-
-    search = {key: value for key, value in given.items() if value is not None}
-    spec = study_spec(space, **asdict(overrides), pack_size=resources.replicates_per_pack, search=search)
-    _run(spec, resources, dry_run, storage, as_json)
+    command.__doc__ = search.__doc__
+    command.__annotations__["options"] = search_options(search)
+    return grouped(command)
 
 
 def _run(spec: StudySpec, resources: Resources, dry_run: bool, storage: str, as_json: bool) -> None:
