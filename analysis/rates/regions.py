@@ -129,6 +129,8 @@ def all_regions(frame: pd.DataFrame, level: float = 0.5, domain: Domain | None =
 
 
 def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Domain | None) -> list[Region]:
+    if not 0 < level < 1:
+        raise MisuseError(f"level={level} is outside (0, 1). It is a failure rate, for example 0.5.")
     mapped = frame[on_axes(frame, plane_of(domain))]
     outcomes = {failure: failed(mapped, failure).to_numpy(dtype=bool) for failure in failures}
     if frame.empty:
