@@ -231,7 +231,7 @@ def _cells(cell: CellOptions, files: CellFiles) -> pd.DataFrame:
         raise MisuseError(
             "rate takes ARCH with --sparsity and --l1, or --cells FILE.csv with --out FILE.csv; one of the two, whole."
         )
-    return one_cell(**vars(cell)) if files.cells is None else read_cells(files.cells)
+    return one_cell(cell.architecture, cell.sparsity, cell.l1) if files.cells is None else read_cells(files.cells)
 
 
 def _show_rates(rates: pd.DataFrame, study: str, failure: str, out_file: str | None, as_json: bool) -> None:
