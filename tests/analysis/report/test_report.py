@@ -32,7 +32,7 @@ from study.storage.schema import row_schema
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
-from tests.service.test_cli import Run, run
+from tests.service.cli.conftest import Run, run
 
 __all__ = ["run"]
 
