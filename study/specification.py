@@ -35,11 +35,6 @@ def study_spec(
     return spec if seeds is None else _with_seeds(spec, seeds)
 
 
-def changed(spec: StudySpec, **fields: Any) -> StudySpec:
-    """The specification with other values in some fields, these checked; MisuseError for one that cannot be."""
-    return study_from(dict(spec) | fields)
-
-
 def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(space, (StudySpec, Mapping)):
         return dict(space)
@@ -62,4 +57,4 @@ def _with_seeds(spec: StudySpec, seeds: str) -> StudySpec:
         raise MisuseError("--seeds is for a grid: a search numbers its seeds itself.")
     if not isinstance(spec.space, GridSpace):
         raise MisuseError("--seeds needs a grid: this study lists its replicates one by one, seeds included.")
-    return changed(spec, space=spec.space.model_copy(update={"seeds": parse_seeds(seeds)}))
+    return spec.model_copy(update={"space": spec.space.model_copy(update={"seeds": parse_seeds(seeds)})})
