@@ -17,7 +17,7 @@ SPARSITIES = (0.3, 0.5, 0.7, 0.9)
 
 # float32 has the same statistics as float64 and trains 2.5 times faster.
 found = [recommend_l1(ARCHITECTURE, sparsity, protocol=PROTOCOL, dtype="float32") for sparsity in SPARSITIES]
-print(l1_table(found)[["sparsity", "safe_low", "safe_high", "best_l1", "best_mcc"]].to_string(index=False))
+print(l1_table(found)[["sparsity", "lower_edge", "upper_edge", "best_l1", "best_recovery"]].to_string(index=False))
 print(*l1_sentences(found, PROTOCOLS[PROTOCOL]), sep="\n")
 
 picture = sys.argv[1] if len(sys.argv) > 1 else "safe_l1.png"

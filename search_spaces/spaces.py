@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from search_spaces.cells import (
     SEED_COLUMNS,
@@ -56,13 +65,20 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Range(NamedTuple):
+    """An axis that a search covers from end to end; a study file's {from, to} without a count."""
+
+    low: float
+    high: float
+
+
 class GridSpace(StrictModel):
-    """All combinations of four axes."""
+    """All combinations of four axes; where a search covers an axis, its range counts and not its values."""
 
     architectures: tuple[str, ...]
     """As "10-5-10"."""
     sparsities: tuple[float, ...]
-    """A list, or {from: 0.3, to: 0.98, count: 12}."""
+    """A list, or {from: 0.3, to: 0.98, count: 12}; for a search a `Range` too, {from: 0.3, to: 0.98}."""
     l1: tuple[float, ...]
     """A list, or {from: 1e-4, to: 1, count: 25, scale: log}."""
     seeds: tuple[int, ...]
@@ -73,20 +89,29 @@ class GridSpace(StrictModel):
     def _architectures(cls, given: object) -> tuple[str, ...]:
         return _distinct("architectures", (str(Architecture.parse(value)) for value in _listed("architectures", given)))
 
-    @field_validator("sparsities", mode="before")
+    @field_validator("sparsities", "l1", mode="plain")
     @classmethod
-    def _sparsities(cls, given: object) -> tuple[float, ...]:
-        return _distinct("sparsities", (checked_sparsity(value) for value in _axis("sparsities", given)))
+    def _axes(cls, given: object, info: ValidationInfo) -> tuple[float, ...]:
+        return _axis(str(info.field_name), given)
 
-    @field_validator("l1", mode="before")
-    @classmethod
-    def _l1(cls, given: object) -> tuple[float, ...]:
-        return _distinct("l1", (checked_l1(value) for value in _axis("l1", given)))
+    @field_serializer("sparsities", "l1")
+    def _written(self, axis: tuple[float, ...]) -> list[float] | dict[str, float]:
+        return {"from": axis.low, "to": axis.high} if isinstance(axis, Range) else list(axis)
 
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, given: object) -> tuple[int, ...]:
         return parse_seeds(given)
+
+    def refuse_ranges(self) -> None:
+        """Raise MisuseError where an axis is a range without a count, which only a search can cover."""
+        for name, axis in (("sparsities", self.sparsities), ("l1", self.l1)):
+            if isinstance(axis, Range):
+                written = f"from: {axis.low:g}, to: {axis.high:g}"
+                raise MisuseError(
+                    f"{name}={{{written}}} needs a count: a grid trains single values. Write {{{written}, count: 12}}, or search "
+                    "the whole range with `sae-study map` or `sae-study l1`."
+                )
 
     def replicates(self) -> list[Replicates]:
         """One `Replicates` an architecture."""
@@ -186,18 +211,35 @@ def written_seeds(seeds: Sequence[int]) -> list[int | str]:
     return written
 
 
-def _axis(name: str, given: object) -> Sequence[Any]:
-    """A list as it is, or the values of {from, to, count, scale}."""
-    if not isinstance(given, dict):
-        return _listed(name, given)
-    if not {"from", "to", "count"} <= given.keys() <= {"from", "to", "count", "scale"}:
-        raise MisuseError(f"{name}={given} is no range. Give from, to and count, and scale: log for a logarithmic one.")
+def _axis(name: str, given: object) -> tuple[float, ...]:
+    """The values of a list or of {from, to, count, scale}, or the `Range` {from, to}."""
     check = checked_sparsity if name == "sparsities" else checked_l1
-    low, high, count, scale = check(given["from"]), check(given["to"]), given["count"], given.get("scale", "linear")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise MisuseError(f"{name}: count={count!r} is not a whole number >= 1.")
+    if isinstance(given, Range):
+        return given
+    if not isinstance(given, dict):
+        return _distinct(name, (check(value) for value in _listed(name, given)))
+    if not {"from", "to"} <= given.keys() <= {"from", "to", "count", "scale"}:
+        raise MisuseError(f"{name}={given} is no range. Give from, to and count, and scale: log for a logarithmic one.")
+    low, high, scale = check(given["from"]), check(given["to"]), given.get("scale", "linear")
     if scale not in ("linear", "log"):
         raise MisuseError(f"{name}: scale={scale!r} is neither linear nor log.")
+    if "count" not in given:
+        return _range(name, low, high, given.get("scale"))
+    return _distinct(name, _steps(name, low, high, given["count"], scale))
+
+
+def _range(name: str, low: float, high: float, scale: str | None) -> Range:
+    if low >= high:
+        raise MisuseError(f"{name}: from {low} to {high} is no range. Expected from < to.")
+    own = "linear" if name == "sparsities" else "log"
+    if scale not in (None, own):
+        raise MisuseError(f"{name}: scale={scale!r} needs a count: a search covers this axis on a scale of its own, {own}.")
+    return Range(low, high)
+
+
+def _steps(name: str, low: float, high: float, count: object, scale: str) -> tuple[float, ...]:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise MisuseError(f"{name}: count={count!r} is not a whole number >= 1.")
     if low > high or (count > 1 and low == high) or (count == 1 and low != high):
         raise MisuseError(f"{name}: {count} values from {low} to {high} are no range. Expected from < to, and count >= 2.")
     if scale == "log" and low <= 0:
@@ -222,15 +264,16 @@ def _distinct(name: str, given: Iterable[_T]) -> tuple[_T, ...]:
     return values
 
 
-def raise_first(error: ValidationError, model: type[BaseModel]) -> NoReturn:
+def complaint(error: ValidationError, model: type[BaseModel]) -> str:
+    """Pydantic's first complaint about a part of a study file, as one line."""
     detail = error.errors()[0]
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
         known = [f.alias or key for key, f in model.model_fields.items()]
-        raise MisuseError(f"{where}: no such field.{closest(detail['loc'][-1], known)} Expected: {', '.join(known)}.") from None
+        return f"{where}: no such field.{closest(detail['loc'][-1], known)} Expected: {', '.join(known)}."
     if detail["type"] == "missing":
-        raise MisuseError(f"{where}: this field is missing. Add it; the README has a whole study file.") from None
-    raise MisuseError(first_error(error)) from None
+        return f"{where}: this field is missing. Add it; the README has a whole study file."
+    return first_error(error)
 
 
 SPACES: dict[str, GridSpace] = {

@@ -8,52 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import SerializeAsAny, ValidationError, field_validator, model_validator
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol, protocol_from, protocol_mapping
-from search_spaces.spaces import SPACES, GridSpace, ListedSpace, StrictModel, named_space, raise_first, written_seeds
+from search_spaces.searches import Search, search_from
+from search_spaces.spaces import SPACES, GridSpace, ListedSpace, StrictModel, complaint, named_space, written_seeds
 from search_spaces.strict_yaml import StudyLoader
 from search_spaces.surface.domain import Domain
-
-
-class MapSearch(StrictModel):
-    """An adaptive failure map: the space's architectures, over the ranges of its sparsities and l1."""
-
-    kind: Literal["map"] = "map"
-    failure: str = "any"
-    """What counts as a failure: any, a kind, or sae_all_dead."""
-    level: float = 0.5
-    """The failure region is where the rate is at or above it."""
-    budget: int = 10_000
-    """Replicates to train, those of earlier studies not counted."""
-    first_pass: int = 2048
-    """Replicates spread evenly before anything is refined."""
-    l1s_per_autoencoder: int = 1
-    """How many values of l1 share one autoencoder; up to about 10 costs little accuracy and saves AE training."""
-    misclassified_volume: float | None = None
-    """Stop when the expected misclassified share of the volume is at most this."""
-    regret: float | None = None
-    """Stop when the expected regret is at most this: right where rates near the level fill much of the plane."""
-    earlier: tuple[str, ...] = ()
-    """Studies of the same storage, protocol and dtype whose rows it starts from."""
-
-
-class L1Search(StrictModel):
-    """An adaptive L1 search: for each of the space's architectures and sparsities, over the range of its l1."""
-
-    kind: Literal["l1"] = "l1"
-    failure: tuple[str, ...] = ("sae_dead", "sae_starved")
-    """The kinds of failure whose rate together must stay below the level: of those that come with too much l1."""
-    level: float = 0.1
-    """The collapse threshold is where the rate crosses this."""
-    budget: int = 250
-    """Replicates of each architecture and sparsity, at most."""
-    precision: float | None = None
-    """Enough where half of the threshold's 90 % interval is at most this, in decades; None spends the budget."""
-    recovery: Literal["mcc", "f1"] = "mcc"
-    """What the best l1 has most of: signed MCC, or F1 of the latents as detectors."""
 
 
 class StudySpec(StrictModel):
@@ -67,8 +30,8 @@ class StudySpec(StrictModel):
     pack_size: Literal["auto"] | int = "auto"
     """Replicates trained together in one trial."""
     space: GridSpace | ListedSpace
-    search: MapSearch | L1Search | None = Field(default=None, discriminator="kind")
-    """None trains every replicate of the space; a search trains those that it needs to know of."""
+    search: SerializeAsAny[Search] | None = None
+    """None trains every replicate of the space; a search trains those that tell it most."""
 
     @field_validator("name", mode="before")
     @classmethod
@@ -108,11 +71,18 @@ class StudySpec(StrictModel):
         try:
             return model.model_validate(given)
         except ValidationError as error:
-            raise_first(error, model)
+            raise MisuseError(complaint(error, model)) from None
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _search(cls, given: object) -> object:
+        return search_from(given) if isinstance(given, dict) else given
 
     @model_validator(mode="after")
     def _searched(self) -> StudySpec:
-        if self.search is not None and not isinstance(self.space, GridSpace):
+        if isinstance(self.space, GridSpace):
+            self.search.refuse_space(self.space) if self.search else self.space.refuse_ranges()
+        elif self.search is not None:
             raise MisuseError("search needs a grid: its ranges are what is searched. This study lists its replicates one by one.")
         return self
 
@@ -124,10 +94,8 @@ class StudySpec(StrictModel):
     def search_budget(self) -> int:
         """The most replicates that the study's search trains; ValueError where it has none."""
         if self.search is None or not isinstance(self.space, GridSpace):
-            raise ValueError("this study is no search: it trains every replicate of its space.")
-        if isinstance(self.search, MapSearch):
-            return self.search.budget
-        return self.search.budget * len(self.space.architectures) * len(self.space.sparsities)
+            raise ValueError("this study is not a search: it trains every replicate of its space.")
+        return self.search.most_replicates(self.space)
 
     @property
     def domain(self) -> Domain | None:
@@ -151,28 +119,39 @@ class StudySpec(StrictModel):
         return {"name": plain.pop("name"), "protocol": protocol_mapping(self.protocol)} | plain
 
 
-def study_from(given: Mapping[str, Any]) -> StudySpec:
-    """A validated study from the mapping that a study file holds; MisuseError names the field, the value, the remedy."""
+def study_from(given: Mapping[str, Any], where: str = "") -> StudySpec:
+    """A validated study from the mapping that a study file holds; MisuseError names the field, the value, the remedy.
+
+    where: the file, for errors.
+    """
     try:
         return StudySpec.model_validate(dict(given))
     except ValidationError as error:
-        raise_first(error, StudySpec)
+        raise MisuseError(f"{where}: {complaint(error, StudySpec)}".removeprefix(": ")) from None
 
 
 def study_from_file(path: str | Path) -> StudySpec:
     """A validated study from a YAML file."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise MisuseError(
-            f"study file {str(path)!r} cannot be read ({error}). Give a YAML file, or a named space: {', '.join(SPACES)}."
-        ) from None
-    return study_from_yaml(text, str(path))
+    return study_from(mapping_from_file(path), str(path))
 
 
 def study_from_yaml(text: str, where: str) -> StudySpec:
     """A validated study from YAML text; `where` names it in errors."""
+    return study_from(_mapping(text, where), where)
+
+
+def mapping_from_file(path: str | Path) -> dict[str, Any]:
+    """What a study file holds, not yet checked: options may complete it."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MisuseError(
+            f"study file {str(path)!r} cannot be read ({error}). Give a YAML file, or a named space: {', '.join(SPACES)}."
+        ) from None
+    return _mapping(text, str(path))
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
     try:
         given = yaml.load(text, Loader=StudyLoader)
     except yaml.YAMLError as error:
@@ -182,7 +161,4 @@ def study_from_yaml(text: str, where: str) -> StudySpec:
         raise MisuseError(
             f"{where} holds no mapping but {type(given).__name__}. Expected name, protocol, space, … as in the README."
         )
-    try:
-        return study_from(given)
-    except MisuseError as error:
-        raise MisuseError(f"{where}: {error}") from None
+    return given

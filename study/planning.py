@@ -10,7 +10,7 @@ import numpy as np
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.spaces import GridSpace
-from search_spaces.study_files import L1Search, MapSearch, StudySpec
+from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_named
 from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
 from study.run_pack import run_pack
@@ -21,8 +21,6 @@ BYTES_PER_ROW = 400
 """Of a shard, measured."""
 CALIBRATION_SECONDS = 0.5
 """What the timed pack should take by the estimate."""
-L1S_PER_SEED = 2
-"""Values of l1 that share an autoencoder in an L1 search, about: for its cost."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,6 @@ class Plan:
 
     def summary(self) -> dict[str, Any]:
         """The plan as figures, for --dry-run."""
-        search = self.spec.search
         told: dict[str, Any] = {
             "study": self.spec.name,
             "protocol": self.spec.protocol.name,
@@ -57,11 +54,8 @@ class Plan:
             "calibration": self.calibration,
             "storage_megabytes": (self.planned - self.done) * BYTES_PER_ROW / 1e6,
         }
-        if isinstance(search, MapSearch):
-            told |= {"search": "map", "expected_misclassified_volume": expected_precision(self.spec, search)}
-        if isinstance(search, L1Search):
-            told |= {"search": "l1"}
-        return told
+        search, space = self.spec.search, self.spec.space
+        return told | search.plan(space) if search and isinstance(space, GridSpace) else told
 
 
 def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
@@ -95,25 +89,13 @@ def calibration(wanted: list[Pack]) -> float | None:
 def _of_search(spec: StudySpec, count: int) -> list[Pack]:
     """As many replicates as a search would train, spread evenly over the architectures: for their cost alone."""
     assert isinstance(spec.space, GridSpace)
-    shared = spec.search.l1s_per_autoencoder if isinstance(spec.search, MapSearch) else L1S_PER_SEED
+    assert spec.search is not None
     each = -(-max(count, 0) // len(spec.space.architectures))
     packs = []
     for name in spec.space.architectures if each else ():
-        seeds = np.arange(each) // shared
+        seeds = np.arange(each) // spec.search.saes_per_autoencoder
         l1 = np.resize(spec.space.l1, each).astype(np.float64)
         sparsity = np.full(each, spec.space.sparsities[0])
         replicates = Replicates(Architecture.parse(name), sparsity, l1, seeds, seeds, seeds, seeds)
         packs.append(Pack(replicates, spec.protocol, spec.dtype, engine_named(spec.engine).name))
     return packs
-
-
-def expected_precision(spec: StudySpec, search: MapSearch) -> tuple[float, float]:
-    """Misclassified shares of the space to expect when the budget is spent, for easy and for hard borders (docs/map.md)."""
-    assert isinstance(spec.space, GridSpace)
-    each = search.budget / len(spec.space.architectures)
-    easy, hard = (0.02 * (each / at) ** -0.5 for at in REPLICATES_TO_2_PERCENT)
-    return min(easy, 0.5), min(hard, 0.5)
-
-
-REPLICATES_TO_2_PERCENT = (256, 750)
-"""An architecture, to 2 % misclassified volume: medians of the easiest and hardest of the simulated truths."""

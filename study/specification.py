@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import MisuseError
+from search_spaces.searches import Search
 from search_spaces.spaces import SPACES, GridSpace, named_space, parse_seeds
-from search_spaces.study_files import StudySpec, study_from, study_from_file
+from search_spaces.study_files import StudySpec, mapping_from_file, study_from
 
 
 def study_spec(
@@ -27,25 +28,27 @@ def study_spec(
     space: a named space, a study file, a `StudySpec`, or the mapping that a study file holds. The other arguments
     override what it says. Raises MisuseError.
     """
-    fields = _fields_of(space)
+    fields, where = _fields_of(space)
     if search is not None:
         fields |= _searching(fields, search)
     options = {"name": name, "protocol": protocol, "engine": engine, "dtype": dtype, "pack_size": pack_size}
-    spec = study_from(fields | {field: value for field, value in options.items() if value is not None})
+    spec = study_from(fields | {field: value for field, value in options.items() if value is not None}, where)
     return spec if seeds is None else _with_seeds(spec, seeds)
 
 
-def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> dict[str, Any]:
+def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The fields of a specification, not yet checked, and the file that they stand in."""
     if isinstance(space, (StudySpec, Mapping)):
-        return dict(space)
+        return dict(space), ""
     if str(space).endswith((".yaml", ".yml")) or (str(space) not in SPACES and Path(space).is_file()):
-        return dict(study_from_file(space))
-    return {"name": str(space), "protocol": "dissertation", "space": named_space(str(space))}
+        return mapping_from_file(space), str(space)
+    return {"name": str(space), "protocol": "dissertation", "space": named_space(str(space))}, ""
 
 
 def _searching(fields: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that make the study this search: over what its own search of the same kind says, if it has one."""
-    own = dict(fields.get("search") or {})
+    given = fields.get("search")
+    own = dict(given) if isinstance(given, (Search, Mapping)) else {}
     changes: dict[str, Any] = {"search": (own if own.get("kind") == search["kind"] else {}) | dict(search)}
     if not own and "name" in fields:  # beside the launch of the same space
         changes["name"] = f"{fields['name']}-{search['kind']}"

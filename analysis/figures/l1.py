@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from analysis.figures.style import log_ticks
 from search_spaces.failures import FailureKind, verdict_named
-from search_spaces.learners.l1_search import L1Interval
+from search_spaces.learners.l1_search import L1Interval, UpperEdge
 
 SAFE, LOW, HIGH = (verdict_named(kind).colour for kind in (FailureKind.NONE, FailureKind.SAE_DENSE, FailureKind.SAE_DEAD))
 BOTH, BEST, THEORY, UNKNOWN = "#999999", "#8C2D7F", "#D55E00", "#666666"
@@ -26,26 +26,26 @@ def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], 
     searched end at the axis' `limits`; a cell without an upper edge is marked.
     """
     for place, interval in enumerate(found):
-        low = interval.safe_low if interval.safe_low is not None else limits[0]
-        if interval.safe_high is not None or interval.high == "never fails":
-            high = interval.safe_high if interval.safe_high is not None else limits[1]
+        low = interval.lower_edge if interval.lower_edge is not None else limits[0]
+        if interval.upper_edge is not None or interval.upper is UpperEdge.ABOVE_RANGE:
+            high = interval.upper_edge if interval.upper_edge is not None else limits[1]
             if high > low:
                 ax.bar(place, high - low, bottom=low, width=0.7, color=SAFE, zorder=1)
             else:
                 ax.bar(place, low - high, bottom=high, width=0.7, fill=False, hatch="////", edgecolor=BOTH, linewidth=0, zorder=1)
         else:
-            ax.text(place, limits[0] * 1.3, interval.high, rotation=90, ha="center", va="bottom", fontsize=7, color=UNKNOWN)
+            ax.text(place, limits[0] * 1.3, interval.upper, rotation=90, ha="center", va="bottom", fontsize=7, color=UNKNOWN)
         for edge, (start, end), colour in (
-            (interval.safe_low, interval.safe_low_interval, LOW),
-            (interval.safe_high, interval.safe_high_interval, HIGH),
+            (interval.lower_edge, interval.lower_edge_interval, LOW),
+            (interval.upper_edge, interval.upper_edge_interval, HIGH),
         ):
             if edge is not None:
                 ends = [limits[0] if start is None else start, limits[1] if end is None else end]
                 ax.plot([place - 0.35, place + 0.35], [edge, edge], color=colour, linewidth=1.8, zorder=3)
                 ax.plot([place, place], ends, color=colour, linewidth=1, zorder=3)
-        if interval.predicted_high is not None and limits[0] <= interval.predicted_high <= limits[1]:
+        if interval.predicted_edge is not None and limits[0] <= interval.predicted_edge <= limits[1]:
             ax.plot(
-                [place - 0.35, place + 0.35], [interval.predicted_high] * 2, color=THEORY, linestyle=":", linewidth=1.5, zorder=2
+                [place - 0.35, place + 0.35], [interval.predicted_edge] * 2, color=THEORY, linestyle=":", linewidth=1.5, zorder=2
             )
         if interval.best_l1 is not None and interval.best_l1_interval is not None:
             ax.plot([place + 0.12] * 2, interval.best_l1_interval, color=BEST, linewidth=1, zorder=4)
@@ -95,12 +95,12 @@ def _limits(found: Sequence[L1Interval]) -> tuple[float, float]:
         value
         for interval in found
         for value in (
-            interval.safe_low,
-            interval.safe_high,
+            interval.lower_edge,
+            interval.upper_edge,
             interval.best_l1,
-            interval.predicted_high,
-            *interval.safe_low_interval,
-            *interval.safe_high_interval,
+            interval.predicted_edge,
+            *interval.lower_edge_interval,
+            *interval.upper_edge_interval,
             *(interval.best_l1_interval or ()),
         )
         if value is not None

@@ -20,6 +20,7 @@ from scipy.special import betainc, rel_entr
 
 from analysis.rates.cells import MOST_LEVELS, rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, without_zero_l1
+from search_spaces.errors import MisuseError
 from search_spaces.failures import failed, failing_verdicts
 from search_spaces.surface.domain import Counts, Domain
 from search_spaces.surface.posterior import Posterior
@@ -127,6 +128,8 @@ def all_regions(frame: pd.DataFrame, level: float = 0.5, domain: Domain | None =
 
 
 def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Domain | None) -> list[Region]:
+    if not 0 < level < 1:
+        raise MisuseError(f"level={level} is outside (0, 1). It is a failure rate, for example 0.5.")
     outcomes = {failure: failed(frame, failure).to_numpy(dtype=bool) for failure in failures}
     if frame.empty:
         return []
@@ -137,6 +140,29 @@ def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Dom
     tally = Tally.of(mapped, domain)
     atlas = _Atlas(tally, Nodes.of(mapped, tally.domain), Autoencoders.of(mapped, tally.domain), _verdicts(mapped), level)
     return [region for failure, rows in outcomes.items() for region in atlas.regions(failure, rows)]
+
+
+def region_table(regions: list[Region]) -> pd.DataFrame:
+    """One row per region, as text to be read."""
+    rows = [
+        {
+            "region": region.name,
+            "sparsity": _span(region.sparsity),
+            "l1": _span(region.l1),
+            "volume": f"{region.volume:.1%}",
+            "peak rate [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
+            "replicates": str(region.replicates),
+            "confidence": f"{region.confidence:.3f}",
+            "beyond": ", ".join(region.neighbours),
+        }
+        for region in regions
+    ]
+    return pd.DataFrame(rows)
+
+
+def _span(ends: tuple[float, float]) -> str:
+    low, high = (f"{end:.4g}" for end in ends)
+    return low if ends[0] == ends[1] else f"{low} to {high}"
 
 
 def _verdicts(frame: pd.DataFrame) -> dict[str, Bools]:

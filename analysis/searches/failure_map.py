@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import pandas as pd
 
 from analysis.figures.failure_map import map_figure
 from analysis.figures.render import draw
 from analysis.frames import load, tidy
-from analysis.rates.regions import Region, failure_regions
+from analysis.rates.regions import Region, failure_regions, region_table
 from search_spaces.learners.failure_map import Refinement
+from search_spaces.surface.surface import Surface
 from study.storage.study_folder import StudyFolder
 
 MAP_FILE = "map.json"
@@ -19,18 +21,46 @@ MAP_FILE = "map.json"
 
 @dataclass(frozen=True)
 class FailureMap:
-    """An adaptive map as it stands."""
+    """An adaptive map as it is now."""
 
     failure: str
     level: float
     replicates: int
     """Trained, those of earlier studies not counted."""
-    estimated_misclassified_volume: float
+    expected_misclassified_volume: float
     """Expected share of the space on the wrong side of the border: two to six times the true one where that could be known."""
-    estimated_regret: float
+    expected_regret: float
     """The same, each place weighted by how far its rate is from the level."""
     regions: list[Region]
     """The surest first."""
+    surface: Surface = field(repr=False, compare=False)
+    """P(failure) over the space."""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """All but the surface."""
+        plain = {name: value for name, value in vars(self).items() if name != "surface"}
+        return plain | {"regions": [asdict(region) for region in self.regions]}
+
+    def table(self) -> pd.DataFrame:
+        """The regions."""
+        return region_table(self.regions)
+
+    def sentences(self) -> list[str]:
+        """How sure the map is."""
+        unsure = (
+            f"{self.replicates} replicates; an expected {self.expected_misclassified_volume:.1%} of the space is on the wrong side "
+            f"of the border as drawn (regret {self.expected_regret:.4f})."
+        )
+        return [unsure] if self.regions else [f"No cell fails at a rate of {self.level:g} or more.", unsure]
+
+    def files(self) -> dict[str, bytes]:
+        """map.json, and the figure as PNG and SVG."""
+        png, svg = draw(map_figure(self.surface, self.failure, self.level))
+        return {
+            MAP_FILE: json.dumps(self.to_mapping(), indent=2).encode(),
+            "report/map.png": png,
+            "report/map.svg": svg,
+        }
 
 
 def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
@@ -38,21 +68,13 @@ def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
     frame = load(folder.name, folder.storage.given)
     if (earlier := folder.read_earlier()) is not None:
         frame = pd.concat([frame, tidy(earlier)], ignore_index=True)
-    spec = learner.spec
+    search = learner.spec.search
     return FailureMap(
-        spec.failure,
-        spec.level,
+        search.failure,
+        search.level,
         learner.told,
         learner.expected_misclassified_volume,
         learner.expected_regret,
-        failure_regions(frame, spec.failure, spec.level, spec.domain),
+        failure_regions(frame, search.failure, search.level, learner.spec.domain),
+        learner.surface,
     )
-
-
-def write_map(folder: StudyFolder, learner: Refinement, found: FailureMap) -> list[str]:
-    """Keep the map beside its rows: map.json, and the figure as PNG and SVG. The files' names within the study's folder."""
-    png, svg = draw(map_figure(learner.surface, found.failure, found.level))
-    content = {MAP_FILE: json.dumps(asdict(found), indent=2).encode(), "report/map.png": png, "report/map.svg": svg}
-    for name, data in content.items():
-        folder.write_bytes(name, data)
-    return list(content)

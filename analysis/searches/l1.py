@@ -4,30 +4,85 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from analysis.comparisons.published import ARCHITECTURE, L1, SEED, SPARSITY
 from analysis.figures.l1 import l1_figure
 from analysis.figures.render import draw
 from search_spaces.cells import Architecture, checked_sparsity
 from search_spaces.errors import MisuseError
-from search_spaces.learners.l1_search import BEFORE_SAE, L1Interval, L1Learner
+from search_spaces.learners.l1_search import Ends, L1Interval, L1Learner, LowerEdge, UpperEdge
 from search_spaces.protocol import PROTOCOLS, Protocol
+from search_spaces.searches import BEFORE_SAE, L1Search
 from search_spaces.study_files import study_from
-from study.run_pack import run_pack
-from study.searching.batches import COLUMNS, Batches
+from study.in_process import run_here
 from study.searching.learner_of import learner_of
-from study.storage.schema import row_schema
-from study.storage.status import existing_study
+from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 L1_FILE = "l1.json"
 SEARCHED = (1e-4, 10.0)
 """The range of l1 where none is given."""
+
+
+@dataclass(frozen=True)
+class L1Result:
+    """What an L1 search found, under its protocol."""
+
+    found: tuple[L1Interval, ...]
+    protocol: Protocol
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The cells, and what is to be said of them."""
+        return {"cells": [asdict(interval) for interval in self.found], "findings": self.sentences()}
+
+    def table(self) -> pd.DataFrame:
+        """One row per architecture and sparsity."""
+        return pd.DataFrame([_shown(interval) for interval in self.found])
+
+    def sentences(self) -> list[str]:
+        """Cells without a safe interval, replicates left out, the source's l1."""
+        return l1_sentences(self.found, self.protocol)
+
+    def files(self) -> dict[str, bytes]:
+        """JSON, CSV, the figure."""
+        png, svg = draw(l1_figure(self.found))
+        return {
+            L1_FILE: json.dumps({"cells": [asdict(interval) for interval in self.found]}, indent=2).encode(),
+            "l1.csv": l1_table(self.found).to_csv(index=False).encode(),
+            "report/l1.png": png,
+            "report/l1.svg": svg,
+        }
+
+
+def l1_result(folder: StudyFolder, learner: L1Learner) -> L1Result:
+    """The result of a study whose learner was led through its rows."""
+    return L1Result(tuple(learner.results()), read_spec(folder).protocol)
+
+
+def _shown(interval: L1Interval) -> dict[str, str]:
+    """A row of text."""
+
+    def value(number: float | None, ends: Ends | None, otherwise: str = "–") -> str:
+        if number is None:
+            return otherwise
+        low, high = ("…" if end is None else f"{end:.3g}" for end in ends or (None, None))
+        return f"{number:.3g} [{low}, {high}]"
+
+    return {
+        "architecture": interval.architecture,
+        "sparsity": f"{interval.sparsity:g}",
+        "lower edge [90 %]": value(interval.lower_edge, interval.lower_edge_interval, interval.lower),
+        "upper edge [90 %]": value(interval.upper_edge, interval.upper_edge_interval, interval.upper),
+        "best l1 [90 %]": value(interval.best_l1, interval.best_l1_interval),
+        "recovery": "–" if interval.best_recovery is None else f"{interval.best_recovery:.3f}",
+        "closed form": "–" if interval.predicted_edge is None else f"{interval.predicted_edge:.3g}",
+        "replicates": str(interval.replicates),
+        "failed before SAE": str(interval.failed_before_sae),
+    }
 
 
 def recommend_l1(
@@ -38,7 +93,7 @@ def recommend_l1(
     storage: str = DEFAULT_STORAGE,
     protocol: str | dict[str, Any] | None = None,
     dtype: str = "float64",
-    budget: int = 250,
+    budget: int = L1Search().budget,
 ) -> L1Interval:
     """The best l1 of one architecture and sparsity, and the interval around it in which SAEs neither die nor turn dense.
 
@@ -50,22 +105,12 @@ def recommend_l1(
         raise MisuseError(f"study={study!r} has a protocol of its own. Give the study or the protocol, not both.")
     if study is not None:
         return _stored(existing_study(study, storage), name, sparsity)
-    spec = study_from(
-        {
-            "name": "l1",
-            "protocol": protocol or "dissertation",
-            "dtype": dtype,
-            "space": {"architectures": [name], "sparsities": [sparsity], "l1": list(SEARCHED), "seeds": [0]},
-            "search": {"kind": "l1", "budget": budget},
-        }
-    )
-    learner = learner_of(spec)
-    batches = Batches(learner, spec, row_schema(COLUMNS).empty_table())
-    with threadpool_limits(1, "blas"):
-        packs = batches.learn()
-        while packs:
-            packs = batches.learn([run_pack(pack).select(COLUMNS) for pack in packs])
-    assert isinstance(learner, L1Learner)
+    low, high = SEARCHED
+    space = {"architectures": [name], "sparsities": [sparsity], "l1": {"from": low, "to": high}, "seeds": [0]}
+    search = {"kind": "l1", "budget": budget}
+    spec = study_from({"name": "l1", "protocol": protocol or "dissertation", "dtype": dtype, "space": space, "search": search})
+    learner = cast(L1Learner, learner_of(spec))
+    run_here(spec, learner)
     return learner.results()[0]
 
 
@@ -84,16 +129,22 @@ def _stored(folder: StudyFolder, name: str, sparsity: float) -> L1Interval:
 
 
 def read_l1(folder: StudyFolder) -> tuple[L1Interval, ...]:
-    """What `write_l1` kept in the study's folder; () where nothing is."""
+    """What a finished search left in the study's folder; () where nothing is. MisuseError for another version's file."""
     found = folder.read_json(L1_FILE) or {"cells": []}
     cells: list[dict[str, Any]] = [
         {key: tuple(value) if isinstance(value, list) else value for key, value in cell.items()} for cell in found["cells"]
     ]
-    return tuple(L1Interval(**cell) for cell in cells)
+    try:
+        return tuple(L1Interval(**cell | {"upper": UpperEdge(cell["upper"]), "lower": LowerEdge(cell["lower"])}) for cell in cells)
+    except (KeyError, TypeError, ValueError):
+        raise MisuseError(
+            f"{folder.place(L1_FILE)} was written by another version of sae-study. `{folder.command('resume')}` writes it anew "
+            "from the rows; it trains nothing that is there."
+        ) from None
 
 
 def l1_table(found: Sequence[L1Interval]) -> pd.DataFrame:
-    """One row an architecture and sparsity; intervals as two columns, `_from` and `_to`."""
+    """One row per architecture and sparsity; intervals as two columns, `_from` and `_to`."""
     rows = []
     for interval in found:
         row: dict[str, Any] = {}
@@ -106,20 +157,6 @@ def l1_table(found: Sequence[L1Interval]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_l1(folder: StudyFolder, found: Sequence[L1Interval]) -> list[str]:
-    """Keep what a finished search found beside the rows: JSON, CSV, the figure. The files' names within the study's folder."""
-    png, svg = draw(l1_figure(found))
-    content = {
-        L1_FILE: json.dumps({"cells": [asdict(interval) for interval in found]}, indent=2).encode(),
-        "l1.csv": l1_table(found).to_csv(index=False).encode(),
-        "report/l1.png": png,
-        "report/l1.svg": svg,
-    }
-    for name, data in content.items():
-        folder.write_bytes(name, data)
-    return list(content)
-
-
 def l1_sentences(found: Sequence[L1Interval], protocol: Protocol) -> list[str]:
     """What a reader should know beside the table."""
     told = []
@@ -129,7 +166,7 @@ def l1_sentences(found: Sequence[L1Interval], protocol: Protocol) -> list[str]:
     empty = [interval for interval in found if nothing_safe(interval)]
     if empty:
         told.append(f"No l1 is safe, SAEs die before their codes are sparse: {', '.join(map(_cell, empty))}.")
-    collapsed = sum(interval.ae_collapsed for interval in found)
+    collapsed = sum(interval.failed_before_sae for interval in found)
     if collapsed:
         told.append(
             f"{collapsed} of {sum(interval.replicates for interval in found)} replicates ({', '.join(BEFORE_SAE[1:])}) failed "
@@ -153,9 +190,9 @@ def _on_the_source(interval: L1Interval) -> str:
 
 def nothing_safe(interval: L1Interval) -> bool:
     """Whether the upper edge lies below the lower one, or one of them takes up the whole range."""
-    if interval.high == "fails throughout" or interval.low == "dense throughout":
+    if interval.upper is UpperEdge.BELOW_RANGE or interval.lower is LowerEdge.ABOVE_RANGE:
         return True
-    return interval.safe_low is not None and interval.safe_high is not None and interval.safe_high <= interval.safe_low
+    return interval.lower_edge is not None and interval.upper_edge is not None and interval.upper_edge <= interval.lower_edge
 
 
 def place_in(interval: L1Interval, l1: float) -> str:
@@ -164,14 +201,14 @@ def place_in(interval: L1Interval, l1: float) -> str:
         return "not placed: the failure rate is not monotone here"
     if nothing_safe(interval):
         return "in no safe interval, for there is none" + (
-            f": codes are dense up to {interval.safe_low:.2g}, and from {interval.safe_high:.2g} on SAEs die"
-            if interval.safe_low is not None and interval.safe_high is not None
+            f": codes are dense up to {interval.lower_edge:.2g}, and from {interval.upper_edge:.2g} on SAEs die"
+            if interval.lower_edge is not None and interval.upper_edge is not None
             else ""
         )
-    (low_from, low_to), (high_from, high_to) = interval.safe_low_interval, interval.safe_high_interval
-    if interval.low == "dense throughout" or (interval.safe_low is not None and l1 < interval.safe_low):
+    (low_from, low_to), (high_from, high_to) = interval.lower_edge_interval, interval.upper_edge_interval
+    if interval.lower is LowerEdge.ABOVE_RANGE or (interval.lower_edge is not None and l1 < interval.lower_edge):
         return "below the safe interval: the code is dense" + _unsure(low_from, low_to, l1)
-    if interval.high == "fails throughout" or (interval.safe_high is not None and l1 > interval.safe_high):
+    if interval.upper is UpperEdge.BELOW_RANGE or (interval.upper_edge is not None and l1 > interval.upper_edge):
         return "above the safe interval: SAEs die" + _unsure(high_from, high_to, l1)
     if _unsure(low_from, low_to, l1) or _unsure(high_from, high_to, l1):
         return "inside the safe interval, but within the uncertainty of its edge"

@@ -1,6 +1,6 @@
 """Where to measure next, so that the failure map is known with few replicates: an ask/tell learner, free of processes.
 
-    learner = Refinement(MapSpec(domain, budget=8_000))
+    learner = Refinement(MapSpec(domain, MapSearch(budget=8_000)))
     while not learner.done:
         learner.tell(rows_of(learner.ask()))
 
@@ -29,8 +29,9 @@ from scipy.stats import qmc
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.errors import MisuseError
-from search_spaces.failures import checked_failure, failed
+from search_spaces.failures import failed
 from search_spaces.learners.contract import Rows
+from search_spaces.searches import MapSearch
 from search_spaces.surface.domain import Counts, Domain, Floats, Ints, grid_cell
 from search_spaces.surface.posterior import Posterior
 from search_spaces.surface.surface import Surface, expected_regret, fit_surface, kernel_sum
@@ -48,38 +49,18 @@ SURPRISE_REACH = 3.0
 
 @dataclass(frozen=True)
 class MapSpec:
-    """What is to be mapped, and when it is enough. Raises MisuseError for a budget or a share that is none."""
+    """What is mapped, and where. Raises MisuseError for a batch that is none."""
 
     domain: Domain
-    budget: int
-    """Replicates to ask for, earlier rows not counted."""
-    failure: str = "any"
-    """What counts as one: `any`, a FailureKind, or `sae_all_dead`."""
-    level: float = 0.5
-    """The failure region is where the rate is at or above it."""
-    first_pass: int = 2048
-    """Replicates that are spread evenly before anything is refined."""
+    search: MapSearch
     batch: int | None = None
     """Replicates a batch; None: growing with what was asked."""
-    l1s_per_autoencoder: int = 1
-    """How many values of l1 share one autoencoder (one seed at one sparsity); up to 10 costs little accuracy."""
-    misclassified_volume: float | None = None
-    """Stop when the expected misclassified share of the volume is at most this."""
-    regret: float | None = None
-    """Stop when the expected regret is at most this; right where rates near the level fill much of the plane."""
     seed: int = 0
     """Of the points asked for; replicates' own seeds are counted up from 0, or from the highest of earlier rows."""
 
     def __post_init__(self) -> None:
-        checked_failure(self.failure)
-        for name in ("budget", "first_pass", "batch", "l1s_per_autoencoder"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise MisuseError(f"{name}={value!r} is not a number >= 1.")
-        for name in ("level", "misclassified_volume", "regret"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < 1:
-                raise MisuseError(f"{name}={value!r} is outside (0, 1).")
+        if self.batch is not None and self.batch < 1:
+            raise MisuseError(f"batch={self.batch!r} is not a number >= 1.")
 
 
 class Refinement:
@@ -118,12 +99,12 @@ class Refinement:
     @property
     def expected_regret(self) -> float:
         """As it is expected now."""
-        return expected_regret(self._state.mixture, self.spec.level)
+        return expected_regret(self._state.mixture, self.spec.search.level)
 
     @property
     def done(self) -> bool:
         """Whether nothing more will be asked: the budget is spent, or the precision was reached after the first pass."""
-        return not self._to_ask and (self._precise or self._planned >= self.spec.budget)
+        return not self._to_ask and (self._precise or self._planned >= self.spec.search.budget)
 
     def ask(self) -> list[Replicates]:
         """The next batch, one `Replicates` an architecture; none while two are out, or where it is done."""
@@ -145,23 +126,23 @@ class Refinement:
         """For progress lines."""
         return {
             "replicates": self.told,
-            "estimated_misclassified_volume": self.expected_misclassified_volume,
-            "estimated_regret": self.expected_regret,
+            "expected_misclassified_volume": self.expected_misclassified_volume,
+            "expected_regret": self.expected_regret,
         }
 
     def _counts(self, rows: Rows) -> Counts:
         """One row a point, millions of them gathered; MisuseError for one outside the domain."""
-        outcomes = failed(rows, self.spec.failure)
+        outcomes = failed(rows, self.spec.search.failure)
         return Counts.of(self.spec.domain, rows["architecture"], rows["sparsity"], rows["l1"], outcomes).gathered().merged()
 
     def _plan(self) -> None:
         """Another batch, unless the budget is spent or the precision reached: the first pass but for a batch, that, refinement."""
         self._precise = self._precise or self._is_precise()
-        left = self.spec.budget - self._planned
+        left = self.spec.search.budget - self._planned
         if self._precise or left <= 0:
             return
         size = self.spec.batch or min(max(LEAST_BATCH, int(GROWTH * (self._planned - GROWING_FROM))), MOST_BATCH)
-        first = self.spec.first_pass - self._earlier - self._planned
+        first = self.spec.search.first_pass - self._earlier - self._planned
         if first > 0:
             points = self._state.spread(min(max(first - size, min(size, first)), left, MOST_BATCH), self._sobol)
         else:
@@ -172,8 +153,8 @@ class Refinement:
         self._to_ask.append(_replicates(self.spec.domain, points, seeds))
 
     def _is_precise(self) -> bool:
-        volume, regret = self.spec.misclassified_volume, self.spec.regret
-        return self._earlier + self.told >= self.spec.first_pass and (
+        volume, regret = self.spec.search.misclassified_volume, self.spec.search.regret
+        return self._earlier + self.told >= self.spec.search.first_pass and (
             (volume is not None and self.expected_misclassified_volume <= volume)
             or (regret is not None and self.expected_regret <= regret)
         )
@@ -211,17 +192,17 @@ class _State:
     @cached_property
     def straddle(self) -> Floats:
         """max(1.96 sd − |mean − level|, 0) on the grid."""
-        return np.maximum(1.96 * self.mixture.sd - np.abs(self.mixture.mean - self.spec.level), 0)
+        return np.maximum(1.96 * self.mixture.sd - np.abs(self.mixture.mean - self.spec.search.level), 0)
 
     @cached_property
     def tree_risk(self) -> Floats:
         """min(q, 1 − q) of the tree on the grid."""
-        return self.surface.on_grid(estimator="tree").risk(self.spec.level)
+        return self.surface.on_grid(estimator="tree").risk(self.spec.search.level)
 
     @cached_property
     def risk(self) -> Floats:
         """min(q, 1 − q) on the grid."""
-        return self.mixture.risk(self.spec.level)
+        return self.mixture.risk(self.spec.search.level)
 
     @cached_property
     def surprise(self) -> Floats:
@@ -235,8 +216,8 @@ class _State:
         """
         failures, replicates, foretold = self._nearby
         mean = self.mixture.mean
-        fails = mean >= self.spec.level
-        halfway = (self.spec.level + fails) / 2
+        fails = mean >= self.spec.search.level
+        halfway = (self.spec.search.level + fails) / 2
         seen, known = (betainc(mean + k, np.maximum(1 - mean + replicates - k, 1e-9), halfway) for k in (failures, foretold))
         contradicted = np.where(fails, seen * (1 - known), (1 - seen) * known)
         return (contradicted * (1 - 2 * self.risk)) ** 4
@@ -277,7 +258,7 @@ class _State:
 
     @property
     def _l1s(self) -> int:
-        return self.spec.l1s_per_autoencoder if self.spec.domain.varies[1] else 1
+        return self.spec.search.l1s_per_autoencoder if self.spec.domain.varies[1] else 1
 
     def _next(self, count: int, sobol: qmc.Sobol) -> tuple[Ints, Floats, Floats]:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a first stretch is no power of two: it goes on

@@ -1,6 +1,6 @@
 """The safe interval of l1 and the best l1 of every (architecture, sparsity): an ask/tell learner, free of processes.
 
-    learner = L1Learner(L1SearchSpec(cells=(("10-5-10", 0.9),)))
+    learner = L1Learner(L1SearchSpec(L1Search(), cells=(("10-5-10", 0.9),), l1=(1e-4, 10), score="mcc_decoder_features"))
     while batch := learner.ask():
         learner.tell(rows_of(batch))
 
@@ -14,6 +14,7 @@ the code turn dense, where is recovery best).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
@@ -24,13 +25,8 @@ from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind
 from search_spaces.learners.contract import Rows
 from search_spaces.learners.l1_curves import STEP, Crossing, Descent, Floats, Ints, Monotony, RisingRate, Score
+from search_spaces.searches import BEFORE_SAE, L1Search
 
-BEFORE_SAE = tuple(kind.value for kind in (FailureKind.CRASHED, FailureKind.DIVERGED, FailureKind.AE_COLLAPSED))
-"""Failures that no l1 cures: such replicates are counted, and left out of every rate and score."""
-RISING = tuple(
-    kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
-)
-"""Failures that an upper edge can be searched for. A dense code comes with too little l1: it has the lower edge."""
 BATCH = 24
 """Replicates of a cell in a batch."""
 SWEEPS = 2
@@ -58,22 +54,16 @@ CREDIBLE = 0.9
 
 @dataclass(frozen=True)
 class L1SearchSpec:
-    """What is searched, and when it is enough. Raises MisuseError for a range, level or budget that is none."""
+    """What is searched, and where. Raises MisuseError for a range or budget that is none."""
 
+    search: L1Search
     cells: tuple[tuple[str, float], ...]
     """(architecture, sparsity), as ("10-5-10", 0.9)."""
-    l1: tuple[float, float] = (1e-4, 10.0)
+    l1: tuple[float, float]
     """Lowest and highest value."""
-    failure: tuple[str, ...] = ("sae_dead", "sae_starved")
-    """The kinds whose rate together must stay below the level, of RISING."""
-    level: float = 0.1
-    budget: int = 256
-    """Replicates of a cell, at most."""
-    precision: float | None = None
-    """A cell is finished when half of the interval of `safe_high` is at most this, in decades. None: spend the budget."""
-    score: str | None = "mcc_decoder_features"
-    """The column whose mean over seeds the best l1 has; None: do not look for it, nor for the lower edge."""
-    predicted_high: tuple[float | None, ...] = ()
+    score: str | None
+    """The column whose mean over seeds the best l1 has most of; None: look neither for it nor for the lower edge."""
+    predicted_edges: tuple[float | None, ...] = ()
     """Where theory expects the upper edge of each cell; () for nowhere."""
     seed: int = 0
     """The first of the replicates' seeds, which count up from it; also of the points' random numbers."""
@@ -87,51 +77,63 @@ class L1SearchSpec:
         if not 0 < low < high or np.log10(high / low) < 0.5:
             raise MisuseError(f"l1 from {low:g} to {high:g} is no range to search. Give half a decade or more, above 0.")
         object.__setattr__(self, "l1", (low, high))
-        if not 0.01 <= self.level <= 0.5:
-            raise MisuseError(f"level={self.level!r} is outside [0.01, 0.5].")
-        if self.budget < SWEEPS * BATCH:
-            raise MisuseError(f"budget={self.budget!r} is below {SWEEPS * BATCH}, the replicates of a cell that are spread first.")
-        if set(self.failure) & set(BEFORE_SAE):
-            raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(BEFORE_SAE)}.")
-        if not self.failure or set(self.failure) - set(RISING):
-            raise MisuseError(
-                f"failure={list(self.failure)}: expected what too much l1 brings, one or more of {', '.join(RISING)}."
-            )
-        object.__setattr__(self, "predicted_high", tuple(self.predicted_high) or (None,) * len(cells))
-        if len(self.predicted_high) != len(cells):
-            raise MisuseError(f"predicted_high has {len(self.predicted_high)} values for {len(cells)} cells. Give one a cell.")
-        if self.precision is not None and not self.precision > 0:
-            raise MisuseError(f"precision={self.precision!r} is not a number of decades above 0.")
+        if self.search.budget < SWEEPS * BATCH:
+            least = f"{SWEEPS * BATCH}, the replicates of a cell that are spread first"
+            raise MisuseError(f"budget={self.search.budget!r} is below {least}.")
+        object.__setattr__(self, "predicted_edges", tuple(self.predicted_edges) or (None,) * len(cells))
+        if len(self.predicted_edges) != len(cells):
+            raise MisuseError(f"predicted_edges has {len(self.predicted_edges)} values for {len(cells)} cells. Give one per cell.")
+
+
+class UpperEdge(StrEnum):
+    """Where the failure rate rises through the level."""
+
+    INSIDE = "inside"
+    BELOW_RANGE = "fails throughout"
+    ABOVE_RANGE = "never fails"
+    NOT_MONOTONE = "not monotone"
+
+
+class LowerEdge(StrEnum):
+    """Where the rate of a dense code falls through the level."""
+
+    INSIDE = "inside"
+    BELOW_RANGE = "never dense"
+    ABOVE_RANGE = "dense throughout"
+    NOT_SEARCHED = "not searched"
+
+
+Ends = tuple[float | None, float | None]
+"""Of a 90 % interval; None where it reaches beyond the range that was searched."""
 
 
 @dataclass(frozen=True)
 class L1Interval:
-    """What was found for one cell. An end of an interval is None where it lies beyond the range that was searched."""
+    """What was found for one cell: its safe interval, from the lower to the upper edge, and its best l1."""
 
     architecture: str
     sparsity: float
-    safe_low: float | None
-    """From this l1 on the rate of `sae_dense` is below the level; None where `low` says why."""
-    safe_low_interval: tuple[float | None, float | None]
-    safe_high: float | None
-    """Up to this l1 the failure's rate is below the level; None where `high` says why."""
-    safe_high_interval: tuple[float | None, float | None]
+    lower_edge: float | None
+    """From this l1 on the rate of `sae_dense` is below the level; None where `lower` says why."""
+    lower_edge_interval: Ends
+    upper_edge: float | None
+    """Up to this l1 the failure rate is below the level; None where `upper` says why."""
+    upper_edge_interval: Ends
     monotone: bool
     """False: the rate rises, falls and rises again, and no single edge describes it."""
     best_l1: float | None
     best_l1_interval: tuple[float, float] | None
-    best_mcc: float | None
-    """The mean score at best_l1."""
-    predicted_high: float | None
+    best_recovery: float | None
+    """The mean recovery at best_l1: MCC or F1, as the search was asked."""
+    predicted_edge: float | None
+    """The upper edge by closed form."""
     replicates: int
     autoencoders: int
     """Distinct ones among the replicates."""
-    ae_collapsed: int
-    """Replicates left out, because the fault lies before the SAE."""
-    high: str
-    """"inside", "fails throughout", "never fails", "not monotone"."""
-    low: str
-    """"inside", "never dense", "dense throughout", "not asked"."""
+    failed_before_sae: int
+    """Replicates left out, because the fault lies before the SAE: BEFORE_SAE."""
+    upper: UpperEdge
+    lower: LowerEdge
     bump_l1: float | None
     """Where the rate is high below the last rise, if it is not monotone."""
 
@@ -142,7 +144,7 @@ class L1Learner:
     def __init__(self, spec: L1SearchSpec) -> None:
         self.spec = spec
         self._lattice = _Lattice(*spec.l1)
-        rising, monotony = RisingRate(self._lattice.size, spec.level), Monotony(self._lattice.size, spec.level)
+        rising, monotony = RisingRate(self._lattice.size, spec.search.level), Monotony(self._lattice.size, spec.search.level)
         self._cells = [_CellRows(spec, place, self._lattice, rising, monotony) for place in range(len(spec.cells))]
         self._asked: list[list[tuple[int, Ints, Ints]]] = []
         self._told = 0
@@ -214,7 +216,7 @@ class L1Learner:
         """x spread evenly, each seed's far apart; in the second sweep half of them near the predicted edge, if there is one."""
         size = self._lattice.size
         spread = (np.arange(BATCH) + rng.random(BATCH)) / BATCH
-        predicted = self.spec.predicted_high[place]
+        predicted = self.spec.predicted_edges[place]
         if number == SWEEPS - 1 and predicted is not None and self.spec.l1[0] < predicted < self.spec.l1[1]:
             middle, reach = np.log10(predicted / self.spec.l1[0]) / STEP / size, NEAR / STEP / size
             first, last = max(middle - reach, 0.0), min(middle + reach, 1.0)
@@ -269,13 +271,13 @@ class _CellRows:
 
     @property
     def left(self) -> int:
-        return self._spec.budget - self.asked
+        return self._spec.search.budget - self.asked
 
     def add(self, x: Ints, seed: Ints, failure: NDArray[np.str_], score: Floats | None) -> None:
         self._x, self._seed = np.concatenate([self._x, x]), np.concatenate([self._seed, seed])
         self._failure = np.concatenate([self._failure, failure])
         self._score = np.concatenate([self._score, np.full(len(x), np.nan) if score is None else score])
-        for name in ("high", "low", "descent", "score"):
+        for name in ("upper", "lower", "descent", "score"):
             self.__dict__.pop(name, None)
         if self.bump_x is None and self.descent.log_bayes_factor > SURE_OF_BUMP:
             self.bump_x = int(np.argmax(self.descent.bump))
@@ -293,15 +295,15 @@ class _CellRows:
 
     @property
     def _failed(self) -> NDArray[np.bool_]:
-        return np.isin(self._failure, self._spec.failure)
+        return np.isin(self._failure, self._spec.search.failure)
 
     @cached_property
-    def high(self) -> Crossing:
+    def upper(self) -> Crossing:
         """Where the failure's rate rises to the level."""
         return self._rising.crossing(*self._counts(self._failed))
 
     @cached_property
-    def low(self) -> Crossing:
+    def lower(self) -> Crossing:
         """Where the rate of a dense code falls to the level; on the lattice turned round."""
         failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
         return self._rising.crossing(failures[::-1], replicates[::-1])
@@ -318,7 +320,7 @@ class _CellRows:
     @property
     def half_width(self) -> float:
         """Half of the interval of the upper edge, in decades; infinite where it reaches beyond the range or there is none."""
-        low, high = self.high.interval(CREDIBLE)
+        low, high = self.upper.interval(CREDIBLE)
         inside = self.bump_x is None and low >= 0 and high < self._size
         return (high - low) * STEP / 2 if inside else np.inf
 
@@ -328,7 +330,7 @@ class _CellRows:
             return True
         if self.bump_x is not None and self._spec.score is None:
             return True
-        return self._spec.precision is not None and self._cleared and self.half_width <= self._spec.precision
+        return self._spec.search.precision is not None and self._cleared and self.half_width <= self._spec.search.precision
 
     @property
     def _cleared(self) -> bool:
@@ -340,11 +342,11 @@ class _CellRows:
         """x and seeds, counted from 0: replicates at the edge, each of a seed of its own, and others on the same autoencoders."""
         rest_share, best_share = (CLEARED_SHARE, 1 - LOW_SHARE) if self._cleared else (UNCLEARED_SHARE, BEST_SHARE)
         edges = count - round(rest_share * count)
-        edge = self._within(self.high, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
+        edge = self._within(self.upper, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
         rest = count - len(edge)
         low = best = np.empty(0, dtype=np.int64)
         if self._spec.score is not None:
-            low = self._size - 1 - self._within(self.low, round(LOW_SHARE * rest), rng)
+            low = self._size - 1 - self._within(self.lower, round(LOW_SHARE * rest), rng)
             best = self._thompson(round(best_share * rest), rng)
         bumps = self._suspected(rest - len(low) - len(best), rng)
         clear = self._spread(rest - len(low) - len(best) - len(bumps), rng)
@@ -377,45 +379,57 @@ class _CellRows:
         return ((np.arange(count) + rng.random(count)) / max(count, 1) * max(self.descent.below_rise, 1)).astype(np.int64)
 
     def result(self) -> L1Interval:
-        lattice = self._lattice
+        """What is known of the cell now."""
         name, sparsity = self._spec.cells[self._place]
-        middle, (first, last) = self.high.quantile(0.5), self.high.interval(CREDIBLE)
-        safe_high, high_ends = lattice.at(middle), (lattice.at(first), lattice.at(last))
-        high = "inside" if safe_high is not None else "fails throughout" if middle < 0 else "never fails"
-        if self.bump_x is not None:
-            safe_high, high_ends, high = None, (None, None), "not monotone"
-        safe_low: float | None = None
-        low_ends: tuple[float | None, float | None] = (None, None)
-        low = "not asked"
-        if self._spec.score is not None:
-            turned = [self._size - 1 - x for x in (self.low.quantile(0.5), *self.low.interval(CREDIBLE))]
-            safe_low, low_ends = lattice.at(turned[0]), (lattice.at(turned[2]), lattice.at(turned[1]))
-            low = "inside" if safe_low is not None else "never dense" if turned[0] < 0 else "dense throughout"
-        best_l1 = best_score = best_ends = None
-        if self.score is not None:
-            draws = self.score.draws(1000, np.random.default_rng(self._spec.seed)).argmax(1)
-            best_l1, best_score = lattice.at(int(self.score.places[self.score.mean.argmax()])), float(self.score.mean.max())
-            first, last = np.quantile(self.score.places[draws], _ENDS, method="nearest")
-            best_ends = float(lattice.l1(first)), float(lattice.l1(last))
+        upper, upper_edge, upper_ends = self._upper_edge()
+        lower, lower_edge, lower_ends = self._lower_edge()
+        best_l1, best_ends, best_recovery = self._best()
         return L1Interval(
             architecture=name,
             sparsity=sparsity,
-            safe_low=safe_low,
-            safe_low_interval=low_ends,
-            safe_high=safe_high,
-            safe_high_interval=high_ends,
+            lower_edge=lower_edge,
+            lower_edge_interval=lower_ends,
+            upper_edge=upper_edge,
+            upper_edge_interval=upper_ends,
             monotone=self.bump_x is None,
             best_l1=best_l1,
             best_l1_interval=best_ends,
-            best_mcc=best_score,
-            predicted_high=self._spec.predicted_high[self._place],
+            best_recovery=best_recovery,
+            predicted_edge=self._spec.predicted_edges[self._place],
             replicates=len(self),
             autoencoders=len(np.unique(self._seed)),
-            ae_collapsed=int(np.sum(~self._judged)),
-            high=high,
-            low=low,
-            bump_l1=None if self.bump_x is None else lattice.at(self.bump_x),
+            failed_before_sae=int(np.sum(~self._judged)),
+            upper=upper,
+            lower=lower,
+            bump_l1=None if self.bump_x is None else self._lattice.at(self.bump_x),
         )
+
+    def _upper_edge(self) -> tuple[UpperEdge, float | None, Ends]:
+        if self.bump_x is not None:
+            return UpperEdge.NOT_MONOTONE, None, (None, None)
+        middle, (first, last) = self.upper.quantile(0.5), self.upper.interval(CREDIBLE)
+        edge = self._lattice.at(middle)
+        where = UpperEdge.INSIDE if edge is not None else UpperEdge.BELOW_RANGE if middle < 0 else UpperEdge.ABOVE_RANGE
+        return where, edge, (self._lattice.at(first), self._lattice.at(last))
+
+    def _lower_edge(self) -> tuple[LowerEdge, float | None, Ends]:
+        if self._spec.score is None:
+            return LowerEdge.NOT_SEARCHED, None, (None, None)
+        middle, last, first = (self._size - 1 - x for x in (self.lower.quantile(0.5), *self.lower.interval(CREDIBLE)))
+        edge = self._lattice.at(middle)
+        where = LowerEdge.INSIDE if edge is not None else LowerEdge.BELOW_RANGE if middle < 0 else LowerEdge.ABOVE_RANGE
+        return where, edge, (self._lattice.at(first), self._lattice.at(last))
+
+    def _best(self) -> tuple[float | None, tuple[float, float] | None, float | None]:
+        """The best l1, its interval, the mean recovery there."""
+        score = self.score
+        if score is None:
+            return None, None, None
+        draws = score.draws(1000, np.random.default_rng(self._spec.seed)).argmax(1)
+        first, last = np.quantile(score.places[draws], _ENDS, method="nearest")
+        best = int(score.mean.argmax())
+        ends = float(self._lattice.l1(first)), float(self._lattice.l1(last))
+        return self._lattice.at(int(score.places[best])), ends, float(score.mean.max())
 
 
 _ENDS = ((1 - CREDIBLE) / 2, (1 + CREDIBLE) / 2)

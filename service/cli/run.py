@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.options import (
-    Address,
-    AsJson,
-    DryRun,
-    Dtype,
-    EngineName,
-    Force,
-    Name,
-    PackSize,
-    ProtocolName,
-    Space,
-    Study,
-    Where,
-    Workers,
-    number_or_text,
-)
-from service.cli.outcome import tell_outcome
-from service.cli.printing import out, print_json
+from search_spaces.searches import Search, kind_of
+from service.cli.options import AsJson, DryRun, Overrides, Resources, Space, Study, Where, grouped, search_options
+from service.cli.outcome import show_outcome
+from service.cli.printing import show
 from service.cli.progress import progress
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
@@ -31,37 +19,69 @@ if TYPE_CHECKING:
     from search_spaces.study_files import StudySpec
 
 
+@grouped
 def launch(
     space: Space,
-    name: Name = None,
-    protocol: ProtocolName = None,
-    engine: EngineName = None,
-    dtype: Dtype = None,
+    *,
+    overrides: Overrides,
     seeds: Annotated[str | None, typer.Option(help="start:stop, as in Python.")] = None,
-    address: Address = None,
-    pack_size: PackSize = None,
-    workers: Workers = None,
-    force: Force = False,
+    resources: Resources,
     dry_run: DryRun = False,
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
     """Run a study: a grid of replicates, in packs, on Ray Tune."""
-    from study.on_ray import driver
     from study.specification import study_spec
 
-    spec = study_spec(
-        space, name=name, protocol=protocol, engine=engine, dtype=dtype, seeds=seeds, pack_size=number_or_text(pack_size)
-    )
+    spec = study_spec(space, **asdict(overrides), seeds=seeds, pack_size=resources.replicates_per_pack)
+    _run(spec, resources, dry_run, storage, as_json)
+
+
+def search_command(search: type[Search]) -> Callable[..., None]:
+    """The command of one kind of search: options, defaults and help texts are those of its class."""
+
+    def command(
+        space: Space,
+        *,
+        options: Any,
+        overrides: Overrides,
+        resources: Resources,
+        dry_run: DryRun = False,
+        storage: Where = DEFAULT_STORAGE,
+        as_json: AsJson = False,
+    ) -> None:
+        from study.specification import study_spec
+
+        given = {name: value for name, value in vars(options).items() if value not in (None, [])}
+        wanted = {"kind": kind_of(search)} | given
+        spec = study_spec(space, **asdict(overrides), pack_size=resources.replicates_per_pack, search=wanted)
+        _run(spec, resources, dry_run, storage, as_json)
+
+    command.__doc__ = search.__doc__
+    command.__annotations__["options"] = search_options(search)
+    return grouped(command)
+
+
+def _run(spec: StudySpec, resources: Resources, dry_run: bool, storage: str, as_json: bool) -> None:
+    """Launch a study and say what it came to, or plan it."""
+    from study.on_ray import driver
+
     if dry_run:
-        tell_plan(spec, storage, workers, as_json)
+        _show_plan(spec, storage, resources.workers, as_json)
         return
     with progress(as_json, Storage.at(storage).study(spec.name)) as on_progress:
-        outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
-    tell_outcome(outcome, storage, as_json)
+        outcome = driver.launch(
+            spec,
+            storage=storage,
+            address=resources.address,
+            workers=resources.workers,
+            force=resources.force,
+            on_progress=on_progress,
+        )
+    show_outcome(outcome, storage, as_json)
 
 
-def tell_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
+def _show_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
     from study.on_ray.driver import refuse_other_specification
     from study.on_ray.session import local_workers
     from study.planning import plan_study
@@ -69,125 +89,16 @@ def tell_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool)
     folder = Storage.at(storage).study(spec.name)
     refuse_other_specification(folder, spec)
     summary = plan_study(folder, spec, local_workers(workers)).summary()
-    if as_json:
-        print_json(summary)
-        return
     width = max(map(len, summary))
-    for key, value in summary.items():
-        out.print(f"{key:>{width}}  {value:.3g}" if isinstance(value, float) else f"{key:>{width}}  {value}")
+    figures = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in summary.items()}
+    show(summary, (f"{key:>{width}}  {value}" for key, value in figures.items()), as_json)
 
 
-def map_(
-    space: Space,
-    failure: Annotated[str | None, typer.Option(help="any, a kind of failure, or sae_all_dead. Default: any.")] = None,
-    level: Annotated[float | None, typer.Option(help="The region is where the rate is at least this. Default: 0.5.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Replicates to train at most. Default: 10000.")] = None,
-    misclassified_volume: Annotated[
-        float | None, typer.Option(help="Stop when the expected misclassified share of the plane is at most this.")
-    ] = None,
-    regret: Annotated[float | None, typer.Option(help="Stop when the expected regret is at most this.")] = None,
-    first_pass: Annotated[int | None, typer.Option(help="Replicates spread evenly at first. Default: 2048.")] = None,
-    l1s_per_autoencoder: Annotated[int | None, typer.Option(help="Values of l1 that share one autoencoder. Default: 1.")] = None,
-    earlier: Annotated[list[str] | None, typer.Option("--from", help="A study whose rows it starts from; may stand again.")] = None,
-    name: Name = None,
-    protocol: ProtocolName = None,
-    engine: EngineName = None,
-    dtype: Dtype = None,
-    address: Address = None,
-    pack_size: PackSize = None,
-    workers: Workers = None,
-    force: Force = False,
-    dry_run: DryRun = False,
-    storage: Where = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Map the failure regions of a space's ranges: each batch of replicates goes where the map is unsure."""
-    given = {
-        "kind": "map",
-        "failure": failure,
-        "level": level,
-        "budget": budget,
-        "misclassified_volume": misclassified_volume,
-        "regret": regret,
-        "first_pass": first_pass,
-        "l1s_per_autoencoder": l1s_per_autoencoder,
-        "earlier": earlier or None,
-    }
-    _search(space, given, name, protocol, engine, dtype, address, pack_size, workers, force, dry_run, storage, as_json)
-
-
-def l1(
-    space: Space,
-    failure: Annotated[
-        list[str] | None, typer.Option(help="A kind that must stay rare; may stand again. Default: sae_dead and sae_starved.")
-    ] = None,
-    level: Annotated[float | None, typer.Option(help="How often it may come: the edge is there. Default: 0.1.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Replicates of each architecture and sparsity. Default: 250.")] = None,
-    precision: Annotated[
-        float | None, typer.Option(help="Enough where half of the edge's 90 % interval is this many decades. Default: spend all.")
-    ] = None,
-    recovery: Annotated[str | None, typer.Option(help="What the best l1 has most of: mcc or f1. Default: mcc.")] = None,
-    name: Name = None,
-    protocol: ProtocolName = None,
-    engine: EngineName = None,
-    dtype: Dtype = None,
-    address: Address = None,
-    pack_size: PackSize = None,
-    workers: Workers = None,
-    force: Force = False,
-    dry_run: DryRun = False,
-    storage: Where = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-) -> None:
-    """Find, for each architecture and sparsity of a space, the safe interval of l1 and the best l1 within the space's range."""
-    given = {
-        "kind": "l1",
-        "failure": failure or None,
-        "level": level,
-        "budget": budget,
-        "precision": precision,
-        "recovery": recovery,
-    }
-    _search(space, given, name, protocol, engine, dtype, address, pack_size, workers, force, dry_run, storage, as_json)
-
-
-def _search(
-    space: str,
-    given: dict[str, Any],
-    name: str | None,
-    protocol: str | None,
-    engine: str | None,
-    dtype: str | None,
-    address: str | None,
-    pack_size: str | None,
-    workers: int | None,
-    force: bool,
-    dry_run: bool,
-    storage: str,
-    as_json: bool,
-) -> None:
-    """Launch, or plan, an adaptive search."""
-    from study.on_ray import driver
-    from study.specification import study_spec
-
-    search = {key: value for key, value in given.items() if value is not None}
-    spec = study_spec(
-        space, name=name, protocol=protocol, engine=engine, dtype=dtype, pack_size=number_or_text(pack_size), search=search
-    )
-    if dry_run:
-        tell_plan(spec, storage, workers, as_json)
-        return
-    with progress(as_json, Storage.at(storage).study(spec.name)) as on_progress:
-        outcome = driver.launch(spec, storage=storage, address=address, workers=workers, force=force, on_progress=on_progress)
-    tell_outcome(outcome, storage, as_json)
-
-
+@grouped
 def resume(
     study: Study,
-    address: Address = None,
-    pack_size: PackSize = None,
-    workers: Workers = None,
-    force: Force = False,
+    *,
+    resources: Resources,
     retry_crashed: Annotated[bool, typer.Option("--retry-crashed", help="Train again what killed its workers.")] = False,
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
@@ -195,18 +106,10 @@ def resume(
     """Train the replicates of a study whose rows are not there yet."""
     from study.on_ray import driver
 
+    how = asdict(resources) | {"pack_size": resources.replicates_per_pack, "retry_crashed": retry_crashed}
     with progress(as_json, Storage.at(storage).study(study)) as on_progress:
-        outcome = driver.resume(
-            study,
-            storage=storage,
-            pack_size=number_or_text(pack_size),
-            address=address,
-            workers=workers,
-            force=force,
-            retry_crashed=retry_crashed,
-            on_progress=on_progress,
-        )
-    tell_outcome(outcome, storage, as_json)
+        outcome = driver.resume(study, storage=storage, on_progress=on_progress, **how)
+    show_outcome(outcome, storage, as_json)
 
 
 def stop(study: Study, storage: Where = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
@@ -215,10 +118,7 @@ def stop(study: Study, storage: Where = DEFAULT_STORAGE, as_json: AsJson = False
 
     request_stop(study, storage)
     folder = Storage.at(storage).study(study)
-    if as_json:
-        print_json({"study": study, "stop": "requested"})
-    else:
-        out.print(
-            f"Asked the driver of {study} to stop. `{folder.command('status')}` says when it has, "
-            f"`{folder.command('resume')}` goes on."
-        )
+    sentence = (
+        f"Asked the driver of {study} to stop. `{folder.command('status')}` says when it has, `{folder.command('resume')}` goes on."
+    )
+    show({"study": study, "stop": "requested"}, [sentence], as_json)

@@ -26,14 +26,13 @@ import pyarrow.compute as pc
 
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.errors import MisuseError
-from search_spaces.learners.l1_search import BEFORE_SAE
 from search_spaces.protocol import Protocol, protocol_from
+from search_spaces.searches import BEFORE_SAE, RECOVERY_COLUMNS
 from search_spaces.spaces import parse_seeds
 from study.engines.registry import engine_named
 from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.searching.learner_of import RECOVERY_COLUMNS
 
 
 def l1_objective(

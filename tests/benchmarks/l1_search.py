@@ -25,10 +25,11 @@ from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
 
 from search_spaces import PROTOCOLS, Architecture, Replicates
-from search_spaces.learners.l1_search import BEFORE_SAE, L1Interval, L1Learner, L1SearchSpec
+from search_spaces.learners.l1_search import L1Interval, L1Learner, L1SearchSpec
+from search_spaces.searches import BEFORE_SAE, L1Search
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.searching.learner_of import predicted_collapse
+from study.searching.learner_of import predicted_edge
 from tests.benchmarks.machine import machine
 
 LOW, HIGH, LEVEL = 1e-4, 10.0, 0.1
@@ -168,8 +169,9 @@ def fitted_crossing(x: NDArray[np.float64], failures: NDArray[np.float64], judge
 
 def searched(protocol: str, names: Sequence[tuple[str, float]], budget: int, seed: int = 0) -> list[L1Interval]:
     """What the learner finds of cells of one protocol, all at once."""
-    predicted = tuple(predicted_collapse(Architecture.parse(name), sparsity, PROTOCOLS[protocol]) for name, sparsity in names)
-    spec = L1SearchSpec(tuple(names), (LOW, HIGH), FAILURE, LEVEL, budget, score=SCORE, predicted_high=predicted, seed=seed)
+    predicted = tuple(predicted_edge(Architecture.parse(name), sparsity, PROTOCOLS[protocol]) for name, sparsity in names)
+    search = L1Search(failure=FAILURE, level=LEVEL, budget=budget)
+    spec = L1SearchSpec(search, tuple(names), (LOW, HIGH), SCORE, predicted, seed)
     learner, waiting = L1Learner(spec), deque[list[Replicates]]()
     while not learner.done:
         if batch := learner.ask():
@@ -227,8 +229,8 @@ def real(folder: Path, cells: Sequence[CellName]) -> None:
         searches = [searched(protocol, names, budget, 100_000 * repeat) for repeat in range(REPEATS)]
         for cell, *found in zip(of_group, *searches):
             true, first = truths[cell], found[0]
-            ends = [[np.log10(end) if end else edge for end, edge in zip(f.safe_high_interval, EDGES)] for f in found]
-            errors.append([np.log10(f.safe_high) - true.log10_high if f.safe_high else np.nan for f in found])
+            ends = [[np.log10(end) if end else edge for end, edge in zip(f.upper_edge_interval, EDGES)] for f in found]
+            errors.append([np.log10(f.upper_edge) - true.log10_high if f.upper_edge else np.nan for f in found])
             held.append([f.monotone and low <= true.log10_high <= high for f, (low, high) in zip(found, ends)])
             *ours, theirs = regrets(cell, true.best_l1s, [*(f.best_l1 or LOW for f in found), tpe(folder, cell, budget)])
             regret.append(ours)
@@ -236,11 +238,13 @@ def real(folder: Path, cells: Sequence[CellName]) -> None:
             row(
                 *cell,
                 f"{true.log10_high:.3f} ± {true.standard_error:.3f}",
-                first.high if first.safe_high is None else f"{np.log10(first.safe_high):.3f} [{ends[0][0]:.3f}, {ends[0][1]:.3f}]",
+                first.upper
+                if first.upper_edge is None
+                else f"{np.log10(first.upper_edge):.3f} [{ends[0][0]:.3f}, {ends[0][1]:.3f}]",
                 ", ".join(f"{error:+.3f}" for error in errors[-1]),
                 f"{sum(held[-1])} of {REPEATS}",
                 max(f.replicates for f in found),
-                "–" if first.predicted_high is None else f"{np.log10(first.predicted_high):.2f}",
+                "–" if first.predicted_edge is None else f"{np.log10(first.predicted_edge):.2f}",
                 f"{first.best_l1:.2g} [{', '.join(f'{end:.2g}' for end in first.best_l1_interval or ())}]",
                 ", ".join(f"{value:.3f}" for value in ours),
                 f"{theirs:.3f}",
@@ -264,7 +268,7 @@ def simulated(tasks: int) -> None:
         rng = np.random.default_rng(int(bump))
         curves = [drawn_curve(bump, rng) for _ in range(tasks)]
         cells = tuple(("10-5-10", place / tasks) for place in range(tasks))
-        learner, waiting = L1Learner(L1SearchSpec(cells, (1e-4, 1.0), budget=256, score=None)), deque[list[Replicates]]()
+        learner, waiting = L1Learner(L1SearchSpec(L1Search(budget=256), cells, (1e-4, 1.0), None)), deque[list[Replicates]]()
         while not learner.done:
             if batch := learner.ask():
                 waiting.append(batch)
@@ -278,9 +282,9 @@ def simulated(tasks: int) -> None:
         found = learner.results()
         flagged = np.array([not result.monotone for result in found])
         used = [result.replicates for result in found if not result.monotone]
-        error = [np.log10(result.safe_high) - true for result, (_, true) in zip(found, curves) if result.safe_high]
+        error = [np.log10(result.upper_edge) - true for result, (_, true) in zip(found, curves) if result.upper_edge]
         held = [
-            (result.safe_high_interval[0] or 0) <= 10**true <= (result.safe_high_interval[1] or np.inf)
+            (result.upper_edge_interval[0] or 0) <= 10**true <= (result.upper_edge_interval[1] or np.inf)
             for result, (_, true) in zip(found, curves)
             if result.monotone
         ]

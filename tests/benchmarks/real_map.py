@@ -22,6 +22,7 @@ from search_spaces import PROTOCOLS, Architecture, Replicates
 from search_spaces.failures import failed
 from search_spaces.learners.contract import LEARNED_FROM, Rows
 from search_spaces.learners.failure_map import MapSpec, Refinement
+from search_spaces.searches import MapSearch
 from search_spaces.surface.domain import Domain
 from search_spaces.surface.surface import Surface
 from study.packs import Pack
@@ -124,7 +125,8 @@ class Outcome:
 
 def search(truth: Truth, seed: int) -> Outcome:
     """Train what the learner asks for, until the budget is spent."""
-    learner = Refinement(MapSpec(DOMAIN, BUDGET, failure=truth.name, first_pass=FIRST_PASS, batch=BATCH, seed=seed))
+    wanted = MapSearch(budget=BUDGET, failure=truth.name, first_pass=FIRST_PASS)
+    learner = Refinement(MapSpec(DOMAIN, wanted, batch=BATCH, seed=seed))
     reached = kept = math.inf
     covered = None
     while not learner.done:

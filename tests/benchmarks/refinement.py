@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from search_spaces.learners.contract import Rows
 from search_spaces.learners.failure_map import MapSpec, Refinement
+from search_spaces.searches import MapSearch
 from search_spaces.surface.surface import fit_surface
 from tests.benchmarks.failure_surface import PLACES, Quality
 from tests.truths import DOMAIN, TRUTHS, Rate, island_of, lattice, sobol
@@ -63,10 +64,10 @@ def searched(name: str, seed: int) -> Run:
     """Our learner, until WANTED is reached or all islands are sure; the first runs to the end of the budget."""
     rate, rng, run = TRUTHS[name], np.random.default_rng(1_000 + seed), Run()
     truth = _fails(rate)
-    learner = Refinement(MapSpec(DOMAIN, BUDGET, seed=seed))
+    learner = Refinement(MapSpec(DOMAIN, MapSearch(budget=BUDGET), seed=seed))
     while not learner.done:
         learner.tell(_trained(learner, rate, rng))
-        if learner.told < learner.spec.first_pass:
+        if learner.told < learner.spec.search.first_pass:
             continue
         made = learner.surface.at(PLACES.architecture, PLACES.sparsity, PLACES.l1)
         run.path[learner.told] = float(((made.mean >= 0.5) != truth).mean())

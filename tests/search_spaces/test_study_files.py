@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from search_spaces import PROTOCOLS, SPACES, Architecture, Cell, MisuseError, Protocol, Replicate, grid, protocol_from, study_from
-from search_spaces.spaces import parse_seeds, written_seeds
+from search_spaces.spaces import Range, parse_seeds, written_seeds
 from search_spaces.study_files import study_from_file, study_from_yaml
 
 STUDY = """
@@ -74,6 +74,37 @@ def test_listed_replicates_are_distinct() -> None:
         study_from(changed() | {"space": {"replicates": [row, row | {"ae_seed": 4}]}})
     with pytest.raises(MisuseError, match=r"replicates\.0.*seed=-1"):
         study_from(changed() | {"space": {"replicates": [row | {"data_seed": -1}]}})
+
+
+RANGES = {"sparsities": {"from": 0.3, "to": 0.98}, "l1": {"from": 1e-4, "to": 1}}
+
+
+def test_a_range_for_a_search_needs_no_count() -> None:
+    """It stays a range where it is written down, and reads back the same."""
+    spec = study_from(changed(**RANGES, search={"kind": "map"}))
+    assert (spec.space.sparsities, spec.space.l1) == (Range(0.3, 0.98), Range(1e-4, 1.0))
+    assert spec.to_mapping()["space"]["l1"] == {"from": 1e-4, "to": 1.0}
+    again = study_from(spec.to_mapping())
+    assert again == spec
+    assert again.to_mapping() == spec.to_mapping()
+    assert isinstance(again.space.l1, Range)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (RANGES, r"sparsities=\{from: 0\.3, to: 0\.98\} needs a count: a grid trains single values"),
+        ({"l1": RANGES["l1"]}, r"l1=\{from: 0\.0001, to: 1\} needs a count"),
+        ({"l1": {"from": 1, "to": 1}, "search": {"kind": "map"}}, "from < to"),
+        ({"l1": {"from": 0.1, "to": 1, "scale": "linear"}, "search": {"kind": "map"}}, "scale='linear' needs a count"),
+        ({"l1": {"from": 0.1}, "search": {"kind": "map"}}, "no range"),
+        ({"l1": {"from": 0, "to": 1}, "search": {"kind": "map"}}, "l1 from 0 to 1 cannot be an axis"),
+    ],
+)
+def test_a_range_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
+    """A grid's needs its count, a search's two different ends."""
+    with pytest.raises(MisuseError, match=said):
+        assert study_from(changed(**changes)).domain
 
 
 def test_study_file_round_trips() -> None:

@@ -62,6 +62,17 @@ def test_a_search_goes_on_from_the_study_s_own_of_its_kind() -> None:
     beside = study_spec(GIVEN, search={"kind": "map"})
     assert beside == study_from(GIVEN | {"name": "given-map", "search": {"kind": "map"}})
     assert study_spec("smoke", search={"kind": "l1"}, name="mine").name == "mine"
+    assert study_spec(GIVEN | {"search": "l1"}, search={"kind": "map"}) == beside
+
+
+def test_a_file_of_ranges_is_searched(tmp_path: Path) -> None:
+    """Alone it is no grid, and the error names the file; what the options make of it is checked, not the file by itself."""
+    file = tmp_path / "study.yaml"
+    space = GIVEN["space"] | {"l1": {"from": 0.001, "to": 1.0}}
+    file.write_text(json.dumps(GIVEN | {"space": space}))
+    assert study_spec(file, search={"kind": "map"}).search_budget == 10_000
+    with pytest.raises(MisuseError, match=r"study\.yaml: l1=\{from: 0\.001, to: 1\} needs a count"):
+        study_spec(file)
 
 
 @pytest.mark.parametrize(("given", "said"), [(SEARCHING, "numbers its seeds itself"), (LISTED, "needs a grid")])

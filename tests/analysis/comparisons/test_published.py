@@ -19,9 +19,9 @@ from search_spaces import PROTOCOLS, grid
 from study import data
 from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
-from study.metrics.similarity import rsa_plain_distances
 from study.packs import Pack
 from study.run_pack import run_pack, train_autoencoders
+from tests.textbook import rsa_plain_distances
 
 pytestmark = pytest.mark.slow
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from search_spaces import MisuseError, Replicates
 from search_spaces.learners.contract import Rows
 from search_spaces.learners.failure_map import MapSpec, Refinement, evenly, systematic
+from search_spaces.searches import MapSearch, search_from
 from search_spaces.surface.domain import Domain
 from tests.truths import DOMAIN, TRUTHS
 
@@ -59,7 +60,7 @@ def explored(spec: MapSpec, domain: Domain = PAIR, rate: Callable[..., Floats] =
 @pytest.fixture(scope="module")
 def begun() -> tuple[MapSpec, list[Rows]]:
     """A small map's specification and its first four batches: a first pass of 156 and 100, then 100 and 100."""
-    spec, told = MapSpec(PAIR, budget=700, first_pass=256, batch=100, seed=3), []
+    spec, told = MapSpec(PAIR, MapSearch(budget=700, first_pass=256), batch=100, seed=3), []
     learner = Refinement(spec)
     for _ in range(4):
         told.append(trained(learner.ask()))
@@ -107,7 +108,7 @@ def test_what_is_asked_does_not_depend_on_when_rows_come(begun: tuple[MapSpec, l
     assert batches[:4] == [identities(rows) for rows in told]
     learner.tell(told[3])
     assert batches[4:] + everything(learner) == everything(after(spec, told))
-    other = Refinement(MapSpec(PAIR, budget=700, first_pass=256, batch=100, seed=4))
+    other = Refinement(MapSpec(PAIR, MapSearch(budget=700, first_pass=256), batch=100, seed=4))
     assert everything(other)[0] != batches[0]
 
 
@@ -128,7 +129,7 @@ def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Rows]]) -> None:
 def test_batches_grow_with_what_was_asked() -> None:
     """Without a size: the first pass but for 256, these, then an eighth of what was asked beyond 5,000, 256 or more."""
     cell = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
-    learner, sizes = Refinement(MapSpec(cell, budget=12_000, first_pass=7_000)), []
+    learner, sizes = Refinement(MapSpec(cell, MapSearch(budget=12_000, first_pass=7_000))), []
     while not learner.done:
         asked = learner.ask()
         sizes.append(sum(map(len, asked)))
@@ -153,7 +154,7 @@ FAILING = {"any": (1, 1, 1, 0), "sae_dead": (0, 1, 0, 0), "crashed": (0, 0, 1, 0
 def test_failure_that_is_mapped_is_a_choice(failure: str) -> None:
     """Any failure, one kind, or all latents dead whatever the reason; a crashed replicate has no count of dead latents."""
     domain = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
-    learner = Refinement(MapSpec(domain, budget=4, failure=failure))
+    learner = Refinement(MapSpec(domain, MapSearch(budget=4, failure=failure)))
     outcomes = {
         "failure": np.array(["ae_collapsed", "sae_dead", "crashed", "none"], dtype=object),
         "dead_latents": np.array([5.0, 5.0, np.nan, 0.0]),
@@ -176,7 +177,7 @@ def test_replicates_gather_where_the_rate_crosses_the_level(begun: tuple[MapSpec
 
 def test_small_budget_finds_the_boundary() -> None:
     """900 replicates of two architectures classify all but 3 % of the plane, and it is known that they do."""
-    learner = explored(MapSpec(PAIR, budget=900, first_pass=256, batch=128))
+    learner = explored(MapSpec(PAIR, MapSearch(budget=900, first_pass=256), batch=128))
     u, v = PAIR.centres()
     truth = slanted(np.arange(2)[:, None, None], u[:, None], v) >= 0.5
     assert ((learner.surface.on_grid().mean >= 0.5) != truth).mean() < 0.03
@@ -187,21 +188,21 @@ def test_small_budget_finds_the_boundary() -> None:
 def test_precision_asked_for_ends_the_search() -> None:
     """It stops at the first batch after which the expected misclassified volume, or the regret, is small enough."""
     for precision in ({"misclassified_volume": 0.08}, {"regret": 0.05}):
-        learner = explored(MapSpec(PAIR, budget=5_000, first_pass=256, batch=200, **precision))  # type: ignore[arg-type]
+        learner = explored(MapSpec(PAIR, MapSearch(budget=5_000, first_pass=256, **precision), batch=200))  # type: ignore[arg-type]
         assert 256 <= learner.told < 5_000
         assert learner.expected_misclassified_volume <= 0.08 or learner.expected_regret <= 0.05
 
 
 def test_precision_that_is_there_already_asks_for_nothing(begun: tuple[MapSpec, list[Rows]]) -> None:
     """Rows of an earlier study may be enough."""
-    learner = Refinement(MapSpec(PAIR, budget=700, first_pass=100, misclassified_volume=0.9), begun[1][0])
+    learner = Refinement(MapSpec(PAIR, MapSearch(budget=700, first_pass=100, misclassified_volume=0.9)), begun[1][0])
     assert learner.done
     assert learner.ask() == []
 
 
 def test_first_pass_is_taken_whole() -> None:
     """Precision is not believed before the first pass is through."""
-    spec = MapSpec(PAIR, budget=5_000, first_pass=256, batch=100, misclassified_volume=0.9)
+    spec = MapSpec(PAIR, MapSearch(budget=5_000, first_pass=256, misclassified_volume=0.9), batch=100)
     learner = Refinement(spec)
     learner.tell(trained(learner.ask()))
     assert not learner.done
@@ -213,7 +214,7 @@ def test_first_pass_is_taken_whole() -> None:
 @pytest.mark.parametrize("l1s", [4, 10])
 def test_autoencoders_are_shared_over_l1(begun: tuple[MapSpec, list[Rows]], l1s: int) -> None:
     """One (architecture, sparsity, seed) serves that many different l1 values, in the first pass and after it."""
-    spec = MapSpec(PAIR, budget=900, first_pass=400, batch=200, seed=3, l1s_per_autoencoder=l1s)
+    spec = MapSpec(PAIR, MapSearch(budget=900, first_pass=400, l1s_per_autoencoder=l1s), batch=200, seed=3)
     learner = Refinement(spec)
     for _ in range(3):
         rows = trained(learner.ask())
@@ -245,7 +246,7 @@ def test_earlier_rows_are_used_and_cost_nothing(begun: tuple[MapSpec, list[Rows]
 def test_one_sparsity_or_one_l1_is_enough() -> None:
     """On a line the learner works as on a plane; where no l1 varies none is shared."""
     for domain in (Domain(("5-3-5",), (0.9, 0.9), (1e-4, 1)), Domain(("5-3-5",), (0.3, 0.98), (0.01, 0.01))):
-        learner = explored(MapSpec(domain, budget=200, first_pass=64, batch=68, l1s_per_autoencoder=4), domain)
+        learner = explored(MapSpec(domain, MapSearch(budget=200, first_pass=64, l1s_per_autoencoder=4), batch=68), domain)
         assert learner.told == 200
         assert learner.surface.on_grid().mean.shape == domain.shape()
 
@@ -253,7 +254,7 @@ def test_one_sparsity_or_one_l1_is_enough() -> None:
 def test_single_cell_is_measured_again_and_again() -> None:
     """Where nothing varies, every replicate has a seed of its own and the rate is one Beta posterior."""
     domain = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
-    learner, failures, seeds = Refinement(MapSpec(domain, budget=40, first_pass=16, batch=12)), 0, set()
+    learner, failures, seeds = Refinement(MapSpec(domain, MapSearch(budget=40, first_pass=16), batch=12)), 0, set()
     while not learner.done:
         asked = learner.ask()
         fails = np.arange(sum(map(len, asked))) % 3 == 0
@@ -266,7 +267,7 @@ def test_single_cell_is_measured_again_and_again() -> None:
 
 def test_islands_are_found_among_eight_architectures() -> None:
     """A place that fails amid safety draws replicates: by 5,048 most of the four islands of 1 % are seen."""
-    learner = explored(MapSpec(DOMAIN, budget=5_048, batch=1_000), DOMAIN, TRUTHS["island"])
+    learner = explored(MapSpec(DOMAIN, MapSearch(budget=5_048), batch=1_000), DOMAIN, TRUTHS["island"])
     u, v = DOMAIN.centres()
     a = np.arange(8)[:, None, None]
     inside = TRUTHS["island"](a, u[:, None], v) >= 0.5
@@ -298,7 +299,6 @@ def test_shared_values_are_spread_by_weight() -> None:
 IMPOSSIBLE: list[dict[str, float]] = [
     {"budget": 0},
     {"first_pass": 0},
-    {"batch": 0},
     {"l1s_per_autoencoder": 0},
     {"level": 1.0},
     {"misclassified_volume": 0.0},
@@ -310,10 +310,16 @@ IMPOSSIBLE: list[dict[str, float]] = [
 def test_impossible_specification_is_refused(wrong: dict[str, float]) -> None:
     """It names the field and what was expected."""
     with pytest.raises(MisuseError, match=next(iter(wrong))):
-        MapSpec(**({"domain": PAIR, "budget": 100} | wrong))  # type: ignore[arg-type]
+        search_from({"kind": "map"} | wrong)
+
+
+def test_a_batch_of_nothing_is_refused() -> None:
+    """It is the learner's own field, not a study file's."""
+    with pytest.raises(MisuseError, match="batch=0"):
+        MapSpec(PAIR, MapSearch(), batch=0)
 
 
 def test_unknown_failure_is_refused() -> None:
     """With the nearest one that there is."""
     with pytest.raises(MisuseError, match="sae_dead"):
-        MapSpec(PAIR, budget=10, failure="sae_daed")
+        search_from({"kind": "map", "failure": "sae_daed"})

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from search_spaces import MisuseError, Replicates
 from search_spaces.learners.l1_curves import CEILINGS, FLOORS, MARGIN, STEP, TEMPER, WIDTHS, Monotony, RisingRate, Score
 from search_spaces.learners.l1_search import BATCH, L1Interval, L1Learner, L1SearchSpec
+from search_spaces.searches import search_from
 
 Curve = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Rows = dict[str, NDArray[Any]]
@@ -71,9 +72,17 @@ class World:
         }
 
 
+def specification(cells: tuple[tuple[str, float], ...], **fields: Any) -> L1SearchSpec:
+    """Of 256 replicates per cell over five decades unless `fields`, of the search or of where it looks, say otherwise."""
+    where = {"l1": (1e-4, 10.0), "score": "mcc_decoder_features", "predicted_edges": (), "seed": 0}
+    search = {"kind": "l1", "budget": 256} | {name: value for name, value in fields.items() if name not in where}
+    where |= {name: value for name, value in fields.items() if name in where}
+    return L1SearchSpec(search_from(search), cells, **where)  # type: ignore[arg-type]
+
+
 def search(world: World, **fields: Any) -> tuple[L1Learner, list[list[Replicates]]]:
     """The learner when it is done, and all that it asked."""
-    learner = L1Learner(L1SearchSpec(cells=world.cells, **fields))
+    learner = L1Learner(specification(world.cells, **fields))
     asked: list[list[Replicates]] = []
     told = 0
     while not learner.done:
@@ -121,9 +130,9 @@ def test_intervals_hold_thresholds_wherever_they_are() -> None:
     """Over the five decades: 90 % intervals that hold the truth about that often, and errors of a few hundredths."""
     truths = np.linspace(-3.2, 0.5, 9)
     results = found(World(*(rising(t, width) for t, width in zip(truths, [0.02, 0.06, 0.12] * 3))), score=None)
-    assert all(result.high == "inside" and result.monotone for result in results)
-    errors = [abs(np.log10(result.safe_high) - t) for result, t in zip(results, truths)]
-    held = [result.safe_high_interval[0] <= 10**t <= result.safe_high_interval[1] for result, t in zip(results, truths)]
+    assert all(result.upper == "inside" and result.monotone for result in results)
+    errors = [abs(np.log10(result.upper_edge) - t) for result, t in zip(results, truths)]
+    held = [result.upper_edge_interval[0] <= 10**t <= result.upper_edge_interval[1] for result, t in zip(results, truths)]
     assert sum(held) >= 7
     assert np.median(errors) < 0.03
     assert max(errors) < 0.15
@@ -134,11 +143,11 @@ def test_a_bump_below_the_threshold_is_reported_and_no_edge_is() -> None:
     world = World(bumped(-1.0, -2.5), bumped(-1.5, -2.2), rising(-1.0), rising(-1.5, floor=0.05))
     first, second, *others = found(world, score=None)
     for result, bump in ((first, -2.5), (second, -2.2)):
-        assert (result.monotone, result.high, result.safe_high) == (False, "not monotone", None)
-        assert result.safe_high_interval == (None, None)
+        assert (result.monotone, result.upper, result.upper_edge) == (False, "not monotone", None)
+        assert result.upper_edge_interval == (None, None)
         assert result.bump_l1 is not None
         assert abs(np.log10(result.bump_l1) - bump) < 0.3
-    assert all(result.monotone and result.safe_high is not None and result.bump_l1 is None for result in others)
+    assert all(result.monotone and result.upper_edge is not None and result.bump_l1 is None for result in others)
 
 
 def test_evidence_of_a_bump_is_against_every_rising_rate() -> None:
@@ -161,16 +170,16 @@ def test_evidence_of_a_bump_is_against_every_rising_rate() -> None:
 def test_rates_at_the_ends_of_the_range_are_told_apart() -> None:
     """A rate below the level everywhere and one above it everywhere have no edge, and say which."""
     never, always = found(World(lambda x: 0 * x + 0.01, lambda x: 0 * x + 0.6), score=None)
-    assert (never.safe_high, never.high) == (None, "never fails")
-    assert (always.safe_high, always.high) == (None, "fails throughout")
+    assert (never.upper_edge, never.upper) == (None, "never fails")
+    assert (always.upper_edge, always.upper) == (None, "fails throughout")
 
 
 def test_collapsed_autoencoders_are_counted_and_left_out() -> None:
     """They move no threshold, whatever their share."""
     (result,) = found(World(rising(-1.5), collapsed=0.3), score=None)
-    assert 0.2 < result.ae_collapsed / result.replicates < 0.4
-    assert result.safe_high is not None
-    assert abs(np.log10(result.safe_high) + 1.5) < 0.08
+    assert 0.2 < result.failed_before_sae / result.replicates < 0.4
+    assert result.upper_edge is not None
+    assert abs(np.log10(result.upper_edge) + 1.5) < 0.08
 
 
 def test_lower_edge_and_best_value_are_found_beside_the_upper_edge() -> None:
@@ -178,11 +187,11 @@ def test_lower_edge_and_best_value_are_found_beside_the_upper_edge() -> None:
     world = World(rising(-1.0), dense=lambda x: expit((-3.2 - x) / 0.05))
     (result,) = found(world, budget=200)
     edge = 10 ** (-3.2 - 0.05 * logit(0.1))
-    assert result.low == "inside"
-    assert result.safe_low_interval[0] <= edge <= result.safe_low_interval[1]  # type: ignore[operator]
+    assert result.lower == "inside"
+    assert result.lower_edge_interval[0] <= edge <= result.lower_edge_interval[1]  # type: ignore[operator]
     assert result.best_l1_interval[0] <= 0.003 <= result.best_l1_interval[1]  # type: ignore[index]
     assert abs(np.log10(result.best_l1 / 0.003)) < 0.3
-    assert abs(result.best_mcc - 0.9) < 0.03
+    assert abs(result.best_recovery - 0.9) < 0.03
 
 
 def test_score_is_blind_to_the_seeds_of_common_seeds() -> None:
@@ -232,7 +241,7 @@ def test_stops_at_the_precision_asked_for() -> None:
     """A sharp threshold takes fewer replicates than the budget, and is then as precise as was asked."""
     (result,) = found(World(rising(-1.5, width=0.02)), budget=1000, precision=0.05, score=None)
     assert result.replicates < 400
-    low, high = result.safe_high_interval
+    low, high = result.upper_edge_interval
     assert low is not None
     assert high is not None
     assert np.log10(high / low) / 2 <= 0.05
@@ -240,15 +249,15 @@ def test_stops_at_the_precision_asked_for() -> None:
 
 def test_a_predicted_edge_only_places_the_first_replicates() -> None:
     """A prediction that is two decades off does no harm."""
-    (result,) = found(World(rising(-2.5)), predicted_high=(0.3,), score=None)
-    assert result.predicted_high == 0.3
-    assert abs(np.log10(result.safe_high) + 2.5) < 0.1
+    (result,) = found(World(rising(-2.5)), predicted_edges=(0.3,), score=None)
+    assert result.predicted_edge == 0.3
+    assert abs(np.log10(result.upper_edge) + 2.5) < 0.1
 
 
 def test_rows_of_another_batch_are_refused() -> None:
     """A batch is told whole, and only after it was asked."""
     world = World(rising(-1.0))
-    learner = L1Learner(L1SearchSpec(cells=world.cells))
+    learner = L1Learner(specification(world.cells))
     batch = learner.ask()
     with pytest.raises(ValueError, match="lack"):
         learner.tell({name: values[1:] for name, values in world.rows(batch).items()})
@@ -267,10 +276,10 @@ def test_rows_of_another_batch_are_refused() -> None:
         {"budget": 10},
         {"failure": ("ae_collapsed",)},
         {"precision": 0.0},
-        {"predicted_high": (0.1, 0.2)},
+        {"predicted_edges": (0.1, 0.2)},
     ],
 )
 def test_a_search_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     """With one line that says what was expected."""
     with pytest.raises(MisuseError):
-        L1SearchSpec(**({"cells": (("10-5-10", 0.9),)} | wrong))
+        specification(**({"cells": (("10-5-10", 0.9),)} | wrong))

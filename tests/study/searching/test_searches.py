@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,14 +14,18 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from analysis import load, recommend_l1
-from analysis.searches.l1 import l1_sentences, l1_table, nothing_safe, place_in
-from search_spaces import Architecture, MisuseError, protocol_from
+from analysis.searches.l1 import l1_sentences, l1_table, nothing_safe, place_in, read_l1
+from search_spaces import Architecture, MisuseError, Replicates, grid, protocol_from
+from search_spaces.learners.contract import Rows
 from search_spaces.learners.failure_map import Refinement
-from search_spaces.learners.l1_search import L1Interval, L1Learner
+from search_spaces.learners.l1_search import L1Interval, L1Learner, LowerEdge, UpperEdge
+from search_spaces.searches import SEARCHES, L1Search, MapSearch, Search
+from search_spaces.spaces import GridSpace
 from search_spaces.study_files import StudySpec, study_from
 from service.cli.app import app
-from study import launch, resume
-from study.searching.learner_of import earlier_rows, learner_of, predicted_collapse
+from service.cli.run import search_command
+from study import launch, resume, run_here
+from study.searching.learner_of import earlier_rows, learner_of, predicted_edge, register_search
 from study.storage.study_folder import Storage
 from tests.conftest import TINY
 
@@ -47,7 +52,7 @@ def test_a_map_searches_the_space_s_ranges() -> None:
     domain = learner.spec.domain
     assert domain.architectures == ("5-3-5", "6-3-6")
     assert (domain.sparsity, domain.l1) == ((0.5, 0.9), (1e-3, 1.0))
-    assert (learner.spec.failure, learner.spec.level, learner.spec.budget) == ("sae_dead", 0.3, 77)
+    assert (learner.spec.search.failure, learner.spec.search.level, learner.spec.search.budget) == ("sae_dead", 0.3, 77)
 
 
 def test_an_l1_search_has_a_column_for_each_architecture_and_sparsity() -> None:
@@ -84,6 +89,76 @@ def test_a_search_that_cannot_be_is_refused(search: dict[str, Any], said: str) -
         made()
 
 
+def test_ranges_without_a_count_are_searched_from_end_to_end() -> None:
+    """Whatever the kind; and an l1 search of the same values listed asks for the same."""
+    ranges = {"sparsities": {"from": 0.5, "to": 0.9}, "l1": {"from": 1e-3, "to": 1.0}}
+    spec = study_from(mapping(kind="map") | {"space": mapping()["space"] | ranges})
+    assert spec.domain == searched(kind="map").domain
+    assert spec.search_budget == MapSearch().budget
+    one_range = study_from(mapping(kind="l1") | {"space": mapping()["space"] | {"l1": ranges["l1"]}})
+    first, second = (learner_of(one) for one in (one_range, searched(kind="l1")))
+    assert [list(part) for part in first.ask()] == [list(part) for part in second.ask()]
+
+
+def test_an_l1_search_looks_at_single_sparsities() -> None:
+    space = mapping()["space"] | {"sparsities": {"from": 0.5, "to": 0.9}}
+    with pytest.raises(MisuseError, match=r"sparsities from 0\.5 to 0\.9 need a count"):
+        study_from(mapping(kind="l1") | {"space": space})
+
+
+class CornersSearch(Search):
+    """A kind of search from outside: the corners of a space, once each."""
+
+    kind: Literal["corners"] = "corners"
+    seed: int = 5
+    """The one seed."""
+
+    def most_replicates(self, space: GridSpace) -> int:
+        return 4 * len(space.architectures)
+
+
+class Corners:
+    """Asks once."""
+
+    def __init__(self, search: CornersSearch, spec: StudySpec, _: object) -> None:
+        assert isinstance(spec.space, GridSpace)
+        ends = [(min(axis), max(axis)) for axis in (spec.space.sparsities, spec.space.l1)]
+        self.waiting = grid(spec.space.architectures, *ends, [search.seed])
+        self.done = False
+
+    def ask(self) -> list[Replicates]:
+        asked, self.waiting = self.waiting, []
+        return asked
+
+    def tell(self, rows: Rows) -> None:
+        self.done = True
+
+    def summary(self) -> dict[str, float]:
+        return {}
+
+
+def test_a_further_kind_of_search_is_one_class_and_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Study files, learners, plans and commands know it then."""
+    monkeypatch.setitem(SEARCHES, "corners", CornersSearch)  # put back after the test
+    register_search(CornersSearch, Corners)
+    spec = searched(kind="corners", seed=9)
+    assert study_from(spec.to_mapping()) == spec
+    assert run_here(spec)["seed"].to_pylist() == [9] * 8
+    assert spec.search_budget == 8
+    options = inspect.signature(search_command(CornersSearch)).parameters
+    assert options["seed"].annotation.__metadata__[0].help == "The one seed. Default: 5."
+    with pytest.raises(MisuseError, match="Did you mean 'corners'"):
+        searched(kind="corner")
+
+
+@pytest.mark.parametrize("search", [MapSearch, L1Search])
+def test_every_field_of_a_search_has_a_default_and_a_meaning(search: type[Search]) -> None:
+    """Which are its command's too."""
+    for name, field in search.model_fields.items():
+        assert not field.is_required()
+        assert name == "kind" or field.description
+
+
 def test_a_list_of_replicates_has_no_range_to_search() -> None:
     listed = {"replicates": [{"architecture": "5-3-5", "sparsity": 0.9, "l1": 0.01, "seed": 0}]}
     with pytest.raises(MisuseError, match="search needs a grid"):
@@ -98,13 +173,13 @@ def test_an_sae_without_l1_has_none_to_search() -> None:
 
 def test_the_closed_form_depends_on_how_decoders_start() -> None:
     ten = Architecture.parse("10-5-10")
-    assert predicted_collapse(ten, 0.9, protocol_from("sound")) == 2.0
-    small = predicted_collapse(ten, 0.9, protocol_from("dissertation"))
-    tenfold = predicted_collapse(ten, 0.9, protocol_from({"base": "dissertation", "sae_init_scale": 10}))
+    assert predicted_edge(ten, 0.9, protocol_from("sound")) == 2.0
+    small = predicted_edge(ten, 0.9, protocol_from("dissertation"))
+    tenfold = predicted_edge(ten, 0.9, protocol_from({"base": "dissertation", "sae_init_scale": 10}))
     assert small is not None
     assert 0.03 < small < 0.1
     assert tenfold == pytest.approx(10 * small)
-    assert predicted_collapse(ten, 0.9, protocol_from({"base": "dissertation", "sae_input": "rescaled"})) is None
+    assert predicted_edge(ten, 0.9, protocol_from({"base": "dissertation", "sae_input": "rescaled"})) is None
 
 
 @pytest.mark.ray
@@ -147,7 +222,7 @@ def test_the_map_command_tells_regions_and_writes_the_map(local_ray: Path, tmp_p
     told = run("map", str(tmp_path / "study.yaml"), "--name", "searched", "--failure", "sae_dead", "--storage", storage, "--json")
     document = json.loads(told.stdout)
     assert document["replicates"] == 200 == len(load("searched", storage))
-    assert 0 < document["estimated_misclassified_volume"] < 0.5
+    assert 0 < document["expected_misclassified_volume"] < 0.5
     assert document["failure"] == "sae_dead"
     assert {region["failure"] for region in document["regions"]} <= {"sae_dead"}
     assert all(Path(file).stat().st_size > 0 for file in document["files"])
@@ -173,11 +248,20 @@ def test_the_l1_command_tells_intervals_that_recommend_l1_reads(local_ray: Path,
     assert all(Path(file).stat().st_size > 0 for file in document["files"])
     stored = recommend_l1("5-3-5", 0.9, study="searched", storage=storage)
     assert stored.best_l1 == cells["5-3-5", 0.9]["best_l1"]
-    assert isinstance(stored.safe_high_interval, tuple)
+    assert isinstance(stored.upper_edge_interval, tuple)
     with pytest.raises(MisuseError, match=r"has not searched 5-3-5 at sparsity 0\.7"):
         recommend_l1("5-3-5", 0.7, study="searched", storage=storage)
     with pytest.raises(MisuseError, match="a protocol of its own"):
         recommend_l1("5-3-5", 0.9, study="searched", storage=storage, protocol="sound")
+
+
+def test_results_of_another_version_are_made_anew(tmp_path: Path) -> None:
+    """Not a traceback: the command that writes them is named."""
+    folder = Storage.at(tmp_path).study("searched")
+    folder.write_text("study.yaml", json.dumps(mapping(kind="l1")))
+    folder.write_text("l1.json", json.dumps({"cells": [{"architecture": "5-3-5", "safe_high": 0.1}]}))
+    with pytest.raises(MisuseError, match="sae-study resume searched"):
+        read_l1(folder)
 
 
 def test_an_l1_is_recommended_without_ray() -> None:
@@ -190,11 +274,24 @@ def test_an_l1_is_recommended_without_ray() -> None:
 
 def interval(**fields: Any) -> L1Interval:
     given: dict[str, Any] = {
-        "architecture": "10-5-10", "sparsity": 0.9, "safe_low": 0.004, "safe_low_interval": (0.003, 0.006), "safe_high": 0.03,
-        "safe_high_interval": (0.02, 0.04), "monotone": True, "best_l1": 0.01, "best_l1_interval": (0.008, 0.02), "best_mcc": 0.9,
-        "predicted_high": 0.05, "replicates": 250, "autoencoders": 120, "ae_collapsed": 3, "high": "inside", "low": "inside",
+        "architecture": "10-5-10",
+        "sparsity": 0.9,
+        "lower_edge": 0.004,
+        "lower_edge_interval": (0.003, 0.006),
+        "upper_edge": 0.03,
+        "upper_edge_interval": (0.02, 0.04),
+        "monotone": True,
+        "best_l1": 0.01,
+        "best_l1_interval": (0.008, 0.02),
+        "best_recovery": 0.9,
+        "predicted_edge": 0.05,
+        "replicates": 250,
+        "autoencoders": 120,
+        "failed_before_sae": 3,
+        "upper": UpperEdge.INSIDE,
+        "lower": LowerEdge.INSIDE,
         "bump_l1": None,
-    }  # fmt: skip
+    }
     return L1Interval(**given | fields)
 
 
@@ -205,16 +302,24 @@ def interval(**fields: Any) -> L1Interval:
         ({}, 0.005, "inside the safe interval, but within the uncertainty of its edge"),
         ({}, 0.001, "below the safe interval: the code is dense"),
         ({}, 0.035, "above the safe interval: SAEs die, but within the uncertainty of the edge"),
-        ({"safe_high": None, "safe_high_interval": (None, None), "high": "never fails"}, 5.0, "inside the safe interval"),
-        ({"safe_low": None, "safe_low_interval": (None, None), "low": "never dense"}, 1e-4, "inside the safe interval"),
         (
-            {"safe_high": 0.002, "safe_high_interval": (0.001, 0.003)},
+            {"upper_edge": None, "upper_edge_interval": (None, None), "upper": UpperEdge.ABOVE_RANGE},
+            5.0,
+            "inside the safe interval",
+        ),
+        (
+            {"lower_edge": None, "lower_edge_interval": (None, None), "lower": LowerEdge.BELOW_RANGE},
+            1e-4,
+            "inside the safe interval",
+        ),
+        (
+            {"upper_edge": 0.002, "upper_edge_interval": (0.001, 0.003)},
             0.003,
             "in no safe interval, for there is none: codes are dense up to 0.004, and from 0.002 on SAEs die",
         ),
-        ({"safe_high": None, "high": "fails throughout"}, 0.003, "in no safe interval, for there is none"),
+        ({"upper_edge": None, "upper": UpperEdge.BELOW_RANGE}, 0.003, "in no safe interval, for there is none"),
         (
-            {"safe_high": None, "high": "not monotone", "monotone": False},
+            {"upper_edge": None, "upper": UpperEdge.NOT_MONOTONE, "monotone": False},
             0.003,
             "not placed: the failure rate is not monotone here",
         ),
@@ -235,5 +340,5 @@ def test_the_table_has_a_row_a_cell() -> None:
     table = l1_table([interval(), interval(sparsity=0.8, best_l1=None, best_l1_interval=None)])
     assert table["best_l1_interval_from"].tolist()[0] == 0.008
     assert np.isnan(table["best_l1_interval_to"].tolist()[1])
-    assert nothing_safe(interval(safe_high=0.001))
+    assert nothing_safe(interval(upper_edge=0.001))
     assert not nothing_safe(interval())

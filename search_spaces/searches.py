@@ -1,0 +1,181 @@
+"""Adaptive searches: what one may be asked for and when it is enough. One frozen class per kind.
+
+A field's default and meaning stand in its class alone: study files, the command line's options and their help texts, and
+the learner all read them there. `study.searching.learner_of` makes the learner of each class, `analysis.searches` its result.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError, model_validator
+
+from search_spaces.errors import MisuseError
+from search_spaces.failures import FailureKind, checked_failure
+from search_spaces.protocol import closest
+from search_spaces.spaces import GridSpace, Range, StrictModel, complaint
+
+BEFORE_SAE = tuple(kind.value for kind in (FailureKind.CRASHED, FailureKind.DIVERGED, FailureKind.AE_COLLAPSED))
+"""Failures that no l1 cures: such replicates are counted, and left out of every rate and score."""
+RISING = tuple(
+    kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
+)
+"""Failures that have an upper edge, for they come with too much l1. A dense code comes with too little: the lower edge."""
+RECOVERY_COLUMNS = {"mcc": "mcc_decoder_features", "f1": "f1_latents_features"}
+
+
+class Search(StrictModel):
+    """What a study searches for. Its fields are those of a study file's `search`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    kind: str
+
+    @abstractmethod
+    def most_replicates(self, space: GridSpace) -> int:
+        """How many replicates it trains at most."""
+
+    @property
+    def starts_from(self) -> tuple[str, ...]:
+        """Other studies whose rows it starts from."""
+        return ()
+
+    @property
+    def saes_per_autoencoder(self) -> int:
+        """How many SAEs share an autoencoder, about: for an estimate of the cost."""
+        return 1
+
+    def refuse_space(self, space: GridSpace) -> None:
+        """Raise MisuseError for a space that cannot be searched."""
+
+    def plan(self, space: GridSpace) -> dict[str, Any]:
+        """What a dry run says of it, beside what it says of every study."""
+        return {"search": self.kind}
+
+
+class MapSearch(Search):
+    """Map the failure regions of a space's ranges: each batch of replicates goes where the map is unsure."""
+
+    kind: Literal["map"] = "map"
+    failure: str = "any"
+    """What counts as a failure: any, one kind of failure, or sae_all_dead."""
+    level: float = 0.5
+    """The failure region is where the failure rate is at least this."""
+    budget: int = 10_000
+    """Replicates to train at most, not counting those of earlier studies."""
+    first_pass: int = 2048
+    """Replicates spread evenly before anything is refined."""
+    l1s_per_autoencoder: int = 1
+    """Values of l1 that share one autoencoder; up to about 10 cost little accuracy and save training."""
+    misclassified_volume: float | None = None
+    """Stop when the expected misclassified share of the volume is at most this."""
+    regret: float | None = None
+    """Stop when the expected regret is at most this; the better rule where rates near the level fill much of the plane."""
+    earlier: tuple[str, ...] = ()
+    """Studies of the same storage, protocol and dtype whose rows it starts from."""
+
+    @model_validator(mode="after")
+    def _checked(self) -> MapSearch:
+        checked_failure(self.failure)
+        for name in ("budget", "first_pass", "l1s_per_autoencoder"):
+            if getattr(self, name) < 1:
+                raise MisuseError(f"{name}={getattr(self, name)!r} is not a number >= 1.")
+        for name in ("level", "misclassified_volume", "regret"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise MisuseError(f"{name}={value!r} is outside (0, 1).")
+        return self
+
+    def most_replicates(self, space: GridSpace) -> int:
+        return self.budget
+
+    @property
+    def starts_from(self) -> tuple[str, ...]:
+        return self.earlier
+
+    @property
+    def saes_per_autoencoder(self) -> int:
+        return self.l1s_per_autoencoder
+
+    def plan(self, space: GridSpace) -> dict[str, Any]:
+        """The misclassified shares to expect when the budget is spent, for easy and for hard borders (docs/map.md)."""
+        each = self.budget / len(space.architectures)
+        easy, hard = (min(0.02 * (each / at) ** -0.5, 0.5) for at in REPLICATES_TO_2_PERCENT)
+        return super().plan(space) | {"expected_misclassified_volume": (easy, hard)}
+
+
+REPLICATES_TO_2_PERCENT = (256, 750)
+"""Replicates per architecture, to 2 % misclassified volume: medians of the easiest and hardest of the simulated truths."""
+
+
+class L1Search(Search):
+    """Find the safe interval of l1 and the best l1 for each architecture and sparsity of a space, within its range of l1."""
+
+    kind: Literal["l1"] = "l1"
+    failure: tuple[str, ...] = (FailureKind.SAE_DEAD.value, FailureKind.SAE_STARVED.value)
+    """Kinds of failure whose rate together must stay below the level; of those that come with too much l1."""
+    level: float = 0.1
+    """Highest tolerated failure rate: the upper edge of the safe interval is where the rate crosses it."""
+    budget: int = 250
+    """Replicates per architecture and sparsity at most."""
+    precision: float | None = None
+    """Stop where half of the upper edge's 90 % interval is at most this many decades; without it the budget is spent."""
+    recovery: Literal["mcc", "f1"] = "mcc"
+    """What the best l1 has most of: mcc (signed MCC), or f1 (F1 of the latents as detectors)."""
+
+    @model_validator(mode="after")
+    def _checked(self) -> L1Search:
+        if not 0.01 <= self.level <= 0.5:
+            raise MisuseError(f"level={self.level!r} is outside [0.01, 0.5].")
+        if set(self.failure) & set(BEFORE_SAE):
+            raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(BEFORE_SAE)}.")
+        if not self.failure or set(self.failure) - set(RISING):
+            raise MisuseError(
+                f"failure={list(self.failure)}: expected what too much l1 brings, one or more of {', '.join(RISING)}."
+            )
+        if self.precision is not None and not self.precision > 0:
+            raise MisuseError(f"precision={self.precision!r} is not a number of decades above 0.")
+        return self
+
+    def refuse_space(self, space: GridSpace) -> None:
+        if isinstance(space.sparsities, Range):
+            raise MisuseError(
+                f"sparsities from {space.sparsities.low:g} to {space.sparsities.high:g} need a count: an l1 search looks at "
+                "single sparsities. List them, or say how many; the range of l1 needs none."
+            )
+
+    def most_replicates(self, space: GridSpace) -> int:
+        return self.budget * len(space.architectures) * len(space.sparsities)
+
+    @property
+    def saes_per_autoencoder(self) -> int:
+        return 2
+
+    @property
+    def recovery_column(self) -> str:
+        """The column whose mean over seeds the best l1 has most of."""
+        return RECOVERY_COLUMNS[self.recovery]
+
+
+def kind_of(search: type[Search]) -> str:
+    """The kind that a study file names it by."""
+    kind: str = search.model_fields["kind"].default
+    return kind
+
+
+SEARCHES: dict[str, type[Search]] = {kind_of(search): search for search in (MapSearch, L1Search)}
+"""The kinds of search by name."""
+
+
+def search_from(given: Mapping[str, Any]) -> Search:
+    """A validated search from the mapping that a study file holds; MisuseError names the field, the value, the remedy."""
+    kind = given.get("kind")
+    if kind not in SEARCHES:
+        raise MisuseError(f"kind={kind!r} is no kind of search.{closest(kind, SEARCHES)} Expected one of {', '.join(SEARCHES)}.")
+    model = SEARCHES[kind]
+    try:
+        return model.model_validate(dict(given))
+    except ValidationError as error:
+        raise MisuseError(complaint(error, model)) from None
