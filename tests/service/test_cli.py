@@ -285,6 +285,7 @@ def test_command_is_installed() -> None:
         assert "regions" in shown
 
 
+@pytest.mark.slow
 def test_published_replicate_is_judged_from_its_row(stored: Path) -> None:
     """The sentence about the published failure comes from the row: with a healthy AE it would say so."""
     from analysis.comparisons.published import published_finding
