@@ -76,13 +76,13 @@ def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
 
 
 def _so_far(progress: StudyProgress) -> str:
-    left = f", {_duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
+    left = f", {duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
     failures = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
     learned = "".join(f"; {name.replace('_', ' ')} {value:.3g}" for name, value in progress.learned.items() if name != "replicates")
     return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}{learned}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

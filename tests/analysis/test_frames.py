@@ -138,6 +138,7 @@ def test_frame_is_typed(tmp_path: Path) -> None:
     assert len(load(tmp_path / "made")) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["empty", "one row", "all crashed", "half"])
 def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> None:
     """No row, one row, nothing measured, not finished: every reader works, and the page tells."""
