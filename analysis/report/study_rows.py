@@ -16,11 +16,10 @@ from analysis.rates.claims import Monotonicity, monotonicity
 from analysis.rates.regions import Region, all_regions
 from analysis.rates.tally import Tally, on_axes
 from analysis.transitions.critical_points import CriticalPoint, critical_points, order_transitions
-from search_spaces.failures import failed
+from search_spaces.failures import FailureKind, failed
 from search_spaces.learners.l1_search import L1Interval
 from search_spaces.study_files import StudySpec
 from search_spaces.surface.surface import Surface, few_cells
-from study.failures import FailureKind
 from study.metrics.sae import corrected_mcc
 from study.storage.schema import Group, names_of
 
