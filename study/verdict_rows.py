@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from search_spaces.failures import FailureKind
 from study.engines.registry import engine_named
-from study.failures import Cause, FailureKind, judge
+from study.failures import Cause, judge
 from study.packs import Pack
 from study.storage.schema import MEASURED, columns, row_schema
 
