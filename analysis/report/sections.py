@@ -32,7 +32,6 @@ from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.study_files import StudySpec
-from study.engines.registry import engine_named
 from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import train_autoencoders
@@ -397,8 +396,7 @@ def _trained_weights(chosen: pd.DataFrame, spec: StudySpec) -> Any:
         )
         for row in chosen.itertuples()
     ]
-    engine = engine_named(spec.engine).name
-    return train_autoencoders(Pack(Replicates.of(replicates), spec.protocol, spec.dtype, engine)).W
+    return train_autoencoders(Pack(Replicates.of(replicates), spec.protocol, spec.dtype, spec.engine)).W
 
 
 def chosen_for_grams(frame: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES
 from service.cli.options import AsJson, Study, Where
 from service.cli.printing import differing_cells, err, out, print_json, print_table, warn_of_gaps
-from study.engines.registry import engine_named
+from study.engines.registry import engine_for
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def spaces(as_json: AsJson = False) -> None:
     from study.packs import Pack, estimated_seconds
 
     protocol = PROTOCOLS["dissertation"]
-    engine = engine_named("auto").name
+    engine = engine_for("auto", protocol).name
     rows: list[dict[str, Any]] = []
     for name, space in SPACES.items():
         replicates = space.replicates()
