@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "diagnose", "failure_rates", "failure_regions", "load", "recommend_l1", "tune_frame", "write_report"]
 
-_HOME = {
-    "compare": "comparisons.studies",
-    "diagnose": "diagnosis.diagnose",
-    "failure_rates": "rates.at_cells",
-    "failure_regions": "rates.regions",
-    "load": "frames",
-    "recommend_l1": "searches.l1",
-    "tune_frame": "frames",
-    "write_report": "report.page",
+_MODULES = {
+    "compare": "analysis.comparisons.studies",
+    "diagnose": "analysis.diagnosis.diagnose",
+    "failure_rates": "analysis.rates.at_cells",
+    "failure_regions": "analysis.rates.regions",
+    "load": "analysis.frames",
+    "recommend_l1": "analysis.searches.l1",
+    "tune_frame": "analysis.frames",
+    "write_report": "analysis.report.page",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"analysis.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'analysis' has no attribute {name!r}")

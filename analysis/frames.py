@@ -12,14 +12,14 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import fs
 
-from search_spaces.cells import SEED_COLUMNS
 from search_spaces.failures import failed, verdicts
+from study.storage.schema import WHOLE, Group, columns
 from study.storage.status import existing_study
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 
 def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
-    """The tidy frame of a study: one row a replicate, the columns of the row schema, typed, and `sae_all_dead`.
+    """The tidy frame of a study: one row per replicate, the columns of the row schema, typed, and `sae_all_dead`.
 
     `sae_all_dead` is what the source study would have called a failure: all latents dead, whatever the reason.
 
@@ -52,13 +52,14 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
 def tidy(rows: pa.Table) -> pd.DataFrame:
     """Stored rows as `load` gives them."""
     frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    frame = frame.astype(dict.fromkeys(_ALWAYS_THERE, "int64"))
+    frame = frame.astype(dict.fromkeys(_always_there(), "int64"))
     frame["sae_all_dead"] = failed(frame, "sae_all_dead").fillna(False).astype(bool)
     return frame
 
 
-_ALWAYS_THERE = ("n_features", "n_hidden", "n_latents", *SEED_COLUMNS)
-"""The whole numbers of a row that no failure leaves out."""
+def _always_there() -> list[str]:
+    """The whole numbers of a row that no failure leaves out."""
+    return [column.name for column in columns(Group.IDENTITY) if column.type == WHOLE]
 
 
 def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
@@ -87,10 +88,10 @@ def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataF
 
 def _packs_from_rows(folder: StudyFolder, known: set[str]) -> pd.DataFrame:
     """Packs that no run has a line of: what their rows tell of them."""
-    columns = ["replicate_id", "architecture", "failure", "trial_id", "wall_seconds"]
+    wanted = ["replicate_id", "architecture", "failure", "trial_id", "wall_seconds"]
     packs = []
     for pack_id in sorted(set(folder.shard_ids()) - known):
-        rows = folder.read_shard(pack_id, columns)
+        rows = folder.read_shard(pack_id, wanted)
         if rows is None:
             continue
         counts = Counter(rows["failure"].to_pylist())

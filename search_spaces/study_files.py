@@ -94,7 +94,7 @@ class StudySpec(StrictModel):
     def search_budget(self) -> int:
         """The most replicates that the study's search trains; ValueError where it has none."""
         if self.search is None or not isinstance(self.space, GridSpace):
-            raise ValueError("this study is no search: it trains every replicate of its space.")
+            raise ValueError("this study is not a search: it trains every replicate of its space.")
         return self.search.most_replicates(self.space)
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
 
 from search_spaces import Protocol
 
@@ -154,3 +155,8 @@ def train_sae(
             columns = theta[decoder].reshape(n_hidden, -1)
             theta[decoder] = (columns / np.linalg.norm(columns, axis=0)).ravel()
     return split_sae(theta, n_hidden, n_latents)
+
+
+def rsa_plain_distances(h: Array, reconstruction: Array) -> float:
+    """The source's RSA of one replicate: Pearson correlation of plain Euclidean distances, h and ĥ (S, H)."""
+    return float(np.corrcoef(pdist(h), pdist(reconstruction))[0, 1])

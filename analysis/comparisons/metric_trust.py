@@ -18,6 +18,7 @@ from analysis.rates.cells import CELL, rate_interval
 from analysis.rates.significance import seed_columns
 from search_spaces.failures import FailureKind, failed, failing_verdicts
 from study.metrics.sae import corrected_mcc
+from study.storage.schema import REAL, WHOLE, Group, columns
 
 _Float = NDArray[np.float64]
 _Mask = NDArray[np.bool_]
@@ -26,11 +27,9 @@ SIMILARITIES = (
     "procrustes_hidden_recon", "cka_hidden_recon", "rsa_hidden_recon", "explained_variance",
     "mcc_decoder_features", "mcc_corrected", "mmcs_decoder_features", "f1_latents_features", "l0",
 )  # fmt: skip
-"""The metrics that are compared; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
+"""The metrics that are compared, with those registered as similarities; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
 ERROR = "explained_variance"
 """What a metric restates if it goes with nothing else."""
-OF_THE_VERDICT = ("explained_variance", "mcc_decoder_features", "mcc_corrected", "l0")
-"""Metrics that the verdict has thresholds on: healthy replicates were chosen by them."""
 BY_CONVENTION = ("mcc_decoder_features", "mcc_corrected", "mmcs_decoder_features", "f1_latents_features")
 """Metrics that are set to 0 where no latent is alive."""
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
@@ -108,11 +107,22 @@ def metric_trust(frame: pd.DataFrame) -> MetricTrust:
 
 def _values(frame: pd.DataFrame) -> dict[str, _Float]:
     """Every metric as (rows,) floats, NaN where undefined or not finite."""
-    names = {*SIMILARITIES, "mcc_chance"} - {"mcc_corrected"}
+    compared = _compared()
+    names = {*compared, "mcc_chance"} - {"mcc_corrected"}
     found = {name: frame[name] if name in frame else pd.Series(np.nan, frame.index) for name in names}
-    columns = {name: column.to_numpy(dtype=np.float64, na_value=np.nan) for name, column in found.items()}
-    columns["mcc_corrected"] = corrected_mcc(columns["mcc_decoder_features"], columns["mcc_chance"])
-    return {name: np.where(np.isfinite(columns[name]), columns[name], np.nan) for name in SIMILARITIES}
+    arrays = {name: column.to_numpy(dtype=np.float64, na_value=np.nan) for name, column in found.items()}
+    arrays["mcc_corrected"] = corrected_mcc(arrays["mcc_decoder_features"], arrays["mcc_chance"])
+    return {name: np.where(np.isfinite(arrays[name]), arrays[name], np.nan) for name in compared}
+
+
+def _compared() -> list[str]:
+    registered = [column.name for column in columns(Group.SIMILARITY) if column.type in (REAL, WHOLE)]
+    return list(dict.fromkeys([*SIMILARITIES, *(name for name in registered if name != "mcc_chance")]))
+
+
+def _of_the_verdict(metric: str) -> bool:
+    """Whether a verdict is made of it: healthy replicates were chosen by such a metric."""
+    return metric == "mcc_corrected" or any(metric in verdict.columns for verdict in failing_verdicts())
 
 
 def _groups(frame: pd.DataFrame) -> dict[str, _Mask]:
@@ -203,7 +213,7 @@ def _separation_row(
     within = separation(values, healthy, failing, cell, seed)
     enough = not np.isnan(within.auc)
     found = within if enough else separation(values, healthy, failing, np.zeros_like(cell), seed)
-    by_definition = metric in OF_THE_VERDICT or (kind == FailureKind.SAE_DEAD.value and metric in BY_CONVENTION)
+    by_definition = _of_the_verdict(metric) or (kind == FailureKind.SAE_DEAD.value and metric in BY_CONVENTION)
     looks = _looks_healthy(values[healthy], values[failing])
     return {
         "metric": metric, "kind": kind, "replicates": int(failing.sum()), **vars(found),
@@ -263,7 +273,7 @@ def _table_row(
         **{name: of[name] for name in ("auc", "low", "high", "within_cells", "looks_healthy")},
         **{f"spread_{group}": spread_between_seeds(values[metric], groups[group], cell) for group in ("healthy", "failing")},
         "error_rank_correlation": rank_correlation_within(values[metric], values[ERROR], cell),
-        "in_verdict": metric in OF_THE_VERDICT,
+        "in_verdict": _of_the_verdict(metric),
     }
 
 

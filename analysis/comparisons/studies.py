@@ -358,14 +358,19 @@ def _overall_unpaired(left: pd.DataFrame, right: pd.DataFrame, on: list[str]) ->
     p_shift, p_pattern = _resampled(
         statistics, of_unit, lambda source, draws: source.permuted(np.tile(of_unit[:, None], draws), axis=0)
     )
-    first = np.bincount(cell, side)
-    weight = first * (n[:, 0] - first) / n[:, 0]
+    shift, error = _weighted_shift(x, side, cell, unit)
+    return Overall(shift, *_shift_interval(shift, error, len(of_unit)), p_shift, p_pattern, False, len(of_unit))
+
+
+def _weighted_shift(x: _Float, side: _Float, cell: NDArray[np.int64], unit: NDArray[np.int64]) -> tuple[float, float]:
+    """Mantel and Haenszel's difference of the rates of failure x, and its standard error with seeds as the units; all (rows,)."""
+    first, both = np.bincount(cell, side), np.bincount(cell).astype(np.float64)
+    weight = first * (both - first) / both
     weight /= weight.sum()
     rates = [np.bincount(cell, x * own) / np.bincount(cell, own) for own in (side, 1 - side)]
-    shift = float(weight @ (rates[0] - rates[1]))
-    size, rate = (np.where(side == 1, a[cell], b[cell]) for a, b in ((first, n[:, 0] - first), rates))
+    size, rate = (np.where(side == 1, a[cell], b[cell]) for a, b in ((first, both - first), rates))
     error = np.sqrt((np.bincount(unit, weight[cell] * (x - rate) / size) ** 2).sum())
-    return Overall(shift, *_shift_interval(shift, error, len(of_unit)), p_shift, p_pattern, False, len(of_unit))
+    return float(weight @ (rates[0] - rates[1])), float(error)
 
 
 def _shift_interval(shift: float, error: float, units: int) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from analysis.figures.style import log_ticks, nothing_to_show
 from analysis.rates.cells import per_autoencoder
 from search_spaces.failures import verdicts
 from study.metrics.autoencoder import feature_dimensionality
+from study.storage.schema import Group, names_of
 
 _Float = NDArray[np.float64]
 
@@ -43,7 +44,7 @@ class MetricScatter:
 
     @property
     def _counted(self) -> str:
-        return "autoencoders" if self.x.startswith("ae_") and self.y.startswith("ae_") else "replicates"
+        return "autoencoders" if _of_autoencoders(self.x, self.y) else "replicates"
 
     @property
     def drawn(self) -> pd.DataFrame:
@@ -67,9 +68,13 @@ class MetricScatter:
         return f"{drawn} {self._counted}; {self.left_out} without one of the two are not drawn."
 
 
+def _of_autoencoders(*metrics: str) -> bool:
+    return set(metrics) <= set(names_of(Group.AUTOENCODER))
+
+
 def metric_scatter(frame: pd.DataFrame, x: str, y: str) -> MetricScatter:
     """Two columns of the rows against each other, with the verdicts; two metrics of the autoencoder count once for each."""
-    if x.startswith(("ae_", "hidden_")) and y.startswith(("ae_", "hidden_")):
+    if _of_autoencoders(x, y):
         frame = per_autoencoder(frame)
     points = pd.DataFrame({"x": frame[x].astype("float64"), "y": frame[y].astype("float64"), "failure": frame["failure"]})
     finite = np.isfinite(points["x"]) & np.isfinite(points["y"])

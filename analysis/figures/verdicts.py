@@ -7,6 +7,7 @@ levels at equal distances wherever there are bars, dots or rectangles for each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from analysis.figures.style import level_ticks
 from analysis.rates.cells import per_autoencoder
 from search_spaces.failures import FailureKind, verdict_named, verdicts
+from study.storage.schema import Group, names_of
 
 _Float = NDArray[np.float64]
 
@@ -74,22 +76,13 @@ def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictCom
 
 
 def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
-    """Stacked bars, one a level; the failures from below, success on top."""
+    """Stacked bars, one per level; the failures from below, success on top."""
     positions = np.arange(len(composition.levels))
     bottom = np.zeros(len(positions))
     for kind, shares in zip(composition.kinds, composition.shares, strict=True):
         verdict = verdict_named(kind)
-        ax.bar(
-            positions,
-            shares,
-            bottom=bottom,
-            width=0.82,
-            color=verdict.colour,
-            hatch=verdict.pattern,
-            edgecolor="white",
-            linewidth=0.6,
-            label=kind,
-        )
+        filled: dict[str, Any] = {"color": verdict.colour, "hatch": verdict.pattern, "edgecolor": "white", "linewidth": 0.6}
+        ax.bar(positions, shares, bottom=bottom, width=0.82, label=kind, **filled)
         bottom += shares
     if composition.by == "architecture":
         ax.set_xticks(positions, [str(level) for level in composition.levels], rotation=30, ha="right", fontsize=8)
@@ -109,7 +102,7 @@ def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
 
     Metrics of the autoencoder are drawn once for each autoencoder. Dots of a sparsity are spread sideways.
     """
-    if metric.startswith(("ae_", "hidden_")):
+    if metric in names_of(Group.AUTOENCODER):
         frame = per_autoencoder(frame)
     sparsities = np.sort(frame["sparsity"].unique())
     for kind in verdicts():

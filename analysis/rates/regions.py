@@ -20,6 +20,7 @@ from scipy.special import betainc, rel_entr
 
 from analysis.rates.cells import MOST_LEVELS, rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, without_zero_l1
+from search_spaces.errors import MisuseError
 from search_spaces.failures import failed, failing_verdicts
 from search_spaces.surface.domain import Counts, Domain
 from search_spaces.surface.posterior import Posterior
@@ -127,6 +128,8 @@ def all_regions(frame: pd.DataFrame, level: float = 0.5, domain: Domain | None =
 
 
 def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Domain | None) -> list[Region]:
+    if not 0 < level < 1:
+        raise MisuseError(f"level={level} is outside (0, 1). It is a failure rate, for example 0.5.")
     outcomes = {failure: failed(frame, failure).to_numpy(dtype=bool) for failure in failures}
     if frame.empty:
         return []

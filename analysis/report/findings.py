@@ -256,28 +256,32 @@ def trust_summary(study: StudyRows) -> list[str]:
     if study.measured.empty:
         return []
     table = study.trust.table
-    told = []
     judged = table[table["auc"].notna()]
     if judged.empty:
         return [f"Not enough healthy and failing replicates to compare metrics: at least {LEAST} of each are needed."]
-    free = judged[~judged["in_verdict"].astype(bool)]
+    return _telling_metrics(judged[~judged["in_verdict"].astype(bool)]) + _metrics_of_the_dead(table)
+
+
+def _telling_metrics(free: pd.DataFrame) -> list[str]:
+    """free: the metrics that no verdict is made of."""
     telling = free[np.maximum(free["low"], 1 - free["high"]) >= TELLS]
-    told.append(
-        f"Telling failing from healthy without being part of the verdict: {_with_auc(telling)}."
-        if len(telling)
-        else f"No metric outside the verdict surely tells failing from healthy (AUC beyond {TELLS}); best: "
-        f"{_with_auc(free.loc[[(free['auc'] - 0.5).abs().idxmax()]])}."
-        if len(free)
-        else ""
-    )
+    if len(telling):
+        return [f"Telling failing from healthy without being part of the verdict: {_with_auc(telling)}."]
+    if free.empty:
+        return []
+    best = _with_auc(free.loc[[(free["auc"] - 0.5).abs().idxmax()]])
+    return [f"No metric outside the verdict surely tells failing from healthy (AUC beyond {TELLS}); best: {best}."]
+
+
+def _metrics_of_the_dead(table: pd.DataFrame) -> list[str]:
     dead = table[table["defined_all_dead"].notna()]
-    if len(dead):
-        always, never = dead[dead["defined_all_dead"] > 0.9], dead[dead["defined_all_dead"] < 0.1]
-        told.append(
-            f"Where all latents are dead, {_names(always) or 'no metric'} {'is' if len(always) == 1 else 'are'} defined, "
-            f"{_names(never) or 'none'} {'is' if len(never) == 1 else 'are'} not."
-        )
-    return [sentence for sentence in told if sentence]
+    if dead.empty:
+        return []
+    always, never = dead[dead["defined_all_dead"] > 0.9], dead[dead["defined_all_dead"] < 0.1]
+    return [
+        f"Where all latents are dead, {_names(always) or 'no metric'} {'is' if len(always) == 1 else 'are'} defined, "
+        f"{_names(never) or 'none'} {'is' if len(never) == 1 else 'are'} not."
+    ]
 
 
 def _with_auc(table: pd.DataFrame) -> str:

@@ -25,6 +25,7 @@ from analysis.figures.phase import (
 )
 from analysis.figures.replicates import gram, metric_scatter, plot_gram_matrix, plot_metric_scatter
 from analysis.rates.claims import probability_text
+from analysis.rates.regions import Region
 from analysis.report.findings import architecture_sentences, collapse_sentences, counted, range_text, span_text, verdict_table
 from analysis.report.study_rows import COLLAPSE, DEATH, StudyRows, slug
 from analysis.searches.l1 import l1_table
@@ -232,30 +233,36 @@ def _curves_panel(name: str, curves: pd.DataFrame, failure: str, of_what: str) -
 def _phase_section(study: StudyRows) -> Section | None:
     if not study.varies("sparsity", "l1"):
         return None
+    return Section(
+        "Phase diagrams over sparsity and l1",
+        "phase",
+        "Light is safe, dark fails. Each architecture has its own diagram of the death of the SAE below, with critical points.",
+        panels=[_phase_panel(study)],
+        sheets=[Sheet("critical_points", critical_table(study.deaths), pd.DataFrame())],
+    )
+
+
+def _phase_panel(study: StudyRows) -> Panel:
     shown = study.architectures[:MOST_ARCHITECTURES]
     diagrams = [phase_diagram(study.frame, name, surface=study.surfaces.get(name), deaths=study.deaths_of(name)) for name in shown]
     columns = min(4, len(shown))
     width = _column_width(columns)
     figure, axes = _grid(len(shown), columns, (width, 0.85 * width), (0.15, 0.35), (0.8, 0.1, 0.8, 0.3))
     plot_phase_diagrams(diagrams, axes)
-    left_out = f" The {len(study.architectures) - len(shown)} widest are left out." if len(shown) < len(study.architectures) else ""
     fitted = any(diagram.surface is not None for diagram in diagrams)
+    return Panel("phase_diagrams", figure, _phase_caption(study, fitted, len(study.architectures) - len(shown)), wide=columns > 1)
+
+
+def _phase_caption(study: StudyRows, fitted: bool, left_out: int) -> str:
     line = (
         " Line: where the smoothed rate is 50 %; dashed: where it is 95 % sure to be on either side."
         if fitted
         else " Bars: 90 % intervals of where the rate crosses 50 %, along l1 or S."
     )
-    caption = (
+    return (
         f"Share of the seeds that failed in any way, {counted(len(study.frame), 'replicate')}, {_seeds_a_cell(study)} a cell; "
         f"titles: the cells where half or more fail.{line} Orange: where the closed forms have all latents die. "
-        f"Hatched: not measured.{left_out}"
-    )
-    return Section(
-        "Phase diagrams over sparsity and l1",
-        "phase",
-        "Light is safe, dark fails. Each architecture has its own diagram of the death of the SAE below, with critical points.",
-        panels=[Panel("phase_diagrams", figure, caption, wide=columns > 1)],
-        sheets=[Sheet("critical_points", critical_table(study.deaths), pd.DataFrame())],
+        f"Hatched: not measured.{f' The {left_out} widest are left out.' if left_out else ''}"
     )
 
 
@@ -267,23 +274,7 @@ def _column_width(columns: int) -> float:
 def _region_section(study: StudyRows) -> Section | None:
     if not study.regions:
         return None
-    data = pd.DataFrame([vars(region) for region in study.regions])
-    shown = pd.DataFrame(
-        [
-            {
-                "region": region.name,
-                "rate at the peak [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
-                "architectures": span_text(region.architectures),
-                "sparsity": range_text(region.sparsity),
-                "l1": range_text(region.l1),
-                "share of cells": f"{region.volume:.1%}",
-                "replicates": region.replicates,
-                "confidence": probability_text(region.confidence),
-                "beyond its borders": ", ".join(region.neighbours) or "–",
-            }
-            for region in study.regions
-        ]
-    )
+    data, shown = (pd.DataFrame([of(region) for region in study.regions]) for of in (vars, _region_line))
     return Section(
         "Failure regions",
         "regions",
@@ -293,12 +284,37 @@ def _region_section(study: StudyRows) -> Section | None:
     )
 
 
+def _region_line(region: Region) -> dict[str, object]:
+    return {
+        "region": region.name,
+        "rate at the peak [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
+        "architectures": span_text(region.architectures),
+        "sparsity": range_text(region.sparsity),
+        "l1": range_text(region.l1),
+        "share of cells": f"{region.volume:.1%}",
+        "replicates": region.replicates,
+        "confidence": probability_text(region.confidence),
+        "beyond its borders": ", ".join(region.neighbours) or "–",
+    }
+
+
 # The autoencoder
 
 
 def _order_section(study: StudyRows) -> Section | None:
     if not study.varies("sparsity"):
         return None
+    table, shown = critical_table(study.transitions), transition_table(study.transitions)
+    return Section(
+        "Order parameters of the autoencoder, and their closed forms",
+        "order",
+        "Dimensions per feature D* falls from 1 where features come to share directions.",
+        panels=[_order_panel(study)],
+        sheets=[Sheet("transitions", table, shown, "Where each statement crosses half of the seeds.")],
+    )
+
+
+def _order_panel(study: StudyRows) -> Panel:
     shown = study.architectures[:MOST_ORDER_PANELS]
     curves = [order_parameter_curve(study.measured, name, ORDER_COLUMN) for name in shown]
     columns = min(4, len(shown))
@@ -312,23 +328,8 @@ def _order_section(study: StudyRows) -> Section | None:
             legend.remove()
         if place % columns:
             ax.set_ylabel("")
-    table = critical_table(study.transitions)
-    return Section(
-        "Order parameters of the autoencoder, and their closed forms",
-        "order",
-        "Dimensions per feature D* falls from 1 where features come to share directions.",
-        panels=[
-            Panel(
-                "order_parameters",
-                figure,
-                f"D* by sparsity, up to {HIGHEST_ORDER:g} (collapsed autoencoders have more). Each panel: {curves[0].caption}",
-                wide=len(shown) > 1,
-            )
-        ],
-        sheets=[
-            Sheet("transitions", table, transition_table(study.transitions), "Where each statement crosses half of the seeds.")
-        ],
-    )
+    caption = f"D* by sparsity, up to {HIGHEST_ORDER:g} (collapsed autoencoders have more). Each panel: {curves[0].caption}"
+    return Panel("order_parameters", figure, caption, wide=len(shown) > 1)
 
 
 def transition_table(points: Sequence[CriticalPoint]) -> pd.DataFrame:

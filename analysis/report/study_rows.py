@@ -23,13 +23,14 @@ from search_spaces.surface.surface import Surface as FailureSurface
 from search_spaces.surface.surface import few_cells
 from study.failures import FailureKind
 from study.metrics.sae import corrected_mcc
+from study.storage.schema import Group, names_of
 
 COLLAPSE, DEATH = FailureKind.AE_COLLAPSED.value, "sae_all_dead"
 _OF_TRANSITIONS = (
     "architecture", "n_features", "n_hidden", "n_latents", "sparsity", "l1", "seed", "data_seed", "ae_seed", "failure",
-    "sae_all_dead", "ae_loss", "ae_loss_dedicated", "ae_loss_bias_only", "ae_diagonal_mean", "ae_features_represented",
-    "ae_dimensions_per_feature", "ae_condition_number",
+    "sae_all_dead",
 )  # fmt: skip
+"""What phase transitions are found from, beside the metrics of the autoencoder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +110,8 @@ class StudyRows:
 
     @cached_property
     def _slim(self) -> pd.DataFrame:
-        """The columns that phase transitions are told from: a frame is copied for every cell of a plane."""
-        return self.measured[list(_OF_TRANSITIONS)]
+        """The columns that phase transitions are found from alone: a frame is copied for every cell of a plane."""
+        return self.measured[[*_OF_TRANSITIONS, *names_of(Group.AUTOENCODER)]]
 
     @cached_property
     def transitions(self) -> list[CriticalPoint]:

@@ -14,7 +14,7 @@ import typer
 from search_spaces.errors import MisuseError
 from search_spaces.searches import SEARCHES
 from service.cli import explain, inspect, run
-from service.cli.printing import err
+from service.cli.printing import complain
 from service.cli.progress import INTERRUPTED
 
 app = typer.Typer(add_completion=False, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
@@ -26,7 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "resume": run.resume,
     "stop": run.stop,
     "status": inspect.status,
-    "list": inspect.list_,
+    "list": inspect.studies,
     "rows": inspect.rows,
     "replicate": inspect.replicate,
     "regions": inspect.regions,
@@ -52,13 +52,13 @@ def main() -> None:
     except typer.Exit as ended:
         code = ended.exit_code
     except _UsageError as misuse:
-        err.print(f"error: {misuse.format_message()} `sae-study --help` lists what there is.", markup=False)
+        complain(f"{misuse.format_message()} `sae-study --help` lists what there is.")
         code = 2
     except MisuseError as misuse:
-        err.print(f"error: {misuse}", markup=False)
+        complain(misuse)
         code = 2
     except OSError as error:  # a storage or file that fails under our hands
-        err.print(f"error: {error}", markup=False)
+        complain(error)
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

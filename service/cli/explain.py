@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from search_spaces.protocol import PROTOCOLS
 from service.cli.options import AsJson
-from service.cli.printing import err, out, print_json
+from service.cli.printing import err, show
+
+if TYPE_CHECKING:
+    from analysis.diagnosis.diagnose import Diagnosis
 
 
 def diagnose(
@@ -31,22 +37,28 @@ def diagnose(
 
     if out_place is not None:
         figure_files(out_place, "")  # refused before the work, not after it
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} replicates"))
-    with Progress(*columns, console=err, disable=as_json or not err.is_terminal, transient=True) as bar:
-        task = bar.add_task(f"diagnosing {architecture}", total=None)
-        found = diagnosed(
-            architecture, sparsity, l1, seed, protocol, lambda done, total: bar.update(task, completed=done, total=total)
-        )
+    with _progress_bar(f"diagnosing {architecture}", as_json) as on_progress:
+        found = diagnosed(architecture, sparsity, l1, seed, protocol, on_progress)
     files = [] if out_place is None else write_figure(found, out_place)
-    if as_json:
-        print_json({**found.to_mapping(), "figures": files})
-        return
+    show({**found.to_mapping(), "figures": files}, _diagnosis(found, files), as_json)
+
+
+@contextlib.contextmanager
+def _progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Replicates trained so far, on a terminal alone; gone when the work is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} replicates"))
+    with Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _diagnosis(found: Diagnosis, files: list[str]) -> Iterator[RenderableType]:
     table = Table("change", "trainings", f"{found.base_rate.failure} [95 %]", "cures", "what else then fails", box=box.SIMPLE_HEAD)
     for name, rate, cures in found.rates():
-        told = f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}]" if rate.replicates > 1 else "fails" if rate.failures else "–"
+        outcome = "fails" if rate.failures else "–"
+        measured = f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}]" if rate.replicates > 1 else outcome
         others = ", ".join(f"{kind} {times}" for kind, times in rate.other.items())
-        table.add_row(name, str(rate.replicates), told, "yes" if cures else "", others)
-    out.print(table)
-    out.print(found.verdict)
-    for file in files:
-        out.print(f"Figure: {file}")
+        table.add_row(name, str(rate.replicates), measured, "yes" if cures else "", others)
+    yield table
+    yield found.verdict
+    yield from (f"Figure: {file}" for file in files)

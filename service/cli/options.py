@@ -2,28 +2,99 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass
+from functools import wraps
+from typing import Annotated, Any, Literal, get_origin, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
 
 from search_spaces.protocol import PROTOCOLS
+from search_spaces.searches import Search
 from study.engines.registry import ENGINES
 
 Where = Annotated[str, typer.Option("--storage", help="Where studies live: a folder, or a URI as s3://bucket/folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
 Study = Annotated[str, typer.Argument(help="Name of a study.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster: host:port, ray://host:10001, or auto. Default: a local Ray.")]
-Workers = Annotated[int | None, typer.Option(help="Packs trained at a time. Default: one a physical core.")]
-PackSize = Annotated[str | None, typer.Option(help="Replicates a pack, or auto.")]
-Force = Annotated[bool, typer.Option(help="Run although another driver is running this study.")]
-
 Space = Annotated[str, typer.Argument(help="A named space, or a study file (YAML).")]
-Name = Annotated[str | None, typer.Option(help="The study's name; default: the space's.")]
-ProtocolName = Annotated[str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")]
-EngineName = Annotated[str | None, typer.Option(help=f"One of {', '.join(ENGINES)}; auto is the fastest on CPUs.")]
-Dtype = Annotated[str | None, typer.Option(help="float64 or float32.")]
+Failure = Annotated[str, typer.Option(help="any, a kind of failure, or sae_all_dead.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 
 
-def number_or_text(text: str | None) -> int | str | None:
-    return int(text) if text and text.isascii() and text.isdigit() else text
+@dataclass(frozen=True)
+class Overrides:
+    """What the command line changes in the study that it launches; None leaves what the study file says."""
+
+    name: Annotated[str | None, typer.Option(help="The study's name; default: the space's.")] = None
+    protocol: Annotated[str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")] = None
+    engine: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENGINES)}; auto is the fastest on CPUs.")] = None
+    dtype: Annotated[str | None, typer.Option(help="float64 or float32.")] = None
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Where a study runs, and how much of it at a time."""
+
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster: host:port, ray://host:10001, or auto. Default: a local Ray.")
+    ] = None
+    pack_size: Annotated[str | None, typer.Option(help="Replicates a pack, or auto.")] = None
+    workers: Annotated[int | None, typer.Option(help="Packs trained at a time. Default: one a physical core.")] = None
+    force: Annotated[bool, typer.Option(help="Run although another driver is running this study.")] = False
+
+    @property
+    def replicates_per_pack(self) -> int | str | None:
+        """The pack size as a number where it is one."""
+        text = self.pack_size
+        return int(text) if text and text.isascii() and text.isdigit() else text
+
+
+def search_options(search: type[Search]) -> type[Any]:
+    """The options of a search, as a dataclass: names, defaults and help texts are those of the search's own fields."""
+    own = [(name, _search_option(name, field), None) for name, field in search.model_fields.items() if name != "kind"]
+    return make_dataclass(f"{search.__name__}Options", own, frozen=True)
+
+
+def _search_option(name: str, field: FieldInfo) -> Any:
+    """None where it is not given: then the study file's value holds, or the class's default."""
+    several = get_origin(field.annotation) is tuple
+    kind: Any = list[str] if several else str if get_origin(field.annotation) is Literal else field.annotation
+    default = ", ".join(field.default) if several else field.default
+    texts = [field.description or "", "May be given several times." if several else ""]
+    texts.append(f"Default: {default}." if default not in (None, "") else "")
+    option = typer.Option(*FLAGS.get(name, ()), help=" ".join(filter(None, texts)))
+    return Annotated[kind | None, option]
+
+
+FLAGS = {"earlier": ("--from",)}
+"""Of fields whose option has another name."""
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer needs it: each parameter that is a dataclass of options is replaced by the options, in place."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, type[Any]] = {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
+
+    @wraps(command)
+    def shell(**given: Any) -> None:
+        made = {name: kind(**{one.name: given.pop(one.name) for one in fields(kind)}) for name, kind in groups.items()}
+        command(**given, **made)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        one = groups.get(parameter.name)
+        parameters += [parameter.replace(annotation=hints[parameter.name])] if one is None else _options(one)
+    shell.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    shell.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return shell
+
+
+def _options(kind: type[Any]) -> list[inspect.Parameter]:
+    """The fields of a dataclass as keyword parameters."""
+    hints = get_type_hints(kind, include_extras=True)
+    return [
+        inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
+        for one in fields(kind)
+    ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import RenderableType
 
-from service.cli.printing import err, out, print_json, print_table, print_verdicts, warn_of_gaps
+from service.cli.printing import complain, err, show, table_of, verdicts_table, warn_of_gaps
 from study.storage.study_folder import Storage, StudyFolder
 
 if TYPE_CHECKING:
@@ -15,27 +18,22 @@ if TYPE_CHECKING:
 
 MOST_ERRORS_SHOWN = 10
 
+Found = tuple[dict[str, Any], Iterable[RenderableType]]
+"""What a study found: the fields of its JSON document, and what is shown to people."""
 
-def tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
-    """What a launch, search or resume came to."""
-    from analysis.searches.results import search_result
 
+def show_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
+    """What a launch, search or resume came to; exit code 1 unless it is done."""
     folder = Storage.at(storage).study(outcome.study)
-    document = {name: value for name, value in vars(outcome).items() if name != "learner"}
-    if outcome.learner is not None and outcome.state != "done":
-        if as_json:
-            print_json({**document, **outcome.learner.summary()})
-    elif outcome.learner is not None and (found := search_result(folder, outcome.learner)) is not None:
-        _tell_search(found, document, folder, as_json)
-    else:
-        _tell_verdicts(outcome, document, folder, as_json)
-    if not as_json:
-        out.print(
-            f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
-            f"{outcome.engine} engine, rows in {outcome.path}"
-        )
+    document, shown = _found(outcome, folder)
+    sentence = (
+        f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
+        f"{outcome.engine} engine, rows in {outcome.path}"
+    )
+    fields = {name: value for name, value in vars(outcome).items() if name != "learner"}
+    show(fields | document, chain(shown, [sentence]), as_json)
     for error in outcome.errors[:MOST_ERRORS_SHOWN]:
-        err.print(f"error: {error}", markup=False)
+        complain(error)
     if len(outcome.errors) > MOST_ERRORS_SHOWN:
         err.print(f"… and {len(outcome.errors) - MOST_ERRORS_SHOWN} errors more")
     if outcome.state == "stopped":
@@ -44,31 +42,38 @@ def tell_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _tell_verdicts(outcome: Outcome, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
+def _found(outcome: Outcome, folder: StudyFolder) -> Found:
+    """Of a search that is not done, how far it is."""
+    from analysis.searches.results import search_result
+
+    if outcome.learner is None:
+        return _verdicts(outcome, folder)
+    if outcome.state != "done":
+        return dict(outcome.learner.summary()), ()
+    result = search_result(folder, outcome.learner)
+    return _verdicts(outcome, folder) if result is None else _search(result, folder)
+
+
+def _verdicts(outcome: Outcome, folder: StudyFolder) -> Found:
     """The verdicts by cell, and the findings."""
     from analysis.frames import load
     from analysis.report.page import findings, verdict_table
 
     frame = load(outcome.study, folder.storage.given)
-    sentences = findings(frame, outcome.planned)
-    if as_json:
-        print_json({**document, "findings": sentences})
-    else:
-        print_verdicts(verdict_table(frame))
-        for sentence in sentences:
-            out.print(sentence)
     warn_of_gaps(frame, folder)
+    sentences = findings(frame, outcome.planned)
+
+    def shown() -> Iterator[RenderableType]:
+        yield from verdicts_table(verdict_table(frame))
+        yield from sentences
+
+    return {"findings": sentences}, shown()
 
 
-def _tell_search(found: SearchResult, document: dict[str, Any], folder: StudyFolder, as_json: bool) -> None:
-    """What the search found; its files."""
+def _search(found: SearchResult, folder: StudyFolder) -> Found:
+    """What a search found; its files are written."""
     from analysis.searches.results import keep
 
     files = keep(folder, found)
-    if as_json:
-        print_json({**document, **found.to_mapping(), "files": files})
-        return
-    print_table(found.table())
-    for sentence in found.sentences():
-        out.print(sentence)
-    out.print("Written: " + ", ".join(files))
+    shown = chain(table_of(found.table()), found.sentences(), ["Written: " + ", ".join(files)])
+    return {**found.to_mapping(), "files": files}, shown

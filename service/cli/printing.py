@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
@@ -20,20 +21,31 @@ if TYPE_CHECKING:
 PIPED_WIDTH = 160
 """Columns of a table that no terminal shows."""
 out, err = (
-    Console(stderr=stderr, highlight=False, soft_wrap=True, width=None if stream.isatty() else PIPED_WIDTH)
+    Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True, width=None if stream.isatty() else PIPED_WIDTH)
     for stderr, stream in ((False, sys.stdout), (True, sys.stderr))
 )
 
 MOST_CELLS_SHOWN = 40
+"""Rows of a table; what is left out is counted below it."""
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """One document; NaN and infinity, which JSON has not, become null."""
-    print(json.dumps(_plain(document), indent=2))
+def show(document: Mapping[str, Any], shown: Iterable[RenderableType], as_json: bool) -> None:
+    """Print one JSON document, or what is shown to people: sentences and tables, made only when they are wanted."""
+    if as_json:
+        print(json.dumps(_plain(document), indent=2))
+        return
+    for one in shown:
+        out.print(one)
+
+
+def complain(sentence: object) -> None:
+    """One error line on standard error."""
+    err.print(f"error: {sentence}")
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    """The value as JSON has it: NaN and infinity, which JSON lacks, become null."""
+    if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
@@ -46,20 +58,21 @@ def _plain(value: Any) -> Any:
     return None if str(value) in ("<NA>", "NaT") else str(value)
 
 
-def print_table(table: pd.DataFrame) -> None:
-    """Cells of text; at most MOST_CELLS_SHOWN rows."""
-    if table.empty:
+def table_of(cells: pd.DataFrame) -> Iterator[RenderableType]:
+    """The first rows of a frame of texts, and how many more there are; nothing where there are none."""
+    if cells.empty:
         return
-    first, *others = table.columns
+    first, *others = cells.columns
     drawn = Table(Column(first, no_wrap=True, overflow="fold"), *others)
-    for row in table.head(MOST_CELLS_SHOWN).itertuples(index=False):
+    for row in cells.head(MOST_CELLS_SHOWN).itertuples(index=False):
         drawn.add_row(*row)
-    out.print(drawn)
-    if len(table) > MOST_CELLS_SHOWN:
-        out.print(f"… and {len(table) - MOST_CELLS_SHOWN} more; --json lists them all.")
+    yield drawn
+    if len(cells) > MOST_CELLS_SHOWN:
+        yield f"… and {len(cells) - MOST_CELLS_SHOWN} more; --json lists them all."
 
 
-def print_verdicts(table: pd.DataFrame) -> None:
+def verdicts_table(table: pd.DataFrame) -> Iterator[RenderableType]:
+    """The first cells, and how many more there are; a column of one value becomes the title."""
     constant = [column for column in ("architecture", "l1") if table[column].nunique() == 1]
     title = ", ".join(f"{column} {table[column].iloc[0]}" for column in constant)
     drawn = Table(
@@ -67,12 +80,12 @@ def print_verdicts(table: pd.DataFrame) -> None:
     )
     for row in table.drop(columns=constant).head(MOST_CELLS_SHOWN).itertuples(index=False):
         drawn.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row))
-    out.print(drawn)
+    yield drawn
     if len(table) > MOST_CELLS_SHOWN:
-        out.print(f"… and {len(table) - MOST_CELLS_SHOWN} cells more: `sae-study report` shows all.")
+        yield f"… and {len(table) - MOST_CELLS_SHOWN} cells more: `sae-study report` shows all."
 
 
-def differing_cells(found: Comparison) -> Table:
+def differing_table(found: Comparison) -> Table:
     """The surest first; at most MOST_CELLS_SHOWN."""
     heads = ("architecture", "sparsity", "l1", *found.names, "difference [95 %]", "test", "p (Holm)")
     shown = min(len(found.differing), MOST_CELLS_SHOWN)
@@ -92,5 +105,6 @@ def differing_cells(found: Comparison) -> Table:
 
 
 def warn_of_gaps(frame: pd.DataFrame, folder: StudyFolder) -> None:
+    """Say that rows are missing because their shards are corrupt."""
     if lost := frame.attrs["unreadable_shards"]:
         err.print(f"warning: {len(lost)} shards are corrupt and left out; `{folder.command('resume')}` trains them again")

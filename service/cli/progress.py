@@ -31,22 +31,25 @@ def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgre
     from study.on_ray import session
 
     def leave() -> NoReturn:
-        _tell_interrupted(folder)
+        _say_interrupted(folder)
         os._exit(INTERRUPTED)
 
     session.leave_at_once = leave
     try:
         # Ray prints to standard output when it likes; what we print there comes after.
-        with contextlib.redirect_stdout(sys.stderr), contextlib.nullcontext() if quiet else _progress_bar(folder.name) as told:
-            yield told
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            contextlib.nullcontext() if quiet else _progress_bar(folder.name) as on_progress,
+        ):
+            yield on_progress
     except KeyboardInterrupt:
-        _tell_interrupted(folder)
+        _say_interrupted(folder)
         raise typer.Exit(INTERRUPTED) from None
     finally:
         session.leave_at_once = None
 
 
-def _tell_interrupted(folder: StudyFolder) -> None:
+def _say_interrupted(folder: StudyFolder) -> None:
     if folder.exists():
         err.print(f"interrupted: what is done is kept; go on with: {folder.command('resume')}")
     else:
@@ -62,24 +65,24 @@ def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
             nonlocal said_at
             if progress.done == progress.planned or time.monotonic() - said_at > LINE_SECONDS:
                 said_at = time.monotonic()
-                err.print(f"{name}: {progress.done}/{progress.planned} replicates, {_told(progress)}")
+                err.print(f"{name}: {progress.done}/{progress.planned} replicates, {_so_far(progress)}")
 
         yield say
         return
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} {task.fields[told]}"))
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} {task.fields[so_far]}"))
     with Progress(*columns, console=err) as bar:
-        task = bar.add_task(name, total=None, told="starting Ray")
-        yield lambda progress: bar.update(task, total=progress.planned, completed=progress.done, told=_told(progress))
+        task = bar.add_task(name, total=None, so_far="starting Ray")
+        yield lambda progress: bar.update(task, total=progress.planned, completed=progress.done, so_far=_so_far(progress))
 
 
-def _told(progress: StudyProgress) -> str:
-    left = f", {_duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
+def _so_far(progress: StudyProgress) -> str:
+    left = f", {duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
     failures = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
     learned = "".join(f"; {name.replace('_', ' ')} {value:.3g}" for name, value in progress.learned.items() if name != "replicates")
     return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}{learned}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import pdist
 
 from study.metrics.moments import PairMoments
 
@@ -56,11 +55,3 @@ def _distance_correlation(pair: PairMoments, x_total: _Float, y_total: _Float) -
 
 def _squared(matrices: _Float) -> _Float:
     return np.sum(matrices**2, axis=(1, 2))
-
-
-def rsa_plain_distances(h: _Float, reconstruction: _Float) -> float:
-    """The source's RSA of one replicate: Pearson correlation of plain Euclidean distances, h and ĥ (S, H).
-
-    Has no closed form in moments: O(S²) time and memory. For comparison with published figures only.
-    """
-    return float(np.corrcoef(pdist(h), pdist(reconstruction))[0, 1])

@@ -10,7 +10,8 @@ import pytest
 from scipy.stats import mannwhitneyu, norm, spearmanr
 
 from analysis.comparisons.metric_trust import SIMILARITIES, metric_trust, rank_correlation_within, separation, spread_between_seeds
-from study.storage.schema import row_schema
+from study.storage import schema
+from study.storage.schema import REAL, Column, Group, names_of, register_column, row_schema
 from tests.analysis.test_frames import frame_of
 
 SEEDS = 40
@@ -40,6 +41,19 @@ def made(kind: str = "unrecovered", rate: float = 0.5, seeds: int = SEEDS) -> pd
 def test_every_metric_is_a_column_of_the_schema() -> None:
     """But the corrected MCC, which is computed of two."""
     assert set(SIMILARITIES) - {"mcc_corrected"} <= set(row_schema().names)
+    assert set(names_of(Group.SIMILARITY)) - set(SIMILARITIES) == {"mcc_chance"}
+
+
+def test_a_registered_similarity_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the last, by what it tells; metrics that a verdict is made of are marked."""
+    monkeypatch.setattr(schema, "COLUMNS", [*schema.COLUMNS])
+    register_column(Column("angle", REAL, Group.SIMILARITY, 3, "of h and ĥ"))
+    frame = made()
+    table = metric_trust(frame.assign(angle=-frame["f1_latents_features"])).table
+    assert table["metric"].tolist() == [*SIMILARITIES, "angle"]
+    told = table.set_index("metric")
+    assert told.loc["angle", "auc"] == pytest.approx(1 - told.loc["f1_latents_features", "auc"])
+    assert table[table["in_verdict"]]["metric"].tolist() == ["explained_variance", "mcc_decoder_features", "mcc_corrected", "l0"]
 
 
 # The area under the curve

@@ -15,13 +15,14 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from analysis.comparisons.published import published_finding
 from search_spaces import PROTOCOLS, grid
 from study import data
 from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
-from study.metrics.similarity import rsa_plain_distances
 from study.packs import Pack
 from study.run_pack import run_pack, train_autoencoders
+from tests.textbook import rsa_plain_distances
 
 pytestmark = pytest.mark.slow
 
@@ -191,3 +192,15 @@ def test_sound_protocol_recovers_as_measured() -> None:
     assert abs(rows["mcc_decoder_features"].mean() - 0.971) < 0.04
     assert abs(rows["ae_loss"].median() / 0.00346 - 1) < 0.12
     assert not rows["failure"].isin(["ae_collapsed", "sae_dead"]).any()
+
+
+def test_published_replicate_is_judged_from_its_row() -> None:
+    """The sentence about the published failure comes from the row: with a healthy AE it would say so."""
+    pack = Pack(grid(["10-5-10"], [0.9], [0.01], [123, 0])[0], PROTOCOLS["dissertation"], "float64", "reference")
+    frame = run_pack(pack).to_pandas()
+    sentences = published_finding(frame)
+    assert "is ae_collapsed, not an SAE failure" in sentences[0]
+    assert "1 of 2 seeds" in sentences[1]
+    healthy = frame.assign(failure="sae_dead")
+    assert "is sae_dead, an SAE failure" in published_finding(healthy)[0]
+    assert published_finding(frame[frame["seed"] != 123]) == []

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -501,87 +498,6 @@ def test_the_figures_numbers_are_the_diagnosis() -> None:
     assert (latents.updates.tolist(), latents.alive.tolist()) == ([0, 7, 1000], [1, 0, 0])
     figure = cause_plots.diagnosis_figure(found)
     assert [len(ax.get_lines()) > 0 for ax in figure.axes] == [True, True]
-
-
-# The command
-
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `sae-study diagnose` in this process: exit code, standard output, standard error."""
-    from service.cli import app as cli
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sae-study", "diagnose", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
-
-
-def test_json_has_what_was_promised(run: Run, tmp_path: Path) -> None:
-    """One document; a rate with its interval for each change; one entry an output or latent; both figures."""
-    code, out, err = run("3-2-3/4", "--sparsity", 0.9, "--l1", 0.01, "--seed", 4, "--json", "--out", tmp_path / "new")
-    told = json.loads(out)
-    assert (code, err) == (0, "")
-    assert told["failure"] in {kind.value for kind in FailureKind}
-    assert told["cause"] in {cause.value for cause in Cause} - {"unknown"}
-    assert {"replicates", "failures", "rate", "low", "high"} <= set(told["base_rate"])
-    assert told["base_rate"]["replicates"] == 1000
-    assert [one["change"] for one in told["interventions"]] == list(CHANGE)
-    for one in told["interventions"]:
-        assert one["seeds"] == (100 if CHANGE[one["change"]].draws else 1)
-        assert one["rate"] == one["failures"] / one["seeds"]
-        assert 0 <= one["low"] <= one["rate"] <= one["high"] <= 1
-        assert one["failures"] + sum(one["other"].values()) <= one["seeds"]
-    assert len(told["trajectory"]["ae_outputs_died_at"]) == 3
-    assert len(told["trajectory"]["sae_latents_died_at"]) == 4
-    assert sorted(path.suffix for path in (tmp_path / "new").iterdir()) == [".png", ".svg"]
-    assert told["verdict"].startswith("3-2-3/4 at S = 0.9")
-
-
-def test_without_an_sae_only_the_autoencoder_is_diagnosed(run: Run, tmp_path: Path) -> None:
-    """Six changes, no latents; a table and a paragraph for people; the figure under the name given."""
-    cell = ("3-2-3", "--sparsity", 0.98, "--l1", 0.01, "--seed", 2, "--protocol", "dissertation-diagnosis")
-    code, out, err = run(*cell, "--out", tmp_path / "why.svg")
-    assert (code, err) == (0, "")
-    assert (tmp_path / "why.svg").read_text().startswith("<?xml")
-    assert "ae_epochs*4" in out
-    assert not {"sae_seed", "l1*0", "rescale"} & set(out.split())
-    told = json.loads(run(*cell, "--json")[1])
-    assert told["trajectory"]["sae_latents_died_at"] == []
-    assert len(told["interventions"]) == 6
-
-
-GOOD = ["3-2-3", "--sparsity", "0.9", "--l1", "0.01", "--seed", "1"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        (["3-2", *GOOD[1:]], "architecture='3-2'"),
-        (["3-3-3", *GOOD[1:]], "no bottleneck"),
-        ([*GOOD, "--sparsity", "1"], "sparsity=1.0 is outside [0, 1)"),
-        ([*GOOD, "--sparsity", "nan"], "sparsity=nan"),
-        ([*GOOD, "--l1", "-1"], "l1=-1.0"),
-        ([*GOOD, "--seed", "-1"], "seed=-1"),
-        ([*GOOD, "--seed", "one"], "--seed"),
-        ([*GOOD, "--protocol", "dissertaton"], "Did you mean 'dissertation'?"),
-        ([*GOOD, "--out", __file__], "neither .png nor .svg"),
-        (GOOD[:-2], "Missing option '--seed'"),
-    ],
-)
-def test_misuse_is_one_line_and_exit_2(run: Run, arguments: list[str], complaint: str) -> None:
-    """Refused before anything is trained."""
-    code, out, err = run(*arguments)
-    assert (code, out) == (2, "")
-    assert complaint in err
-    assert len(err.strip().splitlines()) == 1
 
 
 def test_a_diagnosis_needs_no_ray() -> None:

@@ -26,7 +26,7 @@ from study.storage.schema import row_schema
 from study.storage.study_folder import Storage
 from tests.analysis.rates.test_regions import L1S, SPARSITIES, box, frame_of, lattice
 from tests.conftest import TINY
-from tests.service.test_cli import Run, run, stored  # noqa: F401
+from tests.service.cli.conftest import Run, run, stored  # noqa: F401
 
 
 @pytest.fixture(scope="module")

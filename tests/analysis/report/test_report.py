@@ -19,16 +19,20 @@ from analysis.report.page import write_report
 from analysis.report.sections import MOST_LINES
 from analysis.report.study_rows import StudyRows
 from analysis.transitions.crossings import Answer
+from search_spaces import failures as table_of_verdicts
 from search_spaces import study_from
+from search_spaces.failures import Verdict
 from search_spaces.study_files import StudySpec
+from study import failures as conditions
 from study import run_here
+from study.failures import register_verdict
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.schema import row_schema
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
-from tests.service.test_cli import Run, run
+from tests.service.cli.conftest import Run, run
 
 __all__ = ["run"]
 
@@ -300,3 +304,19 @@ def test_comparison_refuses_what_is_not_there(
     assert (code, out) == (2, "")
     assert complaint in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_registered_verdict_is_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted, drawn and compared as those that are built in."""
+    monkeypatch.setattr(table_of_verdicts, "VERDICTS", [*table_of_verdicts.VERDICTS])
+    monkeypatch.setattr(conditions, "CONDITIONS", {**conditions.CONDITIONS})
+    blue = {"colour": "#0000ff", "pattern": "oo", "marker": "h"}
+    lopsided = Verdict("lopsided", "one latent fires too often", "`max_firing_rate` > 0.1", ("max_firing_rate",), **blue)
+    register_verdict(lopsided, lambda row, protocol: row["max_firing_rate"] > 0.1, before="sae_dead")
+    store(tmp_path, spec_of(LINE, protocol="dissertation"))
+    counts = load("made", tmp_path)["failure"].value_counts()
+    page, folder = written(tmp_path)
+    assert counts["lopsided"] > 0
+    assert f"lopsided {counts['lopsided']}" in page
+    assert blue["colour"] in (folder / "verdicts.svg").read_text()
+    assert pd.read_csv(folder / "cells.csv")["lopsided"].sum() == counts["lopsided"]

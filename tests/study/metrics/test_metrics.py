@@ -17,9 +17,10 @@ from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.metrics.autoencoder import ae_metrics, represented_features
 from study.metrics.moments import PairMoments
 from study.metrics.sae import corrected_mcc, mcc_chance, sae_metrics
-from study.metrics.similarity import rsa_plain_distances, similarities
+from study.metrics.similarity import similarities
 from study.storage.schema import OF_THE_SAE
 from study.storage.schema import columns as columns_of
+from tests.textbook import rsa_plain_distances
 
 Array = NDArray[np.float64]
 Row = dict[str, float]

@@ -1,0 +1,100 @@
+"""Commands that look at what there is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from study.storage.schema import row_schema
+from study.storage.study_folder import Storage
+from tests.service.cli.conftest import Run
+
+
+def test_spaces_are_listed(run: Run) -> None:
+    """As JSON and for people."""
+    code, out, _ = run("spaces", "--json")
+    assert code == 0
+    assert {row["space"]: row["replicates"] for row in json.loads(out)["spaces"]}["full"] == 960_000
+    assert "dissertation" in run("spaces")[1]
+
+
+def test_broken_study_hides_no_other(run: Run, stored: Path) -> None:
+    """`status` of all tells the one that cannot be read, and goes on."""
+    (stored / "broken").mkdir()
+    (stored / "broken" / "study.yaml").write_text("name: [")
+    code, out, err = run("status", "--storage", stored)
+    assert code == 0
+    assert "made: done" in out
+    assert "broken/study.yaml is not YAML" in err
+
+
+def test_status_and_list_tell_what_is_there(run: Run, stored: Path) -> None:
+    """All rows there and no driver: done."""
+    code, out, _ = run("status", "made", "--storage", stored, "--json")
+    answer = json.loads(out)
+    assert (code, answer["state"], answer["done"], answer["planned"]) == (0, "done", 16, 16)
+    assert json.loads(run("list", "--storage", stored, "--json")[1]) == {"studies": ["made"]}
+    assert "made: done" in run("status", "--storage", stored)[1]
+    assert run("list", "--storage", stored / "empty")[0] == 0
+
+
+def test_rows_are_written(run: Run, stored: Path) -> None:
+    """The same frame as Parquet and as CSV."""
+    for kind in ("parquet", "csv"):
+        code, out, err = run("rows", "made", "--out", stored / f"rows.{kind}", "--storage", stored)
+        assert (code, err) == (0, "")
+        assert "16 rows" in out
+    parquet, csv = pd.read_parquet(stored / "rows.parquet"), pd.read_csv(stored / "rows.csv")
+    assert list(parquet.columns) == list(csv.columns) == [*row_schema().names, "sae_all_dead"]
+    np.testing.assert_array_equal(parquet["sae_mse"], csv["sae_mse"])
+    assert parquet["failure"].tolist() == csv["failure"].tolist()
+
+
+def test_replicate_is_made_again(run: Run, stored: Path) -> None:
+    """Alone, from the stored fields: identical in every science column; a tampered row is told."""
+    rows = Storage.at(stored).study("made").read_shards().rows
+    replicate_id = rows["replicate_id"][5].as_py()
+    code, out, _ = run("replicate", "made", replicate_id[:9], "--storage", stored, "--json")
+    answer = json.loads(out)
+    assert code == 0
+    assert answer["identical"] is True
+    assert answer["stored"]["sae_mse"] == answer["again"]["sae_mse"]
+    code, _, err = run("replicate", "made", "zzz", "--storage", stored)
+    assert code == 2
+    assert "names 0 of the 16 rows" in err
+
+    changed = rows.to_pandas()
+    changed.loc[5, "l0"] += 1
+    (shard,) = (stored / "made" / "rows").glob("*.parquet")
+    changed.to_parquet(shard, index=False)
+    code, out, _ = run("replicate", "made", replicate_id, "--storage", stored, "--json")
+    assert code == 1
+    assert json.loads(out)["differing"] == ["l0"]
+
+
+def test_regions_have_their_fields(run: Run, stored: Path) -> None:
+    """Names that others rely on."""
+    code, out, _ = run("regions", "made", "--storage", stored, "--json")
+    regions = json.loads(out)["regions"]
+    assert code == 0
+    assert regions
+    assert regions[0].keys() == {
+        "name", "failure", "architectures", "sparsity", "l1", "volume", "peak_rate", "peak_interval", "replicates", "confidence",
+        "neighbours",
+    }  # fmt: skip
+    assert run("regions", "made", "--storage", stored, "--failure", "dead")[0] == 2
+    assert run("regions", "made", "--storage", stored, "--level", "2")[0] == 2
+    assert "any@" in run("regions", "made", "--storage", stored)[1]
+
+
+def test_regions_say_what_they_leave_out(run: Run, stored: Path) -> None:
+    """Replicates of l1 = 0: on standard error, and in the document."""
+    shard = next((stored / "made" / "rows").glob("*.parquet"))
+    rows = pd.read_parquet(shard)
+    rows.assign(l1=rows["l1"].where(rows["l1"] < 1, 0.0)).to_parquet(shard, index=False)
+    code, out, err = run("regions", "made", "--storage", stored, "--json")
+    assert (code, json.loads(out)["left_out_l1_zero"]) == (0, 8)
+    assert "8 replicates of l1 = 0 are left out" in err
