@@ -1,16 +1,20 @@
 # make run and make test do everything on a fresh machine with Python 3.11 or later, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: run test lint docs install clean
+.PHONY: run test test-fast lint docs install clean
 
 run: .venv/runs ## launch the dissertation space on a local Ray, print its verdicts, write its report
 	$(BIN)/sae-study launch dissertation
 	$(BIN)/sae-study report dissertation
 
-test: install
-	$(BIN)/python -m pytest
+test: install ## all tests, in two processes of one thread each
+	$(PYTEST)
+
+test-fast: install ## without those that start a Ray or take long
+	$(PYTEST) -m "not ray and not slow"
 
 lint: install
 	$(BIN)/ruff check .

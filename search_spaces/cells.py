@@ -42,7 +42,13 @@ class Architecture:
 
     @classmethod
     def parse(cls, text: object) -> Architecture:
-        """Read "10-5-10" or "10-5-10/20"."""
+        """Read "10-5-10" or "10-5-10/20".
+
+        >>> Architecture.parse("10-5-10/20")
+        Architecture(n_features=10, n_hidden=5, n_latents=20)
+        >>> str(Architecture(n_features=10, n_hidden=5))
+        '10-5-10'
+        """
         if isinstance(text, Architecture):
             return text
         found = _ARCHITECTURE.fullmatch(text.strip()) if isinstance(text, str) else None
@@ -112,7 +118,13 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Replicate:
-    """A cell with a seed: the atom that is trained. One seed feeds data, AE and SAE unless they are set apart."""
+    """A cell with a seed: the atom that is trained. One seed feeds data, AE and SAE unless they are set apart.
+
+    >>> cell = Cell(Architecture.parse("10-5-10"), sparsity=0.9, l1=0.01)
+    >>> one = Replicate(cell, seed=123, ae_seed=7)
+    >>> one.data_seed, one.ae_seed, one.sae_seed
+    (123, 7, 123)
+    """
 
     cell: Cell
     seed: int

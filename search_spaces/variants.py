@@ -34,6 +34,10 @@ class RegisteredVariant(Protocol):
     name: ClassVar[str]
     """What `sae_variant` says."""
     fields: ClassVar[tuple[VariantField, ...]]
+    pressure: ClassVar[str]
+    """What makes codes sparser: the coordinate `l1`, or the protocol field that says how many latents may be active."""
+    steerable: ClassVar[bool]
+    """Whether l1 can be steered to a target L0 while it is trained."""
 
     def check(self, protocol: Any) -> None:
         """Raise MisuseError where the protocol cannot be trained with this variant."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import MisuseError
+from search_spaces.searches import Search
 from search_spaces.spaces import SPACES, GridSpace, named_space, parse_seeds
 from search_spaces.study_files import StudySpec, mapping_from_file, study_from
 
@@ -35,11 +36,6 @@ def study_spec(
     return spec if seeds is None else _with_seeds(spec, seeds)
 
 
-def changed(spec: StudySpec, **fields: Any) -> StudySpec:
-    """The specification with other values in some fields, these checked; MisuseError for one that cannot be."""
-    return study_from(dict(spec) | fields)
-
-
 def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The fields of a specification, not yet checked, and the file that they stand in."""
     if isinstance(space, (StudySpec, Mapping)):
@@ -51,7 +47,8 @@ def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> tuple[dict[
 
 def _searching(fields: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that make the study this search: over what its own search of the same kind says, if it has one."""
-    own = dict(fields.get("search") or {})
+    given = fields.get("search")
+    own = dict(given) if isinstance(given, (Search, Mapping)) else {}
     changes: dict[str, Any] = {"search": (own if own.get("kind") == search["kind"] else {}) | dict(search)}
     if not own and "name" in fields:  # beside the launch of the same space
         changes["name"] = f"{fields['name']}-{search['kind']}"
@@ -63,4 +60,4 @@ def _with_seeds(spec: StudySpec, seeds: str) -> StudySpec:
         raise MisuseError("--seeds is for a grid: a search numbers its seeds itself.")
     if not isinstance(spec.space, GridSpace):
         raise MisuseError("--seeds needs a grid: this study lists its replicates one by one, seeds included.")
-    return changed(spec, space=spec.space.model_copy(update={"seeds": parse_seeds(seeds)}))
+    return spec.model_copy(update={"space": spec.space.model_copy(update={"seeds": parse_seeds(seeds)})})

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from study.failures import Cause, FailureKind, judge
+from search_spaces.failures import FailureKind
+from study.failures import Cause, judge
 from study.packs import Pack
 from study.storage.schema import MEASURED, columns, row_schema
 

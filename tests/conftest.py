@@ -50,6 +50,18 @@ def _install_accidents() -> None:
     trainable.run_pack = accident_prone
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Among several processes one runs all tests that start a Ray, so that two never fight for cores; else a file is not split.
+
+    `--dist loadgroup` reads a test's group at the end of its id. pytest-xdist 3.8 cannot write it there for pytest 9.2 (its
+    issue 1386), so this does.
+    """
+    if hasattr(config, "workerinput"):
+        for item in items:
+            group = "ray" if item.get_closest_marker("ray") else item.path.relative_to(config.rootpath)
+            item._id = item._id.parse(f"{item.nodeid}@{group}")
+
+
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One local Ray of two CPUs; its workers meet with accidents at the seeds above."""

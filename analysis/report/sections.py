@@ -32,8 +32,13 @@ from analysis.searches.l1 import l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
+from search_spaces.failures import FailureKind
 from search_spaces.study_files import StudySpec
+<<<<<<< HEAD
 from study.failures import FailureKind
+=======
+from study.engines.registry import engine_named
+>>>>>>> main
 from study.packs import Pack
 from study.run_pack import train_autoencoders
 
@@ -77,7 +82,7 @@ class Sheet:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and what is below it."""
 
     title: str
     anchor: str
@@ -91,7 +96,7 @@ class Section:
 
 
 def sections(study: StudyRows) -> Iterator[Section]:
-    """Those that the study has something to show in, in the order of the page; each computed when it is asked for."""
+    """Those that the study has something to show in, in the order of the page; each computed as it is needed."""
     if study.rows.empty:
         return
     of_measured = (_order_section, _metrics_section, _trust_section) if len(study.measured) else ()

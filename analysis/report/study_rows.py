@@ -16,12 +16,11 @@ from analysis.rates.claims import Monotonicity, monotonicity
 from analysis.rates.regions import Region, all_regions
 from analysis.rates.tally import Tally, without_zero_l1
 from analysis.transitions.critical_points import CriticalPoint, critical_points, order_transitions
-from search_spaces.failures import failed
+from search_spaces.failures import FailureKind, failed
 from search_spaces.learners.l1_search import L1Interval
 from search_spaces.study_files import StudySpec
 from search_spaces.surface.surface import Surface as FailureSurface
 from search_spaces.surface.surface import few_cells
-from study.failures import FailureKind
 from study.metrics.sae import corrected_mcc
 from study.storage.schema import Group, names_of
 

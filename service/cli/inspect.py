@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 def spaces(as_json: AsJson = False) -> None:
     """Named spaces, their replicates and cost."""
-    protocol, engine = "dissertation", engine_for("auto", protocol).name
+    protocol = "dissertation"
+    engine = engine_for("auto", PROTOCOLS[protocol]).name
     listed = [{"space": name, **_size(space, protocol, engine)} for name, space in SPACES.items()]
     sentence = f"Core-hours: estimated, protocol {protocol}, engine {engine}, float64."
     show({"protocol": protocol, "engine": engine, "spaces": listed}, [_spaces_table(listed), sentence], as_json)

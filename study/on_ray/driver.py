@@ -44,7 +44,7 @@ from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
 from study.packs import Pack, missing_packs, plan_packs
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
-from study.specification import changed, study_spec
+from study.specification import study_spec
 from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
@@ -72,7 +72,7 @@ class Outcome:
     errors: tuple[str, ...] = field(default=())
     """What packs raised: faults of the program, not of replicates."""
     learner: Learner | None = field(default=None, repr=False, compare=False)
-    """A search's, as it ended."""
+    """A search's learner, as it ended."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def launch(
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
-    """Run a study to its end, or on to its end if it was begun before with the same specification.
+    """Run a study to its end; one that was begun with the same specification is resumed.
 
     space: a named space, a study file, a `StudySpec`, the mapping that a study file holds, or Ray Tune's domains
     {"architecture": …, "sparsity": …, "l1": …, "seed": …} (see `study_from_domains`). The other arguments override
@@ -140,9 +140,7 @@ def resume(
     retry_crashed: those whose row says `crashed` too: a machine short of memory kills workers as a replicate may.
     """
     folder = existing_study(name, str(storage))
-    spec = read_spec(folder)
-    if pack_size is not None:
-        spec = changed(spec, pack_size=pack_size)
+    spec = study_spec(read_spec(folder), pack_size=pack_size)
     return _run(folder, spec, _Options(address, workers, force, on_progress, retry_crashed))
 
 

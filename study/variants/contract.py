@@ -87,7 +87,7 @@ class Variant(ABC):
     """Behind the standard four; (L,) each where there is lane code."""
     penalised: ClassVar[Penalised] = Penalised.CODE
     pressure: ClassVar[str] = "l1"
-    """What makes codes sparser: the coordinate `l1`, or the protocol field that says how many latents may be active."""
+    """`l1`, or the protocol field that says how many latents may be active."""
     dies_of_l1: ClassVar[bool] = False
     """Whether the closed forms of `study.theory` say from which l1 on all of its latents die."""
     steerable: ClassVar[bool] = False
@@ -108,7 +108,7 @@ class Variant(ABC):
     def check(self, protocol: Protocol) -> None:
         """Raise MisuseError where the protocol cannot be trained with this variant."""
         if protocol.sae_target_l0 is not None and not self.steerable:
-            steerable = [name for name, variant in VARIANTS.items() if getattr(variant, "steerable", False)]
+            steerable = [name for name, variant in VARIANTS.items() if variant.steerable]
             raise MisuseError(
                 f"sae_target_l0={protocol.sae_target_l0} with sae_variant={self.name!r}: its l1 cannot be steered. Use "
                 f"sae_variant: {' or '.join(steerable)}, or sae_target_l0: null."

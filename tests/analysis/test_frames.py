@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy.stats import binom
 
@@ -14,6 +15,7 @@ from analysis import load, tune_frame
 from analysis.comparisons.published import published_experiment, rate_text, side_by_side
 from analysis.figures import verdicts as plots
 from analysis.figures.phase import failure_curves
+from analysis.frames import tidy
 from analysis.rates.cells import cell_rates, on_lattice, rate_interval
 from analysis.report.page import findings, verdict_table, write_report
 from search_spaces import MisuseError, study_from
@@ -24,6 +26,7 @@ from study.run_pack import run_pack
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
+from tests.study.test_replicate import EARLIER_STUDY
 
 
 def frame_of(failures: dict[tuple[str, float, float], list[str]]) -> pd.DataFrame:
@@ -99,6 +102,15 @@ def test_verdict_shares_sum_to_one() -> None:
     assert composition.replicates.tolist() == [3, 1]
 
 
+def test_a_verdict_that_is_not_registered_is_refused() -> None:
+    """Figures and shares would leave its replicates out: the message says what to import."""
+    rows = Storage.at(EARLIER_STUDY.parent).study(EARLIER_STUDY.name).read_shards().rows
+    place = rows.schema.get_field_index("failure")
+    with pytest.raises(MisuseError, match="'lopsided' is unknown"):
+        tidy(rows.set_column(place, "failure", pa.array(["lopsided"] * len(rows))))
+    assert len(tidy(rows)) == len(rows)
+
+
 def test_every_verdict_has_a_colour_and_a_sentence() -> None:
     """A kind that is added must be told from the others."""
     assert len({(verdict.colour, verdict.pattern) for verdict in verdicts()}) == len(verdicts())
@@ -126,6 +138,7 @@ def test_frame_is_typed(tmp_path: Path) -> None:
     assert len(load(tmp_path / "made")) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["empty", "one row", "all crashed", "half"])
 def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> None:
     """No row, one row, nothing measured, not finished: every reader works, and the page tells."""

@@ -62,6 +62,7 @@ def test_a_search_goes_on_from_the_study_s_own_of_its_kind() -> None:
     beside = study_spec(GIVEN, search={"kind": "map"})
     assert beside == study_from(GIVEN | {"name": "given-map", "search": {"kind": "map"}})
     assert study_spec("smoke", search={"kind": "l1"}, name="mine").name == "mine"
+    assert study_spec(GIVEN | {"search": "l1"}, search={"kind": "map"}) == beside
 
 
 def test_a_file_of_ranges_is_searched(tmp_path: Path) -> None:

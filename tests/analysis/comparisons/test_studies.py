@@ -106,6 +106,7 @@ def test_opposite_differences_do_not_cancel() -> None:
         assert abs(of.overall.shift) < 0.15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paired", [True, False])
 def test_equal_studies_rarely_differ(monkeypatch: pytest.MonkeyPatch, paired: bool) -> None:
     """At 5 % the overall test rejects at most 5 % of 60 pairs, and two standard errors, though a seed's cells go together."""

@@ -208,6 +208,7 @@ def test_replicates_that_a_claim_needs(rates: tuple[float, float, float], replic
     assert local_maximum_power(rates, needed - 1) < 0.9 <= local_maximum_power(rates, needed)
 
 
+@pytest.mark.slow
 def test_claim_of_the_study_reads_its_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """0.85, 0.9, 0.95 of a frame with seeds in common: McNemar's tests; other seeds: Fisher's; the sentence tells which."""
     frame = curve_of({0.85: 2, 0.9: 18, 0.95: 3}, 30)

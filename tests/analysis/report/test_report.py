@@ -135,6 +135,7 @@ def test_odd_study_gives_a_page_that_says_so(tmp_path: Path, case: str) -> None:
     assert_whole(page, folder)
 
 
+@pytest.mark.slow
 def test_page_is_whole(plane: tuple[Path, StudyRows, str]) -> None:
     """Offline, with every section of a plane, and every finding on it."""
     storage, study, page = plane
@@ -146,6 +147,7 @@ def test_page_is_whole(plane: tuple[Path, StudyRows, str]) -> None:
     assert all(sentence in plain for finding in page_findings(study) for sentence in finding.sentences)
 
 
+@pytest.mark.slow
 def test_rows_lie_beside_the_page(plane: tuple[Path, StudyRows, str]) -> None:
     """The same frame as CSV and as Parquet, to the last digit."""
     storage, study, _ = plane
@@ -157,6 +159,7 @@ def test_rows_lie_beside_the_page(plane: tuple[Path, StudyRows, str]) -> None:
     assert text["sae_all_dead"].tolist() == study.rows["sae_all_dead"].tolist()
 
 
+@pytest.mark.slow
 def test_verdict_shares_are_those_of_the_rows(plane: tuple[Path, StudyRows, str]) -> None:
     """Counted one by one."""
     _, study, _ = plane
@@ -169,6 +172,7 @@ def test_verdict_shares_are_those_of_the_rows(plane: tuple[Path, StudyRows, str]
     assert f"All latents are dead in {len(dead)} replicates" in sentence
 
 
+@pytest.mark.slow
 def test_collapse_is_counted_once_an_autoencoder(plane: tuple[Path, StudyRows, str]) -> None:
     """Six SAEs share an autoencoder: 72 of them, not 432."""
     _, study, _ = plane
@@ -181,6 +185,7 @@ def test_collapse_is_counted_once_an_autoencoder(plane: tuple[Path, StudyRows, s
     assert (f"{len(collapsed)} of 72 autoencoders collapsed" if collapsed else "none of 72 autoencoders") in sentence
 
 
+@pytest.mark.slow
 def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) -> None:
     """Its replicates lie within the sparsities and l1 that it names, and more than half of what lies there fails in its way."""
     _, study, _ = plane
@@ -199,6 +204,7 @@ def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) ->
     assert sum(within) > len(within) / 2
 
 
+@pytest.mark.slow
 def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, StudyRows, str]) -> None:
     """Below the first level with fewer than half dead no crossing, above the last with more than half none either."""
     _, study, _ = plane
@@ -213,6 +219,7 @@ def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, Stud
     assert f"critical l1 of {min(estimates):.3g} to {max(estimates):.3g}" in told(study)["Critical l1 of the SAE's death"]
 
 
+@pytest.mark.slow
 def test_trust_table_counts_pairs(plane: tuple[Path, StudyRows, str]) -> None:
     """The AUC of a metric, by a loop over all pairs of a healthy and a failing replicate of the same cell."""
     _, study, page = plane
@@ -228,6 +235,7 @@ def test_trust_table_counts_pairs(plane: tuple[Path, StudyRows, str]) -> None:
     assert f"{wins / pairs:.2f} [{of['low']:.2f}, {of['high']:.2f}]" in page
 
 
+@pytest.mark.slow
 def test_published_claim_is_judged_without_its_own_seed(tmp_path: Path) -> None:
     """Seed 123 is told as what it is, and is no evidence for a maximum that was seen because of it."""
     space = {"architectures": ["10-5-10"], "sparsities": [0.85, 0.9, 0.95], "l1": [0.01], "seeds": [123, *range(12)]}
@@ -262,6 +270,7 @@ def test_long_table_is_cut_on_the_page_alone(tmp_path: Path) -> None:
     assert_whole(page, folder)
 
 
+@pytest.mark.slow
 def test_report_goes_to_the_studys_folder(run: Run, plane: tuple[Path, StudyRows, str]) -> None:
     """Unless --out says otherwise; told as a path, or as JSON."""
     storage, _, _ = plane
@@ -296,6 +305,7 @@ def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
     ("arguments", "complaint"),
     [(["made", "absent"], "study='absent' is not in storage"), (["made", "made", "--failure", "ded"], "failure='ded' is unknown")],
 )
+@pytest.mark.slow
 def test_comparison_refuses_what_is_not_there(
     run: Run, plane: tuple[Path, StudyRows, str], arguments: list[str], complaint: str
 ) -> None:

@@ -265,6 +265,7 @@ def test_single_cell_is_measured_again_and_again() -> None:
     assert learner.surface.on_grid().mean == pytest.approx((failures + 0.5) / 41)
 
 
+@pytest.mark.slow
 def test_islands_are_found_among_eight_architectures() -> None:
     """A place that fails amid safety draws replicates: by 5,048 most of the four islands of 1 % are seen."""
     learner = explored(MapSpec(DOMAIN, MapSearch(budget=5_048), batch=1_000), DOMAIN, TRUTHS["island"])

@@ -61,6 +61,7 @@ def assert_equals_reference(engine: Engine, task: AeTask | SaeTask, dtype: str) 
 # The same training
 
 
+@pytest.mark.slow
 @DTYPES
 @pytest.mark.parametrize("protocol", [ONLINE, BATCHED], ids=["online", "minibatch"])
 def test_autoencoders_train_as_in_the_reference(protocol: Protocol, dtype: str) -> None:
@@ -68,6 +69,7 @@ def test_autoencoders_train_as_in_the_reference(protocol: Protocol, dtype: str) 
     assert_equals_reference(PLAIN, AeTask.of(lasting(protocol, 1000), [0, 1, 2], dtype), dtype)
 
 
+@pytest.mark.slow
 @DTYPES
 @ALL
 def test_saes_train_as_in_the_reference(protocol: Protocol, dtype: str) -> None:
@@ -75,6 +77,7 @@ def test_saes_train_as_in_the_reference(protocol: Protocol, dtype: str) -> None:
     assert_equals_reference(PLAIN, SaeTask.of(lasting(protocol, 1000), [0, 1, 2], dtype=dtype), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dtype"),
     [("online relu", "float32"), ("online relu", "float64"), ("minibatch jumprelu", "float64"), ("minibatch topk", "float32")],
@@ -84,6 +87,7 @@ def test_compiled_steps_train_as_in_the_reference(kind: str, dtype: str) -> None
     assert_equals_reference(COMPILED, SaeTask.of(lasting(PROTOCOLS[kind], 1000), [0, 1, 2], dtype=dtype), dtype)
 
 
+@pytest.mark.slow
 def test_compiled_autoencoders_train_as_in_the_reference() -> None:
     """The same for autoencoders."""
     assert_equals_reference(COMPILED, AeTask.of(lasting(ONLINE, 1000), [0, 1, 2]), "float64")
@@ -224,6 +228,7 @@ print(ours[0])
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_warns_once_and_trains_the_same(tmp_path: Path) -> None:
     """No C++ compiler on the machine: the steps run uncompiled, one warning says so and what to do."""
     environment = {name: value for name, value in os.environ.items() if name not in ("CXX", "CC")}

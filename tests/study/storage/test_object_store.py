@@ -98,6 +98,7 @@ def test_bucket_that_is_not_there_is_misuse(bucket: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_study_lives_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     """Rows and Tune's files alike: launch, SIGKILL in mid-study, resume, load, report, with s3:// throughout."""
     spec = study(LONGER, seeds="0:3")
