@@ -34,11 +34,6 @@ from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.failures import FailureKind
 from search_spaces.study_files import StudySpec
-<<<<<<< HEAD
-from study.failures import FailureKind
-=======
-from study.engines.registry import engine_named
->>>>>>> main
 from study.packs import Pack
 from study.run_pack import train_autoencoders
 
