@@ -176,15 +176,16 @@ def regions(
 ) -> None:
     """Find the failure regions of a study. A region is a set of connected cells whose failure rate is at or above a level."""
     from analysis.rates.regions import all_regions, failure_regions, region_table
-    from analysis.rates.tally import without_zero_l1
+    from analysis.rates.tally import on_axes
 
     frame, domain = _rows_and_domain(study, storage)
     found = all_regions(frame, level, domain) if failure is None else failure_regions(frame, failure, level, domain)
-    left_out = without_zero_l1(frame)[1]
+    left_out = int((~on_axes(frame)).sum())
     if left_out:
         err.print(f"{left_out} replicates with l1 = 0 are left out: regions extend along log10 l1.")
     none = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"{study} has no rows yet."
-    document = {"study": study, "level": level, "regions": [asdict(region) for region in found], "left_out_l1_zero": left_out}
+    regions = [region.to_mapping() for region in found]
+    document = {"study": study, "level": level, "regions": regions, "left_out_l1_zero": left_out}
     show(document, table_of(region_table(found)) if found else [none], as_json)
 
 
@@ -244,7 +245,7 @@ def _cells(cell: CellOptions, files: CellFiles) -> pd.DataFrame:
         raise MisuseError(
             "rate takes either ARCH with --sparsity and --l1, or --cells FILE.csv with --out FILE.csv. Give one of the two in full."
         )
-    return one_cell(**vars(cell)) if files.cells is None else read_cells(files.cells)
+    return one_cell(cell.architecture, cell.sparsity, cell.l1) if files.cells is None else read_cells(files.cells)
 
 
 def _show_rates(rates: pd.DataFrame, study: str, failure: str, out_file: str | None, as_json: bool) -> None:

@@ -105,8 +105,9 @@ def earlier_rows(folder: StudyFolder, spec: StudySpec) -> pa.Table | None:
 
 def _within(rows: pa.Table, domain: Domain) -> pa.Table:
     inside = pc.is_in(rows["architecture"], pa.array(list(domain.architectures)))
-    for axis, (lowest, highest) in (("sparsity", domain.sparsity), ("l1", domain.l1)):
-        inside = pc.and_(inside, pc.and_(pc.greater_equal(rows[axis], lowest), pc.less_equal(rows[axis], highest)))
+    for axis in (domain.x, domain.y):
+        values = rows[axis.coordinate.name]
+        inside = pc.and_(inside, pc.and_(pc.greater_equal(values, axis.low), pc.less_equal(values, axis.high)))
     return rows.filter(inside)
 
 
