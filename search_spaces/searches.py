@@ -111,7 +111,7 @@ REPLICATES_TO_2_PERCENT = (256, 750)
 
 
 class L1Search(Search):
-    """Find the safe interval of l1 and the best l1 of a space. Each architecture and sparsity has its own, within the space's range of l1."""
+    """Find the safe interval of l1 and the best l1 of a space. Both are found per architecture and sparsity, within its range."""
 
     kind: Literal["l1"] = "l1"
     failure: tuple[str, ...] = (FailureKind.SAE_DEAD.value, FailureKind.SAE_STARVED.value)

@@ -29,7 +29,6 @@ from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.coordinates import L1
 from search_spaces.failures import FailureKind
 from search_spaces.study_files import StudySpec
-from study.engines.registry import engine_named
 from study.packs import Pack
 from study.run_pack import train_autoencoders
 
@@ -392,8 +391,7 @@ def _trained_weights(chosen: pd.DataFrame, spec: StudySpec) -> Any:
         )
         for row in chosen.itertuples()
     ]
-    engine = engine_named(spec.engine).name
-    return train_autoencoders(Pack(Replicates.of(replicates), spec.protocol, spec.dtype, engine)).W
+    return train_autoencoders(Pack(Replicates.of(replicates), spec.protocol, spec.dtype, spec.engine)).W
 
 
 def chosen_for_grams(frame: pd.DataFrame) -> pd.DataFrame:

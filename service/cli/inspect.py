@@ -17,7 +17,7 @@ from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES, GridSpace
 from service.cli.options import AsJson, Failure, Study, Where, grouped
 from service.cli.printing import complain, differing_table, err, show, table_of, warn_of_gaps
-from study.engines.registry import engine_named
+from study.engines.registry import engine_for
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 def spaces(as_json: AsJson = False) -> None:
     """List the named spaces, with their size and estimated cost."""
-    protocol, engine = "dissertation", engine_named("auto").name
+    protocol = "dissertation"
+    engine = engine_for("auto", PROTOCOLS[protocol]).name
     listed = [{"space": name, **_size(space, protocol, engine)} for name, space in SPACES.items()]
     sentence = f"Core-hours are estimates for protocol {protocol}, engine {engine} and float64."
     show({"protocol": protocol, "engine": engine, "spaces": listed}, [_spaces_table(listed), sentence], as_json)
