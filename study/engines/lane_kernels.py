@@ -120,7 +120,7 @@ def _adam(model, row, gradient, step):
 @kernel
 def train_ae_online(model, steps, first, last, X, twice_weights, n_features, n_hidden):
     """Steps first … last of the autoencoder; X (S·N, lanes)."""
-    P, scratch, zero = model.P, model.scratch, constants_of(X).zero
+    P, scratch, zero = model.P, model.scratch, constants_of(X, steps.settings).zero
     samples = X.shape[0] // n_features
     bias, error = n_hidden * n_features, n_hidden  # rows: b in P; dL/ds behind h in the scratch
     x = (first % samples) * n_features
@@ -146,19 +146,16 @@ def train_ae_online(model, steps, first, last, X, twice_weights, n_features, n_h
 @kernel
 def train_sae_online(code, model, steps, first, last, Z, l1, at):
     """Steps first … last of an SAE with a free decoder that sees h; activations Z (S·H, lanes), l1 (1, lanes)."""
-    P, scratch, k, settings = model.P, model.scratch, constants_of(Z), steps.settings
+    P, scratch, k = model.P, model.scratch, constants_of(Z, steps.settings)
     n_hidden, n_latents, penalty = at.n_hidden, at.n_latents, load(l1, 0)
-    s, f = 0, n_latents  # rows of the scratch: pre-activations, f, dL/dĥ, h
+    s, f = 0, n_latents  # rows of the scratch: pre-activations, f, dL/dĥ
     r = f + n_latents
-    u = r + n_hidden
     z = (first % (Z.shape[0] // n_hidden)) * n_hidden
     for t in range(first, last):
         step = _adam_step(steps, t, k.zero)
+        encode(code, P, at, Z, z, scratch, s, f, k)
         for i in range(n_hidden):
-            store(scratch, u + i, load(Z, z + i))
-        encode(code, P, at, scratch, u, s, f, settings, k)
-        for i in range(n_hidden):
-            store(scratch, r + i, k.two * (decoded(P, at, i, scratch, f) - load(scratch, u + i)))
+            store(scratch, r + i, k.two * (decoded(P, at, i, scratch, f) - load(Z, z + i)))
         for j in range(n_latents):
             column, activation = at.W_dec + j * n_hidden, load(scratch, f + j)
             if penalises_code(code):
@@ -166,12 +163,12 @@ def train_sae_online(code, model, steps, first, last, Z, l1, at):
             else:
                 q = product(P, column, scratch, r, n_hidden)
             if has_own(code):
-                own = own_gradient(code, load(scratch, s + j), q, penalty, P, at.own + j, settings, k)
+                own = own_gradient(code, load(scratch, s + j), q, penalty, P, at.own + j, k)
                 _adam(model, at.own + j, own, step)
                 store(P, at.own + j, own_kept(code, load(P, at.own + j), k))
             q = where_less(k.zero, activation, q, k.zero)
             for i in range(n_hidden):
-                _adam(model, j * n_hidden + i, q * load(scratch, u + i), step)
+                _adam(model, j * n_hidden + i, q * load(Z, z + i), step)
                 _adam(model, column + i, activation * load(scratch, r + i), step)
             _adam(model, at.b_enc + j, q, step)
         for i in range(n_hidden):
@@ -226,7 +223,7 @@ def _clear(scratch, first, count, zero):
 @kernel
 def train_ae_minibatch(model, steps, first, last, source, twice_weights, n_features, n_hidden):
     """Steps first … last of the autoencoder on minibatches of samples (A, S, N)."""
-    P, scratch, zero = model.P, model.scratch, constants_of(model.P).zero
+    P, scratch, zero = model.P, model.scratch, constants_of(model.P, steps.settings).zero
     x, h = Tile(scratch, 0, n_features), Tile(scratch, TILE * n_features, n_hidden)
     ds = Tile(scratch, h.first + TILE * n_hidden, n_features)
     dh = Tile(scratch, ds.first + TILE * n_features, n_hidden)
@@ -309,7 +306,7 @@ def _sae_tiles(scratch, at):
 @kernel
 def train_sae_minibatch(code, model, steps, first, last, source, control, at):
     """Steps first … last of an SAE on minibatches of activations (A, S, H)."""
-    P, scratch, k = model.P, model.scratch, constants_of(model.P)
+    P, scratch, k = model.P, model.scratch, constants_of(model.P, steps.settings)
     tiles, steered = _sae_tiles(scratch, at), control.steps.shape[0] > 0
     chosen, counted = np.empty(scratch.shape[1], np.int64), np.empty_like(control.state)
     for t in range(first, last):
@@ -318,8 +315,8 @@ def train_sae_minibatch(code, model, steps, first, last, source, control, at):
         for n in range(0, source.batch_size, TILE):
             left = source.batch_size - n
             _gather(source, chosen, t, n, tiles.h)
-            _sae_forward(code, P, at, tiles, left, steps.settings, k)
-            _sae_slopes(code, P, at, tiles, left, penalty, steps.settings, k)
+            _sae_forward(code, P, at, tiles, left, k)
+            _sae_slopes(code, P, at, tiles, left, penalty, k)
             if steered:
                 count = _counted(tiles.f, count, k)
             _sae_gradients(P, at, tiles, k.zero)
@@ -331,7 +328,7 @@ def train_sae_minibatch(code, model, steps, first, last, source, control, at):
 
 
 @inlined
-def _sae_forward(code, P, at, tiles, left, settings, k):
+def _sae_forward(code, P, at, tiles, left, k):
     """Up to dL/dĥ; f and dL/dĥ are 0 for samples behind the minibatch's end."""
     scratch, n_hidden = tiles.h.rows, at.n_hidden
     for tile in range(TILE):
@@ -339,7 +336,7 @@ def _sae_forward(code, P, at, tiles, left, settings, k):
             row = tile * n_hidden + i
             value = load(scratch, tiles.h.first + row)
             store(scratch, tiles.u.first + row, value - load(P, at.b_dec + i) if at.centred else value)
-    encode_tile(code, P, at, tiles.u, tiles.s, tiles.f, settings, k)
+    encode_tile(code, P, at, tiles.u, tiles.s, tiles.f, k)
     for tile in range(left, TILE):
         _clear(scratch, tiles.f.first + tile * at.n_latents, at.n_latents, k.zero)
     decode_tile(P, at, tiles.f, tiles.r)
@@ -349,7 +346,7 @@ def _sae_forward(code, P, at, tiles, left, settings, k):
 
 
 @inlined
-def _sae_slopes(code, P, at, tiles, left, penalty, settings, k):
+def _sae_slopes(code, P, at, tiles, left, penalty, k):
     """dL/ds of a tile; the gradient of the variant's own parameter is added."""
     scratch, n_latents = tiles.h.rows, at.n_latents
     for j in range(n_latents):
@@ -365,7 +362,7 @@ def _sae_slopes(code, P, at, tiles, left, penalty, settings, k):
             q = load(scratch, tiles.q.first + row)
             if has_own(code) and tile < left:
                 own, s = tiles.G + at.own + j, load(scratch, tiles.s.first + row)
-                gradient = own_gradient(code, s, q, penalty, P, at.own + j, settings, k)
+                gradient = own_gradient(code, s, q, penalty, P, at.own + j, k)
                 store(scratch, own, load(scratch, own) + gradient)
             store(scratch, tiles.q.first + row, where_less(k.zero, load(scratch, tiles.f.first + row), q, k.zero))
 

@@ -41,17 +41,17 @@ def layout_of(rows: Mapping[str, int], n_hidden: int, n_latents: int, protocol: 
     return Layout(n_hidden, n_latents, first["b_enc"], first["W_dec"], first["b_dec"], own, centred, unit_norm)
 
 
-# One sample: its rows begin at u, s and f in the scratch
+# One sample: its rows begin at s and f in the scratch
 
 
 @inlined
-def encode(code, P, at, scratch, u, s, f, settings, k):
-    """s = W_enc u + b_enc, then f."""
+def encode(code, P, at, U, u, scratch, s, f, k):
+    """s = W_enc u + b_enc, then f; what the encoder sees are rows of U from u on."""
     for j in range(at.n_latents):
-        value = product_from(load(P, at.b_enc + j), P, j * at.n_hidden, scratch, u, at.n_hidden)
+        value = product_from(load(P, at.b_enc + j), P, j * at.n_hidden, U, u, at.n_hidden)
         store(scratch, s + j, value)
-        store(scratch, f + j, activate(code, value, P, at.own + j, settings, k))
-    compete(code, scratch, s, f, at.n_latents, settings, k)
+        store(scratch, f + j, activate(code, value, P, at.own + j, k))
+    compete(code, scratch, s, f, at.n_latents, k)
 
 
 @inlined
@@ -116,18 +116,18 @@ def tile_sums(P, p, step, tile, count):
 
 
 @inlined
-def encode_tile(code, P, at, u, s, f, settings, k):
+def encode_tile(code, P, at, u, s, f, k):
     """`encode` for a tile; u, s and f are Tiles of one array."""
     for j in range(at.n_latents):
         b = load(P, at.b_enc + j)
         values = tile_products((b, b, b, b), P, j * at.n_hidden, 1, u, 0, at.n_hidden)
         store_tile(s, j, values)
         own = at.own + j
-        f0, f1 = activate(code, values[0], P, own, settings, k), activate(code, values[1], P, own, settings, k)
-        f2, f3 = activate(code, values[2], P, own, settings, k), activate(code, values[3], P, own, settings, k)
+        f0, f1 = activate(code, values[0], P, own, k), activate(code, values[1], P, own, k)
+        f2, f3 = activate(code, values[2], P, own, k), activate(code, values[3], P, own, k)
         store_tile(f, j, (f0, f1, f2, f3))
     for n in range(TILE):
-        compete(code, f.rows, s.first + n * s.width, f.first + n * f.width, at.n_latents, settings, k)
+        compete(code, f.rows, s.first + n * s.width, f.first + n * f.width, at.n_latents, k)
 
 
 @inlined

@@ -3,12 +3,12 @@
 A kernel takes the `LaneCode` as an argument and calls `encode`, `slopes`, `own_slopes` … with it; each is filled in, as the
 kernel is compiled for that type, from the variant's own functions. They are written with `study.kernels.simd` as with scalars:
 
-    activate(s, P, row, settings, k) -> f             of one latent; P[row] is the first of its own parameters, P[row + L] the next
-    compete(scratch, s, f, n_latents, settings, k)    then, where latents compete: f in the scratch's rows, of one sample
-    own_gradient(s, q, penalty, P, row, settings, k)  of its own parameter; q = dL/df
+    activate(s, P, row, k) -> f             of one latent; P[row] is the first of its own parameters, P[row + L] the next
+    compete(scratch, s, f, n_latents, k)    then, where latents compete: f in the scratch's rows, of one sample
+    own_gradient(s, q, penalty, P, row, k)  of its own parameter; q = dL/df
     own_kept(value, k)                                that parameter after a step, set back into its range
 
-`settings` are the numbers of the variant's `lane_settings`; `k` has the constants of `study.kernels.lanes.Constants`.
+`k` has the constants of `study.kernels.lanes.Constants`; k.settings are the numbers of the variant's `lane_settings`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _fills(stub: Callable[..., Any]) -> Callable[[Callable[[LaneCode], Any]], An
     return fill
 
 
-def activate(code, s, P, row, settings, k):
+def activate(code, s, P, row, k):
     """f of one latent from its pre-activation; its first own parameter is P[row]."""
     raise NotImplementedError  # numba fills it in
 
@@ -95,10 +95,10 @@ def activate(code, s, P, row, settings, k):
 @_fills(activate)
 def _activate(own: LaneCode) -> Any:
     function = inlined(own.activate)
-    return lambda code, s, P, row, settings, k: function(s, P, row, settings, k)
+    return lambda code, s, P, row, k: function(s, P, row, k)
 
 
-def compete(code, scratch, s, f, n_latents, settings, k):
+def compete(code, scratch, s, f, n_latents, k):
     """Among the latents of one sample: sets f, the scratch's rows from f on."""
     raise NotImplementedError
 
@@ -106,9 +106,9 @@ def compete(code, scratch, s, f, n_latents, settings, k):
 @_fills(compete)
 def _compete(own: LaneCode) -> Any:
     if own.compete is None:
-        return lambda code, scratch, s, f, n_latents, settings, k: None
+        return lambda code, scratch, s, f, n_latents, k: None
     function = inlined(own.compete)
-    return lambda code, scratch, s, f, n_latents, settings, k: function(scratch, s, f, n_latents, settings, k)
+    return lambda code, scratch, s, f, n_latents, k: function(scratch, s, f, n_latents, k)
 
 
 def penalises_code(code):
@@ -131,7 +131,7 @@ def _has_own(own: LaneCode) -> Any:
     return (lambda code: False) if own.own_gradient is None else (lambda code: True)
 
 
-def own_gradient(code, s, q, penalty, P, row, settings, k):
+def own_gradient(code, s, q, penalty, P, row, k):
     """Of the variant's own parameter of one latent; 0 where it has none."""
     raise NotImplementedError
 
@@ -139,9 +139,9 @@ def own_gradient(code, s, q, penalty, P, row, settings, k):
 @_fills(own_gradient)
 def _own_gradient(own: LaneCode) -> Any:
     if own.own_gradient is None:
-        return lambda code, s, q, penalty, P, row, settings, k: k.zero
+        return lambda code, s, q, penalty, P, row, k: k.zero
     function = inlined(own.own_gradient)
-    return lambda code, s, q, penalty, P, row, settings, k: function(s, q, penalty, P, row, settings, k)
+    return lambda code, s, q, penalty, P, row, k: function(s, q, penalty, P, row, k)
 
 
 def own_kept(code, value, k):

@@ -30,19 +30,21 @@ def rows_of(columns: NDArray[Any], lanes: NDArray[np.int64]) -> NDArray[Any]:
 
 
 class Constants(NamedTuple):
-    """Vectors of one number each."""
+    """Vectors of one number each, and a variant's own numbers."""
 
     zero: Any
     one: Any
     two: Any
     minus_one: Any
+    settings: Any
+    """The numbers of the variant's lane code, an array."""
 
 
 @inlined
-def constants_of(array):
+def constants_of(array, settings):
     """The constants in the dtype of an array."""
     number = array.dtype.type
-    return Constants(everywhere(number(0)), everywhere(number(1)), everywhere(number(2)), everywhere(number(-1)))
+    return Constants(everywhere(number(0)), everywhere(number(1)), everywhere(number(2)), everywhere(number(-1)), settings)
 
 
 @kernel

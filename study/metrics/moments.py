@@ -178,7 +178,7 @@ class _Evaluation(NamedTuple):
 def _sum_saes(code, P, W, on, at, settings):
     """Rows of `out` as `sae_moments` cuts them."""
     X, H, Y, scratch, out, n_hidden, n_latents = on.X, on.H, on.Y, on.scratch, on.out, at.n_hidden, at.n_latents
-    k, given = constants_of(X), on.codes.shape[0] > 0
+    k, given = constants_of(X, settings), on.codes.shape[0] > 0
     # Rows of the scratch: sums of h and of ĥ, the encoder's input, pre-activations, then f of each sample of a tile.
     u, s, f = 2 * n_hidden, 3 * n_hidden, 3 * n_hidden + n_latents
     for first in range(0, on.samples, TILE):
@@ -197,7 +197,7 @@ def _sum_saes(code, P, W, on, at, settings):
                 for j in range(n_latents):
                     store(scratch, own + j, load(on.codes, sample * n_latents + j))
             else:
-                encode(code, P, at, scratch, u, s, own, settings, k)
+                encode(code, P, at, scratch, u, scratch, s, own, k)
             error, total = load(out, 0), load(out, 1)
             for i in range(n_hidden):
                 value = decoded(P, at, i, scratch, own)

@@ -80,13 +80,13 @@ class JumpRelu(Variant):
         from study.kernels.lanes import relu
         from study.kernels.simd import absolute, everywhere, load, where_less
 
-        def activate(s, P, row, settings, k):
+        def activate(s, P, row, k):
             return where_less(load(P, row), s, relu(s, k.zero), k.zero)
 
-        def own_gradient(s, q, penalty, P, row, settings, k):
+        def own_gradient(s, q, penalty, P, row, k):
             threshold = load(P, row)
-            pull = k.minus_one * ((penalty + threshold * q) * everywhere(settings[1]))
-            return where_less(absolute(s - threshold), everywhere(settings[0]), pull, k.zero)
+            pull = k.minus_one * ((penalty + threshold * q) * everywhere(k.settings[1]))
+            return where_less(absolute(s - threshold), everywhere(k.settings[0]), pull, k.zero)
 
         def own_kept(value, k):
             return relu(value, k.zero)

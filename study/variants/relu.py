@@ -38,7 +38,7 @@ class Relu(Variant):
         from study.kernels.lane_code import LaneCode
         from study.kernels.lanes import relu
 
-        def activate(s, P, row, settings, k):
+        def activate(s, P, row, k):
             return relu(s, k.zero)
 
         return LaneCode(self.name, activate)

@@ -67,11 +67,11 @@ class TopK(Variant):
         from study.kernels.lanes import relu
         from study.kernels.simd import everywhere, load, store, where_at_most, where_less
 
-        def activate(s, P, row, settings, k):
+        def activate(s, P, row, k):
             return relu(s, k.zero)
 
-        def compete(scratch, s, f, n_latents, settings, k):
-            active = everywhere(settings[0])
+        def compete(scratch, s, f, n_latents, k):
+            active = everywhere(k.settings[0])
             for j in range(n_latents):
                 value, before = load(scratch, s + j), k.zero
                 for i in range(j):
