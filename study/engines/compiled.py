@@ -21,8 +21,10 @@ from search_spaces.protocol import Protocol
 from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders, Watch
 from study.engines.l1_controller import L1Controller
 from study.engines.lane_kernels import (
+    AeLayout,
     Control,
     Model,
+    SaeRows,
     Source,
     Steps,
     train_ae_minibatch,
@@ -92,7 +94,7 @@ class CompiledEngine:
             samples = samples.astype(parameters.dtype)
             for model, lanes in training.groups(scratch):
                 source = _source(samples, batches, lanes, lanes, protocol.ae_batch_size)
-                training.run(train_ae_minibatch, model, source, twice_weights, *sizes)
+                training.run(train_ae_minibatch, model, source, twice_weights, AeLayout.of(*sizes))
                 training.take_back(model, lanes)
         return Autoencoders(parameters[: n_hidden * n_features].reshape(start.W.shape), parameters[n_hidden * n_features :])
 
@@ -121,21 +123,16 @@ class CompiledEngine:
                 training.run(partial(train_sae_online, code), model, h, rows_of(l1[None], lanes), at)
                 training.take_back(model, lanes)
         else:
+            tiles = SaeRows.of(n_hidden, n_latents)
             for model, lanes in training.groups(scratch):
                 source = _source(activations, batches, lanes, ae_of_sae[lanes], protocol.sae_batch_size)
-                control = _control(l1, controller, lanes, model.P)
-                training.run(partial(train_sae_minibatch, code), model, source, control, at)
+                steering = rows_of(controller.state if controller else l1[None], lanes)
+                control = Control(controller.steps, controller.settings, model.P.copy()) if controller else None
+                training.run(partial(train_sae_minibatch, code), model, source, steering, control, at, tiles)
                 training.take_back(model, lanes)
                 if controller:
-                    controller.state[:, lanes] = control.state
+                    controller.state[:, lanes] = steering
         return start.with_values(parameters)
-
-
-def _control(l1: _Array, controller: L1Controller | None, lanes: NDArray[np.int64], parameters: _Array) -> Control:
-    """Of a group whose parameters are at their start."""
-    if controller is None:
-        return Control(rows_of(l1[None], lanes), np.empty((0, 3), l1.dtype), np.empty(0, l1.dtype), parameters.copy())
-    return Control(rows_of(controller.state, lanes), controller.steps, controller.settings, parameters.copy())
 
 
 def _step_seconds(parameters: int, batch_size: int, sample_seconds: float, dtype: str) -> float:
@@ -200,4 +197,4 @@ def _source(
     drawn = np.empty((1, 0, 1), np.int32) if batches is None else batches.drawn
     of_lane = np.zeros_like(lanes) if batches is None else batches.of_lane[lanes]
     alike = (samples_of == samples_of[0]).all() and (of_lane == of_lane[0]).all()
-    return Source(samples, samples_of, drawn, of_lane, bool(alike), batch_size)
+    return Source(samples, samples_of, drawn, of_lane, bool(alike), batch_size, np.empty_like(lanes))

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from study.engines.l1_controller import L1, steer
+from study.engines.l1_controller import steer
 from study.kernels.compilation import called, inlined, kernel
 from study.kernels.forward import (
     TILE,
-    Tile,
     decode_tile,
     decoded,
     encode,
@@ -63,12 +60,13 @@ class Source(NamedTuple):
     alike: bool
     """Whether all lanes read the same."""
     batch_size: int
+    chosen: Any
+    """(lanes,): room for the samples that a step's lanes read."""
 
 
 class Control(NamedTuple):
-    """An `L1Controller`'s arrays. Where l1 is held `state` is it, (1, lanes), and `steps` are empty."""
+    """What an `L1Controller` steers by; its state is the kernel's l1."""
 
-    state: Any
     steps: Any
     """(T, 3)."""
     settings: Any
@@ -180,38 +178,30 @@ def train_sae_online(code, model, steps, first, last, Z, l1, at):
 
 
 @inlined
-def _gather(source, chosen, t, n, out):
-    """Samples n … n + TILE of minibatch t, each lane its own, into the tile `out`; zeros behind the minibatch's end.
+def _gather(source, t, n, out, width):
+    """Samples n … n + TILE of minibatch t, each lane its own, into the first TILE·width rows; zeros behind the minibatch's end.
 
     Indexes are drawn at random: the samples of the next step are prefetched.
     """
-    samples, lanes, drawn, of_lane = source.samples, source.lanes, source.drawn, source.of_lane
-    stored, later = drawn.shape[1] == 0, min(t + 1, drawn.shape[1] - 1)
+    samples, lanes, drawn, of_lane, chosen = source.samples, source.lanes, source.drawn, source.of_lane, source.chosen
+    stored, later = drawn.shape[1] == 0, t + 1 if t + 1 < drawn.shape[1] else t
     for tile in range(TILE):
-        row, place = out.first + tile * out.width, t * source.batch_size + n + tile
+        row, place = tile * width, t * source.batch_size + n + tile
         if n + tile >= source.batch_size:
-            for i in range(out.width):
-                store(out.rows, row + i, everywhere(out.rows.dtype.type(0)))
+            for i in range(width):
+                store(out, row + i, everywhere(out.dtype.type(0)))
         elif source.alike:
             at = place % samples.shape[1] if stored else drawn[of_lane[0], t, n + tile]
-            for i in range(out.width):
-                store(out.rows, row + i, everywhere(samples[lanes[0], at, i]))
+            for i in range(width):
+                store(out, row + i, everywhere(samples[lanes[0], at, i]))
         else:
-            for lane in range(out.rows.shape[1]):
+            for lane in range(out.shape[1]):
                 at = place % samples.shape[1] if stored else drawn[of_lane[lane], t, n + tile]
                 chosen[lane] = at
                 if not stored:
                     prefetch(samples, lanes[lane], drawn[of_lane[lane], later, n + tile])
-            for i in range(out.width):
-                store(out.rows, row + i, gather(samples, lanes, chosen, i))
-
-
-@inlined
-def _add_to(scratch, row, one, other):
-    """Add the products of two tiles' rows, sample after sample."""
-    a0, a1, a2, a3 = one
-    b0, b1, b2, b3 = other
-    store(scratch, row, (((load(scratch, row) + a0 * b0) + a1 * b1) + a2 * b2) + a3 * b3)
+            for i in range(width):
+                store(out, row + i, gather(samples, lanes, chosen, i))
 
 
 @inlined
@@ -220,180 +210,188 @@ def _clear(scratch, first, count, zero):
         store(scratch, row, zero)
 
 
+class AeLayout(NamedTuple):
+    """Sizes, and where quantities of a tile begin in the scratch: x first, then these, then the gradient."""
+
+    n_features: int
+    n_hidden: int
+    h: int
+    ds: int
+    """dL/ds."""
+    dh: int
+    """dL/dh."""
+    G: int
+
+    @classmethod
+    def of(cls, n_features: int, n_hidden: int) -> AeLayout:
+        h = TILE * n_features
+        ds, dh = h + TILE * n_hidden, 2 * h + TILE * n_hidden
+        return cls(n_features, n_hidden, h, ds, dh, dh + TILE * n_hidden)
+
+
 @kernel
-def train_ae_minibatch(model, steps, first, last, source, twice_weights, n_features, n_hidden):
+def train_ae_minibatch(model, steps, first, last, source, twice_weights, at):
     """Steps first … last of the autoencoder on minibatches of samples (A, S, N)."""
     P, scratch, zero = model.P, model.scratch, constants_of(model.P, steps.settings).zero
-    x, h = Tile(scratch, 0, n_features), Tile(scratch, TILE * n_features, n_hidden)
-    ds = Tile(scratch, h.first + TILE * n_hidden, n_features)
-    dh = Tile(scratch, ds.first + TILE * n_features, n_hidden)
-    G = dh.first + TILE * n_hidden
-    chosen = np.empty(scratch.shape[1], np.int64)
     for t in range(first, last):
-        _clear(scratch, G, P.shape[0], zero)
+        _clear(scratch, at.G, P.shape[0], zero)
         for n in range(0, source.batch_size, TILE):
-            _gather(source, chosen, t, n, x)
-            _ae_errors(P, x, h, ds, twice_weights, source.batch_size - n, zero)
-            _ae_gradients(P, x, h, ds, dh, G)
+            _gather(source, t, n, scratch, at.n_features)
+            _ae_errors(P, at, scratch, twice_weights, source.batch_size - n, zero)
+            _ae_gradients(P, at, scratch)
         step, mean = _adam_step(steps, t, zero), everywhere(steps.adam[3])
         for row in range(P.shape[0]):
-            _adam(model, row, load(scratch, G + row) * mean, step)
+            _adam(model, row, load(scratch, at.G + row) * mean, step)
 
 
 @inlined
-def _ae_errors(P, x, h, ds, twice_weights, left, zero):
-    """h of a tile, and dL/ds; 0 for samples behind the minibatch's end, of which `left` samples are left."""
-    n_features, n_hidden, scratch = x.width, h.width, x.rows
+def _ae_errors(P, at, scratch, twice_weights, left, zero):
+    """h of a tile, and dL/ds; 0 for samples behind the minibatch's end, of which `left` are left."""
+    n_features, n_hidden = at.n_features, at.n_hidden
     for k in range(n_hidden):
-        store_tile(h, k, tile_sums(P, k * n_features, 1, x, n_features))
+        store_tile(scratch, at.h + k, n_hidden, tile_sums(P, k * n_features, 1, scratch, 0, n_features, n_features))
     for i in range(n_features):
         b = load(P, n_hidden * n_features + i)
-        store_tile(ds, i, tile_products((b, b, b, b), P, i, n_features, h, 0, n_hidden))
+        values = tile_products((b, b, b, b), P, i, n_features, scratch, at.h, n_hidden, n_hidden)
+        store_tile(scratch, at.ds + i, n_features, values)
     for tile in range(TILE):
         for i in range(n_features):
-            row = ds.first + tile * n_features + i
+            row = at.ds + tile * n_features + i
             s = load(scratch, row)
-            slope = everywhere(twice_weights[i]) * (relu(s, zero) - load(scratch, x.first + tile * n_features + i))
+            slope = everywhere(twice_weights[i]) * (relu(s, zero) - load(scratch, tile * n_features + i))
             slope = where_less(zero, s, slope, zero)
             store(scratch, row, slope if tile < left else zero)
 
 
 @inlined
-def _ae_gradients(P, x, h, ds, dh, G):
+def _ae_gradients(P, at, scratch):
     """Add a tile's gradients of W and b."""
-    n_features, n_hidden, scratch = x.width, h.width, x.rows
+    n_features, n_hidden = at.n_features, at.n_hidden
     for k in range(n_hidden):
-        store_tile(dh, k, tile_sums(P, k * n_features, 1, ds, n_features))
+        store_tile(scratch, at.dh + k, n_hidden, tile_sums(P, k * n_features, 1, scratch, at.ds, n_features, n_features))
     for k in range(n_hidden):
-        h0, h1, h2, h3 = load_tile(h, k)
-        q0, q1, q2, q3 = load_tile(dh, k)
+        h0, h1, h2, h3 = load_tile(scratch, at.h + k, n_hidden)
+        q0, q1, q2, q3 = load_tile(scratch, at.dh + k, n_hidden)
         for i in range(n_features):
-            e0, e1, e2, e3 = load_tile(ds, i)
-            x0, x1, x2, x3 = load_tile(x, i)
-            row = G + k * n_features + i
+            e0, e1, e2, e3 = load_tile(scratch, at.ds + i, n_features)
+            x0, x1, x2, x3 = load_tile(scratch, i, n_features)
+            row = at.G + k * n_features + i
             gradient = (load(scratch, row) + (h0 * e0 + q0 * x0)) + (h1 * e1 + q1 * x1)
             store(scratch, row, (gradient + (h2 * e2 + q2 * x2)) + (h3 * e3 + q3 * x3))
     for i in range(n_features):
-        e0, e1, e2, e3 = load_tile(ds, i)
-        row = G + n_hidden * n_features + i
-        store(scratch, row, (((load(scratch, row) + e0) + e1) + e2) + e3)
+        _add_tile(scratch, at.G + n_hidden * n_features + i, load_tile(scratch, at.ds + i, n_features))
 
 
-class SaeTiles(NamedTuple):
-    """Rows of the scratch: quantities of a tile, then the gradient."""
+@inlined
+def _add_tile(scratch, row, values):
+    """Add the four values, sample after sample."""
+    store(scratch, row, (((load(scratch, row) + values[0]) + values[1]) + values[2]) + values[3])
 
-    h: Tile
-    u: Tile
-    r: Tile
+
+class SaeRows(NamedTuple):
+    """Where quantities of a tile begin in the scratch: h first, then these, then the gradient."""
+
+    u: int
+    r: int
     """dL/dĥ."""
-    s: Tile
-    f: Tile
-    q: Tile
+    s: int
+    f: int
+    q: int
     """dL/df, then dL/ds."""
     G: int
 
-
-@inlined
-def _sae_tiles(scratch, at):
-    h, u = Tile(scratch, 0, at.n_hidden), Tile(scratch, TILE * at.n_hidden, at.n_hidden)
-    r = Tile(scratch, 2 * TILE * at.n_hidden, at.n_hidden)
-    s = Tile(scratch, 3 * TILE * at.n_hidden, at.n_latents)
-    f = Tile(scratch, s.first + TILE * at.n_latents, at.n_latents)
-    q = Tile(scratch, f.first + TILE * at.n_latents, at.n_latents)
-    return SaeTiles(h, u, r, s, f, q, q.first + TILE * at.n_latents)
+    @classmethod
+    def of(cls, n_hidden: int, n_latents: int) -> SaeRows:
+        u, latents = TILE * n_hidden, TILE * n_latents
+        return cls(u, 2 * u, 3 * u, 3 * u + latents, 3 * u + 2 * latents, 3 * u + 3 * latents)
 
 
 @kernel
-def train_sae_minibatch(code, model, steps, first, last, source, control, at):
-    """Steps first … last of an SAE on minibatches of activations (A, S, H)."""
+def train_sae_minibatch(code, model, steps, first, last, source, l1, control, at, rows):
+    """Steps first … last of an SAE on minibatches of activations (A, S, H).
+
+    l1 (1, lanes), held, and control None; or the state (4, lanes) of an `L1Controller`, whose first row is l1.
+    """
     P, scratch, k = model.P, model.scratch, constants_of(model.P, steps.settings)
-    tiles, steered = _sae_tiles(scratch, at), control.steps.shape[0] > 0
-    chosen, counted = np.empty(scratch.shape[1], np.int64), np.empty_like(control.state)
     for t in range(first, last):
-        penalty, count = load(control.state, L1), k.zero
-        _clear(scratch, tiles.G, P.shape[0], k.zero)
+        penalty, count = load(l1, 0), k.zero
+        _clear(scratch, rows.G, P.shape[0], k.zero)
         for n in range(0, source.batch_size, TILE):
             left = source.batch_size - n
-            _gather(source, chosen, t, n, tiles.h)
-            _sae_forward(code, P, at, tiles, left, k)
-            _sae_slopes(code, P, at, tiles, left, penalty, k)
-            if steered:
-                count = _counted(tiles.f, count, k)
-            _sae_gradients(P, at, tiles, k.zero)
+            _gather(source, t, n, scratch, at.n_hidden)
+            _sae_forward(code, P, at, rows, scratch, left, k)
+            _sae_slopes(code, P, at, rows, scratch, left, penalty, k)
+            if control is not None:
+                for row in range(rows.f, rows.q):
+                    count = count + where_less(k.zero, load(scratch, row), k.one, k.zero)
+            _sae_gradients(P, at, rows, scratch, k.zero)
         mean = everywhere(steps.adam[3])
-        _sae_update(code, model, at, tiles.G, mean, _adam_step(steps, t, k.zero), k)
-        if steered:
-            store(counted, 0, count * mean)
-            _steer(control.state, counted[0], control.steps[t], control.settings, P, control.initial)
+        _sae_update(code, model, at, rows.G, mean, _adam_step(steps, t, k.zero), k)
+        if control is not None:
+            store(scratch, 0, count * mean)
+            _steer(l1, scratch[0], control.steps[t], control.settings, P, control.initial)
 
 
 @inlined
-def _sae_forward(code, P, at, tiles, left, k):
+def _sae_forward(code, P, at, rows, scratch, left, k):
     """Up to dL/dĥ; f and dL/dĥ are 0 for samples behind the minibatch's end."""
-    scratch, n_hidden = tiles.h.rows, at.n_hidden
+    n_hidden = at.n_hidden
     for tile in range(TILE):
         for i in range(n_hidden):
-            row = tile * n_hidden + i
-            value = load(scratch, tiles.h.first + row)
-            store(scratch, tiles.u.first + row, value - load(P, at.b_dec + i) if at.centred else value)
-    encode_tile(code, P, at, tiles.u, tiles.s, tiles.f, k)
+            value = load(scratch, tile * n_hidden + i)
+            if at.centred:
+                value = value - load(P, at.b_dec + i)
+            store(scratch, rows.u + tile * n_hidden + i, value)
+    encode_tile(code, P, at, scratch, rows.u, rows.s, rows.f, k)
     for tile in range(left, TILE):
-        _clear(scratch, tiles.f.first + tile * at.n_latents, at.n_latents, k.zero)
-    decode_tile(P, at, tiles.f, tiles.r)
+        _clear(scratch, rows.f + tile * at.n_latents, at.n_latents, k.zero)
+    decode_tile(P, at, scratch, rows.f, rows.r)
     for row in range(TILE * n_hidden):
-        slope = k.two * (load(scratch, tiles.r.first + row) - load(scratch, tiles.h.first + row))
-        store(scratch, tiles.r.first + row, slope if row < left * n_hidden else k.zero)
+        slope = k.two * (load(scratch, rows.r + row) - load(scratch, row))
+        store(scratch, rows.r + row, slope if row < left * n_hidden else k.zero)
 
 
 @inlined
-def _sae_slopes(code, P, at, tiles, left, penalty, k):
+def _sae_slopes(code, P, at, rows, scratch, left, penalty, k):
     """dL/ds of a tile; the gradient of the variant's own parameter is added."""
-    scratch, n_latents = tiles.h.rows, at.n_latents
+    n_hidden, n_latents = at.n_hidden, at.n_latents
     for j in range(n_latents):
-        column = at.W_dec + j * at.n_hidden
+        column = at.W_dec + j * n_hidden
         if penalises_code(code):
             starts = penalty, penalty, penalty, penalty
-            store_tile(tiles.q, j, tile_products(starts, P, column, 1, tiles.r, 0, at.n_hidden))
+            values = tile_products(starts, P, column, 1, scratch, rows.r, n_hidden, n_hidden)
         else:
-            store_tile(tiles.q, j, tile_sums(P, column, 1, tiles.r, at.n_hidden))
+            values = tile_sums(P, column, 1, scratch, rows.r, n_hidden, n_hidden)
+        store_tile(scratch, rows.q + j, n_latents, values)
     for tile in range(TILE):
         for j in range(n_latents):
             row = tile * n_latents + j
-            q = load(scratch, tiles.q.first + row)
+            q = load(scratch, rows.q + row)
             if has_own(code) and tile < left:
-                own, s = tiles.G + at.own + j, load(scratch, tiles.s.first + row)
-                gradient = own_gradient(code, s, q, penalty, P, at.own + j, k)
-                store(scratch, own, load(scratch, own) + gradient)
-            store(scratch, tiles.q.first + row, where_less(k.zero, load(scratch, tiles.f.first + row), q, k.zero))
+                own = own_gradient(code, load(scratch, rows.s + row), q, penalty, P, at.own + j, k)
+                store(scratch, rows.G + at.own + j, load(scratch, rows.G + at.own + j) + own)
+            store(scratch, rows.q + row, where_less(k.zero, load(scratch, rows.f + row), q, k.zero))
 
 
 @inlined
-def _counted(f, count, k):
-    """The count of active latents, and those of a tile."""
-    for row in range(f.first, f.first + TILE * f.width):
-        count = count + where_less(k.zero, load(f.rows, row), k.one, k.zero)
-    return count
-
-
-@inlined
-def _sae_gradients(P, at, tiles, zero):
+def _sae_gradients(P, at, rows, scratch, zero):
     """Add a tile's gradients of the standard parameters."""
-    scratch, G, n_hidden = tiles.h.rows, tiles.G, at.n_hidden
-    for j in range(at.n_latents):
-        q, f = load_tile(tiles.q, j), load_tile(tiles.f, j)
+    n_hidden, n_latents = at.n_hidden, at.n_latents
+    for j in range(n_latents):
+        q0, q1, q2, q3 = load_tile(scratch, rows.q + j, n_latents)
+        f0, f1, f2, f3 = load_tile(scratch, rows.f + j, n_latents)
         for i in range(n_hidden):
-            _add_to(scratch, G + j * n_hidden + i, q, load_tile(tiles.u, i))
-            _add_to(scratch, G + at.W_dec + j * n_hidden + i, f, load_tile(tiles.r, i))
-        q0, q1, q2, q3 = q
-        row = G + at.b_enc + j
-        store(scratch, row, (((load(scratch, row) + q0) + q1) + q2) + q3)
+            u0, u1, u2, u3 = load_tile(scratch, rows.u + i, n_hidden)
+            r0, r1, r2, r3 = load_tile(scratch, rows.r + i, n_hidden)
+            _add_tile(scratch, rows.G + j * n_hidden + i, (q0 * u0, q1 * u1, q2 * u2, q3 * u3))
+            _add_tile(scratch, rows.G + at.W_dec + j * n_hidden + i, (f0 * r0, f1 * r1, f2 * r2, f3 * r3))
+        _add_tile(scratch, rows.G + at.b_enc + j, (q0, q1, q2, q3))
     for i in range(n_hidden):
         s0, s1, s2, s3 = zero, zero, zero, zero
         if at.centred:
-            s0, s1, s2, s3 = tile_sums(P, i, n_hidden, tiles.q, at.n_latents)
-        r0, r1, r2, r3 = load_tile(tiles.r, i)
-        row = G + at.b_dec + i
-        store(scratch, row, (((load(scratch, row) + (r0 - s0)) + (r1 - s1)) + (r2 - s2)) + (r3 - s3))
+            s0, s1, s2, s3 = tile_sums(P, i, n_hidden, scratch, rows.q, n_latents, n_latents)
+        r0, r1, r2, r3 = load_tile(scratch, rows.r + i, n_hidden)
+        _add_tile(scratch, rows.G + at.b_dec + i, (r0 - s0, r1 - s1, r2 - s2, r3 - s3))
 
 
 @inlined

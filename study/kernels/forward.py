@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from search_spaces.protocol import Protocol
 from study.kernels.compilation import inlined
@@ -63,76 +63,63 @@ def decoded(P, at, i, scratch, f):
     return value
 
 
-# A tile of samples: those of one quantity lie one behind the other
-
-
-class Tile(NamedTuple):
-    """The rows of one quantity of TILE samples."""
-
-    rows: Any
-    """(rows, lanes)."""
-    first: int
-    width: int
-    """Rows of one sample."""
+# A tile of samples: `width` rows each, one behind the other, from a first row on
 
 
 @inlined
-def load_tile(tile, i):
-    """Row i of each sample."""
-    row, width = tile.first + i, tile.width
-    return load(tile.rows, row), load(tile.rows, row + width), load(tile.rows, row + 2 * width), load(tile.rows, row + 3 * width)
+def load_tile(X, x, width):
+    """A row of each sample; x is that of the first."""
+    return load(X, x), load(X, x + width), load(X, x + 2 * width), load(X, x + 3 * width)
 
 
 @inlined
-def store_tile(tile, i, values):
-    """Set row i of each sample."""
-    row, width = tile.first + i, tile.width
-    store(tile.rows, row, values[0])
-    store(tile.rows, row + width, values[1])
-    store(tile.rows, row + 2 * width, values[2])
-    store(tile.rows, row + 3 * width, values[3])
+def store_tile(X, x, width, values):
+    """Set a row of each sample; x is that of the first."""
+    store(X, x, values[0])
+    store(X, x + width, values[1])
+    store(X, x + 2 * width, values[2])
+    store(X, x + 3 * width, values[3])
 
 
 @inlined
-def tile_products(starts, P, p, step, tile, first, count):
-    """start + Σ_i P[p + i·step] x_i of each sample, i from `first` on."""
+def tile_products(starts, P, p, step, X, x, width, count):
+    """start + Σ_i P[p + i·step] X[x + i] of each sample."""
     s0, s1, s2, s3 = starts
-    for i in range(first, count):
+    for i in range(count):
         weight = load(P, p + i * step)
-        x0, x1, x2, x3 = load_tile(tile, i)
-        s0 = s0 + weight * x0
-        s1 = s1 + weight * x1
-        s2 = s2 + weight * x2
-        s3 = s3 + weight * x3
+        s0 = s0 + weight * load(X, x + i)
+        s1 = s1 + weight * load(X, x + width + i)
+        s2 = s2 + weight * load(X, x + 2 * width + i)
+        s3 = s3 + weight * load(X, x + 3 * width + i)
     return s0, s1, s2, s3
 
 
 @inlined
-def tile_sums(P, p, step, tile, count):
-    """Σ_i P[p + i·step] x_i of each sample, from its first term on."""
+def tile_sums(P, p, step, X, x, width, count):
+    """Σ_i P[p + i·step] X[x + i] of each sample, from its first term on."""
     weight = load(P, p)
-    x0, x1, x2, x3 = load_tile(tile, 0)
-    return tile_products((weight * x0, weight * x1, weight * x2, weight * x3), P, p, step, tile, 1, count)
+    x0, x1, x2, x3 = load_tile(X, x, width)
+    return tile_products((weight * x0, weight * x1, weight * x2, weight * x3), P, p + step, step, X, x + 1, width, count - 1)
 
 
 @inlined
-def encode_tile(code, P, at, u, s, f, k):
-    """`encode` for a tile; u, s and f are Tiles of one array."""
-    for j in range(at.n_latents):
+def encode_tile(code, P, at, X, u, s, f, k):
+    """`encode` for a tile."""
+    width = at.n_latents
+    for j in range(width):
         b = load(P, at.b_enc + j)
-        values = tile_products((b, b, b, b), P, j * at.n_hidden, 1, u, 0, at.n_hidden)
-        store_tile(s, j, values)
-        own = at.own + j
-        f0, f1 = activate(code, values[0], P, own, k), activate(code, values[1], P, own, k)
-        f2, f3 = activate(code, values[2], P, own, k), activate(code, values[3], P, own, k)
-        store_tile(f, j, (f0, f1, f2, f3))
+        values = tile_products((b, b, b, b), P, j * at.n_hidden, 1, X, u, at.n_hidden, at.n_hidden)
+        store_tile(X, s + j, width, values)
+        for n in range(TILE):
+            store(X, f + n * width + j, activate(code, load(X, s + n * width + j), P, at.own + j, k))
     for n in range(TILE):
-        compete(code, f.rows, s.first + n * s.width, f.first + n * f.width, at.n_latents, k)
+        compete(code, X, s + n * width, f + n * width, width, k)
 
 
 @inlined
-def decode_tile(P, at, f, reconstruction):
+def decode_tile(P, at, X, f, reconstruction):
     """`decoded` for a tile."""
     for i in range(at.n_hidden):
         b = load(P, at.b_dec + i)
-        store_tile(reconstruction, i, tile_products((b, b, b, b), P, at.W_dec + i, at.n_hidden, f, 0, at.n_latents))
+        values = tile_products((b, b, b, b), P, at.W_dec + i, at.n_hidden, X, f, at.n_latents, at.n_latents)
+        store_tile(X, reconstruction + i, at.n_hidden, values)
