@@ -18,6 +18,7 @@ from analysis.report.study_rows import COLLAPSE, StudyRows
 from analysis.searches.l1 import l1_sentences
 from analysis.transitions.critical_points import CriticalPoint
 from analysis.transitions.crossings import Answer
+from search_spaces.coordinates import COORDINATES, L1
 from search_spaces.failures import FailureKind, verdicts
 
 MOST_REGIONS = 3
@@ -167,8 +168,9 @@ def region_sentences(regions: Sequence[Region]) -> list[str]:
 
 def _region_sentence(region: Region) -> str:
     low, high = region.peak_interval
+    extents = ", ".join(f"{COORDINATES[name].symbol} {range_text(extent)}" for name, extent in region.extents.items())
     return (
-        f"{region.failure}: {span_text(region.architectures)}, S {range_text(region.sparsity)}, l1 {range_text(region.l1)} "
+        f"{region.failure}: {span_text(region.architectures)}, {extents} "
         f"({region.volume:.1%} of the cells, {region.replicates} replicates); at its peak {region.peak_rate:.0%} of the "
         f"seeds fail [95 % interval {low:.0%} to {high:.0%}], confidence that it is there {probability_text(region.confidence)}."
     )
@@ -190,7 +192,7 @@ def range_text(ends: tuple[float, float]) -> str:
 
 def death_summary(points: Sequence[CriticalPoint]) -> list[str]:
     """Where half of the seeds lose all latents, over all architectures and sparsities, and how near the closed forms come."""
-    along = [point for point in points if point.axis == "l1"]
+    along = [point for point in points if point.axis == L1]
     crossed = [point for point in along if point.crossing.answer is Answer.CROSSED and point.crossing.direction == "rising"]
     enough = [point for point in along if point.crossing.answer is not Answer.TOO_FEW]
     if not enough:

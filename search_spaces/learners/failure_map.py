@@ -22,12 +22,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import betainc
 from scipy.stats import qmc
 
-from search_spaces.cells import Architecture, Replicates
+from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
 from search_spaces.errors import MisuseError
 from search_spaces.failures import failed
 from search_spaces.learners.contract import Rows
@@ -131,9 +132,10 @@ class Refinement:
         }
 
     def _counts(self, rows: Rows) -> Counts:
-        """One row a point, millions of them gathered; MisuseError for one outside the domain."""
-        outcomes = failed(rows, self.spec.search.failure)
-        return Counts.of(self.spec.domain, rows["architecture"], rows["sparsity"], rows["l1"], outcomes).gathered().merged()
+        """Their counts, millions of points gathered; MisuseError for one outside the domain."""
+        domain, outcomes = self.spec.domain, failed(rows, self.spec.search.failure)
+        x, y = (rows[coordinate.name] for coordinate in domain.plane)
+        return Counts.of(domain, rows["architecture"], x, y, outcomes).gathered()
 
     def _plan(self) -> None:
         """Another batch, unless the budget is spent or the precision reached: the first pass but for a batch, that, refinement."""
@@ -254,11 +256,12 @@ class _State:
         return _joined(parts).take(count)
 
     def _autoencoders(self, count: int) -> int:
-        return -(-count // self._l1s)
+        return -(-count // self._saes_each)
 
     @property
-    def _l1s(self) -> int:
-        return self.spec.search.l1s_per_autoencoder if self.spec.domain.varies[1] else 1
+    def _saes_each(self) -> int:
+        y = self.spec.domain.y
+        return self.spec.search.l1s_per_autoencoder if y.varies and y.coordinate.of_the_sae else 1
 
     def _next(self, count: int, sobol: qmc.Sobol) -> tuple[Ints, Floats, Floats]:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a first stretch is no power of two: it goes on
@@ -266,11 +269,11 @@ class _State:
         return (place[:, 0] * len(self.spec.domain.architectures)).astype(np.int64), place[:, 1], place[:, 2]
 
     def _sharing(self, anchors: tuple[Ints, Floats, Floats], weights: Floats) -> _Points:
-        """Each anchor with further l1 values of the same autoencoder, spread evenly by weight over its column."""
+        """Each anchor with further values of y on the same autoencoder, spread evenly by weight over its column."""
         a, u, v = anchors
         column = weights[a, grid_cell(u, weights.shape[1])]
-        shared = np.stack([evenly(column, v, turn / self._l1s) for turn in range(self._l1s)], axis=1)
-        numbers = np.repeat(np.arange(len(a)), self._l1s)
+        shared = np.stack([evenly(column, v, turn / self._saes_each) for turn in range(self._saes_each)], axis=1)
+        numbers = np.repeat(np.arange(len(a)), self._saes_each)
         return _Points(a[numbers], u[numbers], shared.ravel(), numbers)
 
 
@@ -313,12 +316,13 @@ def _joined(parts: Sequence[_Points]) -> _Points:
 
 def _replicates(domain: Domain, points: _Points, seeds: Ints) -> list[Replicates]:
     found = []
-    sparsity, l1 = domain.sparsity_at(points.u), domain.l1_at(points.v)
+    columns: dict[str, Any] = dict.fromkeys(SEED_COLUMNS, seeds)
+    for axis, units in ((domain.x, points.u), (domain.y, points.v)):
+        columns[axis.coordinate.name] = axis.from_unit(units)
     for a in np.unique(points.architecture):
         here = points.architecture == a
-        seed = seeds[here]
-        architecture = Architecture.parse(domain.architectures[a])
-        found.append(Replicates(architecture, sparsity[here], l1[here], seed, seed, seed, seed))
+        own = {name: column[here] for name, column in columns.items()}
+        found.append(Replicates(Architecture.parse(domain.architectures[a]), **own))
     return found
 
 

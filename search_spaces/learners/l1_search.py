@@ -20,7 +20,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.cells import Architecture, Cell, Replicate, Replicates, checked_l1, checked_sparsity
+from search_spaces.cells import Architecture, Cell, Replicate, Replicates
+from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind
 from search_spaces.learners.contract import Rows
@@ -69,11 +70,11 @@ class L1SearchSpec:
     """The first of the replicates' seeds, which count up from it; also of the points' random numbers."""
 
     def __post_init__(self) -> None:
-        cells = tuple((str(Architecture.parse(name)), checked_sparsity(sparsity)) for name, sparsity in self.cells)
+        cells = tuple((str(Architecture.parse(name)), SPARSITY.checked(sparsity)) for name, sparsity in self.cells)
         if not cells or len(set(cells)) < len(cells):
             raise MisuseError(f"cells={list(cells)} must name at least one (architecture, sparsity), and none twice.")
         object.__setattr__(self, "cells", cells)
-        low, high = (checked_l1(end) for end in self.l1)
+        low, high = (L1.checked(end) for end in self.l1)
         if not 0 < low < high or np.log10(high / low) < 0.5:
             raise MisuseError(f"l1 from {low:g} to {high:g} is no range to search. Give half a decade or more, above 0.")
         object.__setattr__(self, "l1", (low, high))

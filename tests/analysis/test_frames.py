@@ -14,7 +14,7 @@ from scipy.stats import binom
 from analysis import load, tune_frame
 from analysis.comparisons.published import published_experiment, rate_text, side_by_side
 from analysis.figures import verdicts as plots
-from analysis.figures.phase import failure_curves
+from analysis.figures.failure_curves import failure_curves
 from analysis.frames import tidy
 from analysis.rates.cells import cell_rates, on_lattice, rate_interval
 from analysis.report.page import findings, verdict_table, write_report

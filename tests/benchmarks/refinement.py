@@ -89,7 +89,7 @@ def _trained(learner: Refinement, rate: Rate, rng: np.random.Generator) -> Rows:
     asked = learner.ask()
     names = np.repeat([str(part.architecture) for part in asked], [len(part) for part in asked])
     columns = {name: np.concatenate([getattr(part, name) for part in asked]) for name in ("sparsity", "l1", "seed")}
-    p = rate(DOMAIN.index(names), DOMAIN.u(columns["sparsity"]), DOMAIN.v(columns["l1"]))
+    p = rate(DOMAIN.index(names), DOMAIN.x.to_unit(columns["sparsity"]), DOMAIN.y.to_unit(columns["l1"]))
     return {"architecture": names, **columns, "failure": np.where(rng.random(len(p)) < p, "sae_dead", "none")}
 
 

@@ -97,4 +97,4 @@ def test_regions_say_what_they_leave_out(run: Run, stored: Path) -> None:
     rows.assign(l1=rows["l1"].where(rows["l1"] < 1, 0.0)).to_parquet(shard, index=False)
     code, out, err = run("regions", "made", "--storage", stored, "--json")
     assert (code, json.loads(out)["left_out_l1_zero"]) == (0, 8)
-    assert "8 replicates of l1 = 0 are left out" in err
+    assert "8 replicates with l1 = 0 are left out" in err
