@@ -67,13 +67,13 @@ class LocalMaximum:
             f"{k} of {n} at {level:g}" for k, n, level in zip(self.failures, self.replicates, self.levels, strict=True)
         )
         if np.isnan(self.p_value):
-            return f"Whether {self.levels[1]:g} is a local maximum cannot be told: {left}, {middle}, {right}."
+            return f"Whether {self.levels[1]:g} is a local maximum is not known: {left}, {middle}, {right}."
         verdict = "is" if self.supported else "cannot be said to be"
-        told = (
+        claim = (
             f"The rate at {self.levels[1]:g} {verdict} above both neighbours': {left}, {middle}, {right}; "
             f"posterior probability {probability_text(self.posterior)}, {p_text(self.p_value)} (intersection–union, {self.test})."
         )
-        return told if self.supported else f"{told} {self._needed()}"
+        return claim if self.supported else f"{claim} {self._needed()}"
 
     def _needed(self) -> str:
         left, middle, right = (k / n for k, n in zip(self.failures, self.replicates, strict=True))
@@ -93,7 +93,7 @@ def local_maximum(
     """Test the claim p₁ < p₂ > p₃ from three counts.
 
     An intersection–union test (Berger 1982): the claim is two claims, each is tested at α by an exact one-sided test, and
-    it stands where both reject; its size is at most α. discordant: for the left and the right neighbour how many common
+    it holds where both reject; its size is at most α. discordant: for the left and the right neighbour how many common
     seeds fail in the middle only and in the neighbour only. Then the tests are McNemar's; otherwise Fisher's, which takes
     cells as independent, and is conservative where the same seed tends to fail in both.
     """
@@ -165,7 +165,7 @@ MOST_REPLICATES = 4_000
 
 
 def replicates_for_local_maximum(rates: Sequence[float], level: float = LEVEL, power: float = POWER) -> int | None:
-    """How many replicates a cell the claim p₁ < p₂ > p₃ needs at these rates; None above MOST_REPLICATES.
+    """How many replicates per cell the claim p₁ < p₂ > p₃ needs at these rates; None above MOST_REPLICATES.
 
     By exact power. It rises with n in saw teeth: n is enough and n − 1 is not, though some smaller n might be by luck.
     """

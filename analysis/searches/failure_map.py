@@ -72,7 +72,7 @@ def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
     return FailureMap(
         search.failure,
         search.level,
-        learner.told,
+        learner.replicates,
         learner.expected_misclassified_volume,
         learner.expected_regret,
         failure_regions(frame, search.failure, search.level, learner.spec.domain),

@@ -5,7 +5,7 @@
         learner.tell(rows_of(learner.ask()))
 
 Every batch but the first two is planned from the rows of all batches but the one before it, which may be in training
-meanwhile. So what is asked is a function of the specification and of the rows told, whenever they come: resuming is
+meanwhile. So what it asks is a function of the specification and of the rows, whenever they come: a search resumes by
 asking and telling again.
 
 After an even first pass a batch has four parts. *Straddle* sharpens the boundary as the mixture sees it; where there is
@@ -50,12 +50,12 @@ SURPRISE_REACH = 3.0
 
 @dataclass(frozen=True)
 class MapSpec:
-    """What is mapped, and where. Raises MisuseError for a batch that is none."""
+    """What is mapped, and where. Raises MisuseError for a batch below 1."""
 
     domain: Domain
     search: MapSearch
     batch: int | None = None
-    """Replicates a batch; None: growing with what was asked."""
+    """Replicates per batch; None: growing with what was asked."""
     seed: int = 0
     """Of the points asked for; replicates' own seeds are counted up from 0, or from the highest of earlier rows."""
 
@@ -70,8 +70,8 @@ class Refinement:
     def __init__(self, spec: MapSpec, earlier: Rows | None = None) -> None:
         """Start from nothing, or from rows of earlier studies (all inside the domain)."""
         self.spec = spec
-        self.told = 0
-        """Replicates of which rows were told, earlier ones not counted."""
+        self.replicates = 0
+        """Those whose rows it has learned from, earlier ones not counted."""
         counts, self._next_seed = _no_counts(), 0
         if earlier is not None and len(earlier["seed"]):
             counts, self._next_seed = self._counts(earlier), 1 + int(earlier["seed"].max())
@@ -108,7 +108,7 @@ class Refinement:
         return not self._to_ask and (self._precise or self._planned >= self.spec.search.budget)
 
     def ask(self) -> list[Replicates]:
-        """The next batch, one `Replicates` an architecture; none while two are out, or where it is done."""
+        """The next batch, one `Replicates` per architecture; none while two are out, or where it is done."""
         if not self._to_ask:
             return []
         batch = self._to_ask.popleft()
@@ -118,15 +118,17 @@ class Refinement:
     def tell(self, rows: Rows) -> None:
         """Learn from a batch: tree and process are first scored on it, then fitted anew. The rows' order is irrelevant."""
         if not self._asked or len(rows["seed"]) != self._asked[0]:
-            raise ValueError(f"{len(rows['seed'])} rows were told; out are batches of {list(self._asked)}, the first is due whole.")
-        self.told += self._asked.popleft()
+            raise ValueError(
+                f"{len(rows['seed'])} rows came; the batches that are out have {list(self._asked)}. Tell the first one whole."
+            )
+        self.replicates += self._asked.popleft()
         self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
         self._plan()
 
     def summary(self) -> dict[str, float]:
         """For progress lines."""
         return {
-            "replicates": self.told,
+            "replicates": self.replicates,
             "expected_misclassified_volume": self.expected_misclassified_volume,
             "expected_regret": self.expected_regret,
         }
@@ -156,7 +158,7 @@ class Refinement:
 
     def _is_precise(self) -> bool:
         volume, regret = self.spec.search.misclassified_volume, self.spec.search.regret
-        return self._earlier + self.told >= self.spec.search.first_pass and (
+        return self._earlier + self.replicates >= self.spec.search.first_pass and (
             (volume is not None and self.expected_misclassified_volume <= volume)
             or (regret is not None and self.expected_regret <= regret)
         )
@@ -212,21 +214,21 @@ class _State:
 
         Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
         1 − m + n − k). They contradict a safe place by the probability of a rate above level / 2, a failing one by that of
-        one below (1 + level) / 2; as far as the counts that the map foretells there, k = Σ m, would not do so too. A lone
+        one below (1 + level) / 2; as far as the counts that the map predicts there, k = Σ m, would not do so too. A lone
         failure amid safety draws a few more replicates: noise is soon seen through, and an island that the process would
         smooth away is found.
         """
-        failures, replicates, foretold = self._nearby
+        failures, replicates, predicted = self._nearby
         mean = self.mixture.mean
         fails = mean >= self.spec.search.level
         halfway = (self.spec.search.level + fails) / 2
-        seen, known = (betainc(mean + k, np.maximum(1 - mean + replicates - k, 1e-9), halfway) for k in (failures, foretold))
+        seen, known = (betainc(mean + k, np.maximum(1 - mean + replicates - k, 1e-9), halfway) for k in (failures, predicted))
         contradicted = np.where(fails, seen * (1 - known), (1 - seen) * known)
         return (contradicted * (1 - 2 * self.risk)) ** 4
 
     @property
     def _nearby(self) -> tuple[Floats, Floats, Floats]:
-        """Failures, replicates, and failures foretold around each of the grid's cells, by a Gaussian kernel of height 1."""
+        """Failures, replicates, and failures predicted around each of the grid's cells, by a Gaussian kernel of height 1."""
         counts, shape = self.surface.counts, self.spec.domain.shape()
         at = counts.architecture, grid_cell(counts.u, shape[1]), grid_cell(counts.v, shape[2])
         failures, replicates = np.zeros(shape), np.zeros(shape)

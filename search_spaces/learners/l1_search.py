@@ -25,7 +25,7 @@ from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind
 from search_spaces.learners.contract import Rows
-from search_spaces.learners.l1_curves import STEP, Crossing, Descent, Floats, Ints, Monotony, RisingRate, Score
+from search_spaces.learners.l1_curves import STEP, CrossingPosterior, Descent, Floats, Ints, Monotony, RisingRate, Score
 from search_spaces.searches import BEFORE_SAE, L1Search
 
 BATCH = 24
@@ -299,12 +299,12 @@ class _CellRows:
         return np.isin(self._failure, self._spec.search.failure)
 
     @cached_property
-    def upper(self) -> Crossing:
+    def upper(self) -> CrossingPosterior:
         """Where the failure's rate rises to the level."""
         return self._rising.crossing(*self._counts(self._failed))
 
     @cached_property
-    def lower(self) -> Crossing:
+    def lower(self) -> CrossingPosterior:
         """Where the rate of a dense code falls to the level; on the lattice turned round."""
         failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
         return self._rising.crossing(failures[::-1], replicates[::-1])
@@ -357,7 +357,7 @@ class _CellRows:
         seed = np.concatenate(seeds)
         return _distinct(np.concatenate([edge, others, best]), seed, self._size), seed
 
-    def _within(self, crossing: Crossing, count: int, rng: np.random.Generator) -> Ints:
+    def _within(self, crossing: CrossingPosterior, count: int, rng: np.random.Generator) -> Ints:
         """Draws of a crossing: fewer, as it is the less sure to lie in the range."""
         return crossing.draw(round(count * crossing.inside), rng)
 

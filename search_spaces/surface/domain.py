@@ -60,7 +60,7 @@ class Domain:
         return found
 
     def centres(self, size: int = GRID) -> tuple[Floats, Floats]:
-        """u and v at the middles of the grid's cells: `size` an axis, one where the axis is a single value."""
+        """u and v at the middles of the grid's cells: `size` per axis, one where the axis is a single value."""
         u, v = ((np.arange(cells) + 0.5) / cells for cells in self.shape(size)[1:])
         return u, v
 

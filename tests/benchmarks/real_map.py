@@ -131,12 +131,12 @@ def search(truth: Truth, seed: int) -> Outcome:
     covered = None
     while not learner.done:
         learner.tell(columns(pa.concat_tables(trained(asked) for asked in learner.ask())))
-        if learner.told < FIRST_PASS:
+        if learner.replicates < FIRST_PASS:
             continue
         if truth.misclassified(learner.surface) > WANTED:
             kept = math.inf
             continue
-        reached, kept = min(reached, learner.told), min(kept, learner.told)
+        reached, kept = min(reached, learner.replicates), min(kept, learner.replicates)
         covered = covered or truth.covered(learner.surface)
     return Outcome(reached, kept, covered or truth.covered(learner.surface))
 

@@ -209,7 +209,7 @@ def test_claim_that_was_not_measured_cannot_be_told() -> None:
     claim = local_maximum_at(curve_of({0.85: 2}, 5), (0.85, 0.9, 0.95))
     assert np.isnan(claim.p_value)
     assert not claim.supported
-    assert "cannot be told" in claim.sentence
+    assert "is not known" in claim.sentence
     for k in (0, 5):
         flat = local_maximum_at(curve_of({0.85: k, 0.9: k, 0.95: k}, 5), (0.85, 0.9, 0.95))
         assert flat.p_value == 1

@@ -122,7 +122,7 @@ def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Rows]]) -> None:
         sizes.append(sum(map(len, asked)))
         learner.tell(trained(asked))
     assert sizes == [100, 100, 44]
-    assert learner.told == 700
+    assert learner.replicates == 700
     assert learner.ask() == []
 
 
@@ -189,7 +189,7 @@ def test_precision_asked_for_ends_the_search() -> None:
     """It stops at the first batch after which the expected misclassified volume, or the regret, is small enough."""
     for precision in ({"misclassified_volume": 0.08}, {"regret": 0.05}):
         learner = explored(MapSpec(PAIR, MapSearch(budget=5_000, first_pass=256, **precision), batch=200))  # type: ignore[arg-type]
-        assert 256 <= learner.told < 5_000
+        assert 256 <= learner.replicates < 5_000
         assert learner.expected_misclassified_volume <= 0.08 or learner.expected_regret <= 0.05
 
 
@@ -208,7 +208,7 @@ def test_first_pass_is_taken_whole() -> None:
     assert not learner.done
     while not learner.done:
         learner.tell(trained(learner.ask()))
-    assert learner.told == 256 + 100
+    assert learner.replicates == 256 + 100
 
 
 @pytest.mark.parametrize("l1s", [4, 10])
@@ -231,7 +231,7 @@ def test_earlier_rows_are_used_and_cost_nothing(begun: tuple[MapSpec, list[Rows]
     spec, told = begun
     earlier = {name: np.concatenate([rows[name] for rows in told]) for name in told[0]}
     learner = Refinement(spec, earlier)
-    assert learner.told == 0
+    assert learner.replicates == 0
     asked = learner.ask()
     rows = asked_rows(asked)
     assert len(rows["seed"]) == 100
@@ -240,14 +240,14 @@ def test_earlier_rows_are_used_and_cost_nothing(begun: tuple[MapSpec, list[Rows]
     learner.tell(trained(asked))
     while not learner.done:
         learner.tell(trained(learner.ask()))
-    assert learner.told == 700
+    assert learner.replicates == 700
 
 
 def test_one_sparsity_or_one_l1_is_enough() -> None:
     """On a line the learner works as on a plane; where no l1 varies none is shared."""
     for domain in (domain_over(("5-3-5",), (0.9, 0.9), (1e-4, 1)), domain_over(("5-3-5",), (0.3, 0.98), (0.01, 0.01))):
         learner = explored(MapSpec(domain, MapSearch(budget=200, first_pass=64, l1s_per_autoencoder=4), batch=68), domain)
-        assert learner.told == 200
+        assert learner.replicates == 200
         assert learner.surface.on_grid().mean.shape == domain.shape()
 
 
