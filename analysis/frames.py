@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import fs
 
-from search_spaces.failures import failed, verdicts
+from search_spaces.failures import failed, verdict_named, verdicts
 from study.storage.schema import WHOLE, Group, columns
 from study.storage.status import existing_study
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
@@ -32,7 +32,7 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     - `unreadable_shards`: pack ids of corrupt shards; `sae-study resume` trains their replicates again.
 
     Counts that may be missing (`dead_latents` of a replicate without an SAE) are of pandas' Int64. MisuseError where
-    there is no such study.
+    there is no such study, or a verdict of its rows is not registered.
     """
     folder = _folder(study, storage)
     shards = folder.read_shards()
@@ -50,7 +50,9 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
 
 
 def tidy(rows: pa.Table) -> pd.DataFrame:
-    """Stored rows as `load` gives them."""
+    """Stored rows as `load` gives them; MisuseError where a verdict is none of those that are registered."""
+    for name in rows["failure"].unique().to_pylist():
+        verdict_named(name)
     frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     frame = frame.astype(dict.fromkeys(_always_there(), "int64"))
     frame["sae_all_dead"] = failed(frame, "sae_all_dead").fillna(False).astype(bool)
@@ -63,11 +65,11 @@ def _always_there() -> list[str]:
 
 
 def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
-    """Tune's own result frame of all runs of a study: one row a pack, as `ResultGrid.get_dataframe()` gives it.
+    """Tune's own result frame of all runs of a study: one row per pack, as `ResultGrid.get_dataframe()` gives it.
 
     `run` names the Tuner run (one a launch or resume), oldest first. Where a run was cut off, so that Tune's snapshot is
     missing, torn or older than its result files, the result lines themselves fill in. A pack whose line was lost with
-    the driver is told from its rows, with an empty `run` and without Tune's own columns.
+    the driver is described by its rows, with an empty `run` and without Tune's own columns.
     """
     folder = _folder(study, storage)
     frames = []
@@ -87,7 +89,7 @@ def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataF
 
 
 def _packs_from_rows(folder: StudyFolder, known: set[str]) -> pd.DataFrame:
-    """Packs that no run has a line of: what their rows tell of them."""
+    """Packs that no run has a line of: what their rows say of them."""
     wanted = ["replicate_id", "architecture", "failure", "trial_id", "wall_seconds"]
     packs = []
     for pack_id in sorted(set(folder.shard_ids()) - known):

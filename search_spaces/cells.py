@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
 
 _ARCHITECTURE = re.compile(r"(\d+)-(\d+)-(\d+)(?:/(\d+))?")
@@ -42,7 +42,13 @@ class Architecture:
 
     @classmethod
     def parse(cls, text: object) -> Architecture:
-        """Read "10-5-10" or "10-5-10/20"."""
+        """Read "10-5-10" or "10-5-10/20".
+
+        >>> Architecture.parse("10-5-10/20")
+        Architecture(n_features=10, n_hidden=5, n_latents=20)
+        >>> str(Architecture(n_features=10, n_hidden=5))
+        '10-5-10'
+        """
         if isinstance(text, Architecture):
             return text
         found = _ARCHITECTURE.fullmatch(text.strip()) if isinstance(text, str) else None
@@ -66,33 +72,11 @@ class Architecture:
         return outer if self.n_latents == self.n_features else f"{outer}/{self.n_latents}"
 
 
-def checked_sparsity(value: object) -> float:
-    """Return the sparsity S as a float in [0, 1), or raise MisuseError."""
-    number = _number("sparsity", value)
-    if not 0 <= number < 1:
-        raise MisuseError(f"sparsity={value!r} is outside [0, 1). It is P(feature = 0): for one feature in ten active use 0.9.")
-    return number
-
-
-def checked_l1(value: object) -> float:
-    """Return the L1 coefficient as a finite float >= 0, or raise MisuseError."""
-    number = _number("l1", value)
-    if not (number >= 0 and math.isfinite(number)):
-        raise MisuseError(f"l1={value!r} is not a finite number >= 0. The source's value is 0.01; 0 switches it off.")
-    return number
-
-
 def checked_seed(value: object) -> int:
     """Return the seed as an int in [0, 2**32), or raise MisuseError."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
         raise MisuseError(f"seed={value!r} is not a whole number in [0, 2**32), the range of NumPy's generators.")
     return int(value)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise MisuseError(f"{name}={value!r} is not a number. Write it without quotes, as in 0.01.")
-    return float(value) + 0.0  # −0.0 is 0.0: one value, one replicate_id
 
 
 @dataclass(frozen=True, order=True)
@@ -106,13 +90,19 @@ class Cell:
     """The coefficient of the SAE's L1 penalty, >= 0."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sparsity", checked_sparsity(self.sparsity))
-        object.__setattr__(self, "l1", checked_l1(self.l1))
+        object.__setattr__(self, "sparsity", SPARSITY.checked(self.sparsity))
+        object.__setattr__(self, "l1", L1.checked(self.l1))
 
 
 @dataclass(frozen=True, order=True)
 class Replicate:
-    """A cell with a seed: the atom that is trained. One seed feeds data, AE and SAE unless they are set apart."""
+    """A cell with a seed: the atom that is trained. One seed feeds data, AE and SAE unless they are set apart.
+
+    >>> cell = Cell(Architecture.parse("10-5-10"), sparsity=0.9, l1=0.01)
+    >>> one = Replicate(cell, seed=123, ae_seed=7)
+    >>> one.data_seed, one.ae_seed, one.sae_seed
+    (123, 7, 123)
+    """
 
     cell: Cell
     seed: int

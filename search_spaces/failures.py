@@ -128,13 +128,12 @@ def failing_verdicts() -> tuple[Verdict, ...]:
 
 
 def verdict_named(name: str) -> Verdict:
-    """The verdict that rows store under this name; ValueError where none has it."""
+    """The verdict that rows store under this name; MisuseError where none has it."""
     for verdict in VERDICTS:
         if verdict.name == name:
             return verdict
-    raise ValueError(
-        f"verdict {name!r} is unknown.{closest(name, [of.name for of in VERDICTS])} Import the file that registers it."
-    )
+    known = [verdict.name for verdict in VERDICTS]
+    raise MisuseError(f"verdict {name!r} is unknown.{closest(name, known)} Import the file that registers it.")
 
 
 def insert_verdict(verdict: Verdict, before: str = FailureKind.NONE) -> None:

@@ -7,12 +7,14 @@ import difflib
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from search_spaces.errors import MisuseError
+from search_spaces.variants import VARIANTS, RegisteredVariant, check_variant
 
 PROCEDURE_VERSION = 2
 """Raised when the same replicate under the same protocol would give another row: rows made before are then no
@@ -24,9 +26,17 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
+DEFAULT_VARIANT = "relu"
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Protocol:
-    """How a replicate is made, trained and judged. The defaults are the `dissertation` protocol."""
+    """How a replicate is made, trained and judged. The defaults are the `dissertation` protocol.
+
+    Every field is given by keyword. Variants that are registered add the fields that they declare
+    (`search_spaces/variants.py`). Raises pydantic's ValidationError for a value out of range, MisuseError for fields that
+    contradict each other.
+    """
 
     # Data
     generator: Literal["legacy", "pcg64"] = "legacy"
@@ -60,16 +70,8 @@ class Protocol:
     sae_input: Literal["as_is", "rescaled"] = "as_is"
     """What is h to the SAE: the bottleneck's activations as they are, or divided by their mean norm over the training samples
     and multiplied by sqrt(n_hidden). The SAE's columns are then those of the rescaled h."""
-    sae_variant: Literal["relu", "topk", "jumprelu"] = "relu"
-    """Of the pre-activations s = W_enc h + b_enc: `relu`: f = max(s, 0). `topk`: the sae_k largest of them, the others 0 (Gao et
-    al. 2024). `jumprelu`: f = s where s is above a trained threshold, else 0 (Rajamanoharan et al. 2024). The penalty is
-    l1 Σ f; under `jumprelu` l1 times the number of active latents, as there."""
-    sae_k: _Count | None = None
-    """`topk` alone: how many latents may be active."""
-    sae_threshold_init: _Positive = 0.05
-    """`jumprelu`: where the thresholds start. They are kept at 0 or above."""
-    sae_threshold_bandwidth: _Positive = 0.1
-    """`jumprelu`: width of the window around the threshold in which its straight-through gradient is not 0."""
+    sae_variant: str = DEFAULT_VARIANT
+    """A registered variant: how latents follow from the pre-activations, and what their activity costs."""
     sae_init_std: _Positive = 0.01
     """W_enc and W_dec ~ normal(0, sae_init_std), before the two settings below."""
     sae_init_scale: _Positive = 1.0
@@ -93,7 +95,7 @@ class Protocol:
     sae_schedule: Literal["constant", "cosine"] = "constant"
     sae_target_l0: _Positive | None = None
     """The mean number of active latents that l1 is steered to during training (study/l1_controller.py), from the cell's l1 on, or
-    from the closed form where that is 0; None: l1 is held. `relu` alone."""
+    from the closed form where that is 0; None: l1 is held."""
 
     # Adam, both models
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -121,7 +123,26 @@ class Protocol:
     reached_within: _Share = 0.05
     """`sae_target_l0` is reached within this share of it."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, **given: Any) -> None:
+        for name, value in _validator()(**given):
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Protocol) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __repr__(self) -> str:
+        return f"Protocol({', '.join(f'{name}={value!r}' for name, value in self._identity)})"
+
+    @property
+    def _identity(self) -> tuple[tuple[str, Any], ...]:
+        """The fields that are not at their defaults: what a variant adds later changes nothing for older protocols."""
+        return tuple(_differences(self, _DEFAULTS).items())
+
+    def _check(self) -> None:
         for model in ("ae", "sae"):
             epochs, steps = getattr(self, f"{model}_epochs"), getattr(self, f"{model}_steps")
             if (epochs is None) == (steps is None):
@@ -142,16 +163,12 @@ class Protocol:
             raise MisuseError(
                 "generator='legacy' has no stream for evaluation samples. Use generator: pcg64, or eval_samples: null."
             )
-        if (self.sae_variant == "topk") != (self.sae_k is not None):
+        if self.sae_target_l0 is not None and not self.has_sae:
             raise MisuseError(
-                f"sae_variant={self.sae_variant!r} with sae_k={self.sae_k}: `topk` needs a number of active latents, the others "
-                "have none. Set both, as in sae_variant: topk, sae_k: 3."
+                f"sae_target_l0={self.sae_target_l0} with {self.sae_training_steps} SAE steps: only the l1 of an SAE that is "
+                "trained can be steered. Train one, or use sae_target_l0: null."
             )
-        if self.sae_target_l0 is not None and (self.sae_variant != "relu" or not self.has_sae):
-            raise MisuseError(
-                f"sae_target_l0={self.sae_target_l0} with sae_variant={self.sae_variant!r}, {self.sae_training_steps} steps: only "
-                "the l1 of a `relu` SAE that is trained can be steered. Use sae_variant: relu, or sae_target_l0: null."
-            )
+        check_variant(self, DEFAULT_VARIANT)
         if self.ae_training_steps == 0:
             raise MisuseError("ae_epochs=0 trains no autoencoder. Give at least one epoch or step.")
 
@@ -162,7 +179,7 @@ class Protocol:
         A field at its default does not enter, so that a later version may add fields without renaming every
         protocol of the past. A default never changes: that would be another PROCEDURE_VERSION.
         """
-        return hashlib.sha256(json.dumps(_differences(self, Protocol()), sort_keys=True).encode()).hexdigest()[:12]
+        return hashlib.sha256(json.dumps(dict(self._identity), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
@@ -189,7 +206,41 @@ class Protocol:
         return self.sae_training_steps > 0
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Protocol))
+def fields() -> tuple[str, ...]:
+    """The names of all fields, those of registered variants behind `sae_variant`."""
+    return tuple(field.name for field in dataclasses.fields(Protocol))
+
+
+@cache
+def _validator() -> type[BaseModel]:
+    """Validates the fields that there are; made anew when a variant adds some."""
+    hints = get_type_hints(Protocol, include_extras=True)
+    types: dict[str, Any] = {field.name: (hints[field.name], field.default) for field in dataclasses.fields(Protocol)}
+    return create_model("Protocol", __config__=ConfigDict(extra="forbid", strict=True), **types)
+
+
+def register_variant(variant: RegisteredVariant) -> None:
+    """Let protocols name a variant and set its fields. MisuseError where a name is taken."""
+    taken = [field.name for field in variant.fields if field.name in fields()]
+    if variant.name in VARIANTS or taken:
+        raise MisuseError(
+            f"variant {variant.name!r} cannot be registered: {', '.join(taken) or variant.name} is taken. Choose another name."
+        )
+    own = [(field.name, field.type, dataclasses.field(default=field.default)) for field in variant.fields]
+    added = {field.name: field for field in dataclasses.fields(dataclasses.make_dataclass("_", own))}
+    of_variants = {"sae_variant", *(field.name for other in VARIANTS.values() for field in other.fields)}
+    known = {field.name: field for field in dataclasses.fields(Protocol)}
+    behind = 1 + max(place for place, name in enumerate(known) if name in of_variants)
+    ordered = [*list(known.items())[:behind], *added.items(), *list(known.items())[behind:]]
+    type.__setattr__(Protocol, "__dataclass_fields__", dict(ordered))
+    Protocol.__annotations__ |= {field.name: field.type for field in variant.fields}
+    for field in variant.fields:
+        setattr(Protocol, field.name, field.default)
+    VARIANTS[variant.name] = variant
+    _validator.cache_clear()
+
+
+_DEFAULTS = Protocol()
 
 PROTOCOLS: dict[str, Protocol] = {
     # The source's *experiment*, where the SAE died, and its *diagnosis* run, which looked at other data.
@@ -239,15 +290,14 @@ def protocol_from(given: object) -> Protocol:
     changes = dict(given)
     base = _named(changes.pop("base", "dissertation"))
     for key in changes:
-        if key not in FIELDS:
-            raise MisuseError(f"protocol has no field {key!r}.{closest(key, FIELDS)} Fields: {', '.join(FIELDS)}.")
+        if key not in fields():
+            raise MisuseError(f"protocol has no field {key!r}.{closest(key, fields())} Fields: {', '.join(fields())}.")
     for model in ("ae", "sae"):
         for one, other in ((f"{model}_epochs", f"{model}_steps"), (f"{model}_steps", f"{model}_epochs")):
             if changes.get(one) is not None:
                 changes.setdefault(other, None)
-    fields: dict[str, Any] = dataclasses.asdict(base) | changes
     try:
-        return Protocol(**fields)
+        return Protocol(**dataclasses.asdict(base) | changes)
     except ValidationError as error:
         raise MisuseError(first_error(error)) from None
 
@@ -266,7 +316,7 @@ def _nearest(protocol: Protocol) -> tuple[str, dict[str, Any]]:
 
 
 def _differences(protocol: Protocol, base: Protocol) -> dict[str, Any]:
-    return {name: getattr(protocol, name) for name in FIELDS if getattr(protocol, name) != getattr(base, name)}
+    return {name: getattr(protocol, name) for name in fields() if getattr(protocol, name) != getattr(base, name)}
 
 
 def _named(name: object) -> Protocol:

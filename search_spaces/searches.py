@@ -56,7 +56,7 @@ class Search(StrictModel):
 
 
 class MapSearch(Search):
-    """Map the failure regions of a space's ranges: each batch of replicates goes where the map is unsure."""
+    """Map the failure regions over the ranges of a space. Each batch of replicates goes where the map is least certain."""
 
     kind: Literal["map"] = "map"
     failure: str = "any"
@@ -64,9 +64,9 @@ class MapSearch(Search):
     level: float = 0.5
     """The failure region is where the failure rate is at least this."""
     budget: int = 10_000
-    """Replicates to train at most, not counting those of earlier studies."""
+    """Most replicates to train, not counting those of earlier studies."""
     first_pass: int = 2048
-    """Replicates spread evenly before anything is refined."""
+    """Replicates spread evenly over the ranges before the map is refined."""
     l1s_per_autoencoder: int = 1
     """Values of l1 that share one autoencoder; up to about 10 cost little accuracy and save training."""
     misclassified_volume: float | None = None
@@ -74,7 +74,7 @@ class MapSearch(Search):
     regret: float | None = None
     """Stop when the expected regret is at most this; the better rule where rates near the level fill much of the plane."""
     earlier: tuple[str, ...] = ()
-    """Studies of the same storage, protocol and dtype whose rows it starts from."""
+    """Study whose rows the map starts from; it must share storage, protocol and dtype."""
 
     @model_validator(mode="after")
     def _checked(self) -> MapSearch:
@@ -111,19 +111,19 @@ REPLICATES_TO_2_PERCENT = (256, 750)
 
 
 class L1Search(Search):
-    """Find the safe interval of l1 and the best l1 for each architecture and sparsity of a space, within its range of l1."""
+    """Find the safe interval of l1 and the best l1 of a space. Both are found per architecture and sparsity, within its range."""
 
     kind: Literal["l1"] = "l1"
     failure: tuple[str, ...] = (FailureKind.SAE_DEAD.value, FailureKind.SAE_STARVED.value)
-    """Kinds of failure whose rate together must stay below the level; of those that come with too much l1."""
+    """Kind of failure, among those that too much l1 causes, whose rate must stay below the level; several kinds count together."""
     level: float = 0.1
     """Highest tolerated failure rate: the upper edge of the safe interval is where the rate crosses it."""
     budget: int = 250
-    """Replicates per architecture and sparsity at most."""
+    """Most replicates to train per architecture and sparsity."""
     precision: float | None = None
-    """Stop where half of the upper edge's 90 % interval is at most this many decades; without it the budget is spent."""
+    """Stop when half the width of the upper edge's 90 % interval is at most this many decades. Default: spend the budget."""
     recovery: Literal["mcc", "f1"] = "mcc"
-    """What the best l1 has most of: mcc (signed MCC), or f1 (F1 of the latents as detectors)."""
+    """Measure of recovery that the best l1 maximises: mcc (signed MCC), or f1 (F1 of the latents as detectors)."""
 
     @model_validator(mode="after")
     def _checked(self) -> L1Search:

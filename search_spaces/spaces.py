@@ -25,10 +25,9 @@ from search_spaces.cells import (
     Cell,
     Replicate,
     Replicates,
-    checked_l1,
     checked_seed,
-    checked_sparsity,
 )
+from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import closest, first_error
 
@@ -53,8 +52,8 @@ def grid(
         axis.ravel()
         for axis in np.meshgrid(
             np.array([checked_seed(value) for value in seeds], dtype=np.int64),
-            np.array([checked_sparsity(value) for value in sparsities]),
-            np.array([checked_l1(value) for value in l1s]),
+            np.array([SPARSITY.checked(value) for value in sparsities]),
+            np.array([L1.checked(value) for value in l1s]),
             indexing="ij",
         )
     )
@@ -134,7 +133,7 @@ class ListedReplicate(StrictModel):
     def _checked(cls, given: Any) -> Any:
         if isinstance(given, dict) and {"architecture", "sparsity", "l1", "seed"} <= given.keys():
             given = given | {"architecture": str(Architecture.parse(given["architecture"]))}
-            given["sparsity"], given["l1"] = checked_sparsity(given["sparsity"]), checked_l1(given["l1"])
+            given["sparsity"], given["l1"] = SPARSITY.checked(given["sparsity"]), L1.checked(given["l1"])
             for name in SEED_COLUMNS:
                 own = given.get(name)
                 given[name] = checked_seed(given["seed"] if own is None else own)
@@ -213,7 +212,7 @@ def written_seeds(seeds: Sequence[int]) -> list[int | str]:
 
 def _axis(name: str, given: object) -> tuple[float, ...]:
     """The values of a list or of {from, to, count, scale}, or the `Range` {from, to}."""
-    check = checked_sparsity if name == "sparsities" else checked_l1
+    check = (SPARSITY if name == "sparsities" else L1).checked
     if isinstance(given, Range):
         return given
     if not isinstance(given, dict):
@@ -231,7 +230,7 @@ def _axis(name: str, given: object) -> tuple[float, ...]:
 def _range(name: str, low: float, high: float, scale: str | None) -> Range:
     if low >= high:
         raise MisuseError(f"{name}: from {low} to {high} is no range. Expected from < to.")
-    own = "linear" if name == "sparsities" else "log"
+    own = (SPARSITY if name == "sparsities" else L1).scale
     if scale not in (None, own):
         raise MisuseError(f"{name}: scale={scale!r} needs a count: a search covers this axis on a scale of its own, {own}.")
     return Range(low, high)

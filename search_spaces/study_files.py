@@ -11,6 +11,7 @@ import yaml
 from pydantic import SerializeAsAny, ValidationError, field_validator, model_validator
 
 from search_spaces.cells import Architecture, Replicates
+from search_spaces.coordinates import L1, SPARSITY, Axis
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol, protocol_from, protocol_mapping
 from search_spaces.searches import Search, search_from
@@ -103,8 +104,9 @@ class StudySpec(StrictModel):
         if self.search is None or not isinstance(self.space, GridSpace):
             return None
         architectures = sorted(map(Architecture.parse, self.space.architectures))
-        ranges = ((min(values), max(values)) for values in (self.space.sparsities, self.space.l1))
-        return Domain(tuple(map(str, architectures)), *ranges)
+        values = {SPARSITY: self.space.sparsities, L1: self.space.l1}
+        x, y = (Axis(coordinate, min(own), max(own)) for coordinate, own in values.items())
+        return Domain(tuple(map(str, architectures)), x, y)
 
     def science(self) -> dict[str, Any]:
         """What makes two studies the same: all but pack_size and engine, which change no row of one engine family, and budget."""

@@ -7,6 +7,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import study.variants.registry  # noqa: F401  (protocols may name the variants from now on)
+
 if TYPE_CHECKING:
     from study.in_process import run_here
     from study.on_ray.driver import launch, resume

@@ -140,11 +140,6 @@ def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protoco
     return protocol.sae_init_scale * W_enc, protocol.sae_init_scale * W_dec
 
 
-def sae_initial_threshold(protocol: Protocol) -> float:
-    """Where every latent's threshold starts: 0 for the variants that have none."""
-    return protocol.sae_threshold_init if protocol.sae_variant == "jumprelu" else 0.0
-
-
 def minibatches(seed: int, purpose: int, steps: int, batch_size: int, protocol: Protocol) -> NDArray[np.int32] | None:
     """Which samples each step sees, (steps, batch_size); None where they are taken in stored order."""
     if protocol.sample_order == "stored":

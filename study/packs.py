@@ -17,11 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
-from search_spaces.errors import MisuseError
 from search_spaces.protocol import PROCEDURE_VERSION, Protocol, protocol_from, protocol_mapping
 from search_spaces.study_files import StudySpec
-from study.engines.contract import Engine
-from study.engines.registry import engine_named
+from study.engines.registry import KnownEngine, engine_for
 
 PACK_SECONDS = 20.0
 """What a pack should take: long beside Tune's cost of a trial, short beside what a lost worker costs."""
@@ -31,7 +29,10 @@ MOST_PACKS = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """What one Tune trial trains: replicates of one architecture, a protocol, a dtype and an engine."""
+    """What one Tune trial trains: replicates of one architecture, a protocol, a dtype and an engine.
+
+    MisuseError where the engine cannot train the protocol; `auto` becomes the name of the one that does.
+    """
 
     replicates: Replicates
     protocol: Protocol
@@ -39,18 +40,20 @@ class Pack:
     engine: str
 
     def __post_init__(self) -> None:
-        if self.engine == "torch" and self.protocol.sae_target_l0 is not None:
-            raise MisuseError(
-                f"engine='torch' holds l1 and cannot steer it to sae_target_l0={self.protocol.sae_target_l0}. Use engine: auto."
-            )
+        object.__setattr__(self, "engine", engine_for(self.engine, self.protocol).name)
 
     def __len__(self) -> int:
         return len(self.replicates)
 
+    @property
+    def known_engine(self) -> KnownEngine:
+        """Its engine, not imported."""
+        return engine_for(self.engine, self.protocol)
+
     @cached_property
     def replicate_ids(self) -> list[str]:
         """Hash of (replicate, protocol, dtype, engine family, version of the procedure), 20 hexadecimal digits each."""
-        tail = f"|{self.protocol.protocol_id}|{self.dtype}|{engine_named(self.engine).family}|{PROCEDURE_VERSION}"
+        tail = f"|{self.protocol.protocol_id}|{self.dtype}|{self.known_engine.family}|{PROCEDURE_VERSION}"
         columns = (getattr(self.replicates, name).tolist() for name in ("sparsity", "l1", *SEED_COLUMNS))
         lines = map("|".join, zip(*(map(repr, column) for column in columns), strict=True))
         head = f"{self.replicates.architecture}|"
@@ -98,10 +101,10 @@ class Pack:
 
 def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], int]:
     """The study's replicates whose ids are not there, one pack an architecture, and how many of the study are."""
-    known, engine = set(there), engine_named(spec.engine).name
+    known = set(there)
     missing, done = [], 0
     for replicates in spec.replicates():
-        pack = Pack(replicates, spec.protocol, spec.dtype, engine)
+        pack = Pack(replicates, spec.protocol, spec.dtype, spec.engine)
         absent = [position for position, replicate_id in enumerate(pack.replicate_ids) if replicate_id not in known]
         done += len(pack) - len(absent)
         if absent:
@@ -138,7 +141,6 @@ def _cut(pack: Pack, size: int) -> Iterator[Pack]:
 
 def estimated_seconds(pack: Pack) -> float:
     """One core's seconds for the pack: the engine's own estimate, and what data and metrics were measured to cost."""
-    engine: Engine = engine_named(pack.engine)
     architecture, protocol = pack.replicates.architecture, pack.protocol
     autoencoders, saes = len(autoencoder_keys(pack.replicates)[0]), len(pack)
     fresh = protocol.eval_samples or 0
@@ -147,7 +149,7 @@ def estimated_seconds(pack: Pack) -> float:
         drawn += protocol.ae_training_steps * protocol.ae_batch_size + protocol.sae_training_steps * protocol.sae_batch_size
     measured = (fresh or protocol.samples) * architecture.n_latents * architecture.n_features
     overhead = autoencoders * 1e-8 * drawn + saes * (4e-10 * measured + 5e-5)
-    return engine.seconds(architecture, protocol, autoencoders, saes, pack.dtype) + overhead
+    return pack.known_engine.load().seconds(architecture, protocol, autoencoders, saes, pack.dtype) + overhead
 
 
 def physical_cores(cpus: Iterable[int] | None = None, topology: Path = Path("/sys/devices/system/cpu")) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.spaces import GridSpace
 from search_spaces.study_files import StudySpec
-from study.engines.registry import engine_named
+from study.engines.registry import engine_for
 from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
 from study.run_pack import run_pack
 from study.searching.learner_of import earlier_rows, learner_of
@@ -44,7 +44,7 @@ class Plan:
             "study": self.spec.name,
             "protocol": self.spec.protocol.name,
             "protocol_id": self.spec.protocol.protocol_id,
-            "engine": engine_named(self.spec.engine).name,
+            "engine": engine_for(self.spec.engine, self.spec.protocol).name,
             "dtype": self.spec.dtype,
             "replicates": self.planned,
             "already_done": self.done,
@@ -97,5 +97,5 @@ def _of_search(spec: StudySpec, count: int) -> list[Pack]:
         l1 = np.resize(spec.space.l1, each).astype(np.float64)
         sparsity = np.full(each, spec.space.sparsities[0])
         replicates = Replicates(Architecture.parse(name), sparsity, l1, seeds, seeds, seeds, seeds)
-        packs.append(Pack(replicates, spec.protocol, spec.dtype, engine_named(spec.engine).name))
+        packs.append(Pack(replicates, spec.protocol, spec.dtype, spec.engine))
     return packs

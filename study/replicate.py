@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from search_spaces.cells import SEED_COLUMNS, Architecture, Cell, Replicate, Replicates
 from search_spaces.errors import MisuseError
-from study.failures import FailureKind
+from search_spaces.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.schema import science_columns

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from study.engines.registry import engine_named
-from study.failures import Cause, FailureKind, judge
+from search_spaces.failures import FailureKind
+from study.failures import Cause, judge
 from study.packs import Pack
 from study.storage.schema import MEASURED, columns, row_schema
 
@@ -52,7 +52,7 @@ def _identity(pack: Pack, study: str) -> _Columns:
         "sae_seed": replicates.sae_seed,
         "protocol": [pack.protocol.name] * size,
         "protocol_id": [pack.protocol.protocol_id] * size,
-        "engine": [engine_named(pack.engine).name] * size,
+        "engine": [pack.engine] * size,
         "dtype": [pack.dtype] * size,
     }
 

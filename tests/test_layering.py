@@ -28,6 +28,7 @@ ALLOWED = {
     "study/__init__.py": {"study.on_ray"},
     "study/on_ray": {"ray", "study.on_ray"},
     "study/engines": {"torch", "numba"},
+    "study/variants": {"torch"},
     "study/kernels": {"numba"},
     "study/metrics/moments.py": {"numba"},
     "analysis/frames.py": {"ray"},

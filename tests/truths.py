@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from scipy.stats import qmc
 
+from search_spaces.coordinates import L1, SPARSITY, Axis
 from search_spaces.spaces import STUDIED_ARCHITECTURES
 from search_spaces.surface.domain import Counts, Domain
 
@@ -17,7 +18,13 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Rate = Callable[[Ints, Floats, Floats], Floats]
 
-DOMAIN = Domain(STUDIED_ARCHITECTURES, sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
+
+def domain_over(architectures: tuple[str, ...], sparsity: tuple[float, float], l1: tuple[float, float]) -> Domain:
+    """A domain of sparsity and l1, by their ranges."""
+    return Domain(architectures, Axis(SPARSITY, *sparsity), Axis(L1, *l1))
+
+
+DOMAIN = domain_over(STUDIED_ARCHITECTURES, sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
 """Eight architectures, a = 0 … 7; t = a/7."""
 
 
@@ -84,11 +91,11 @@ class Points:
 
     @property
     def sparsity(self) -> Floats:
-        return DOMAIN.sparsity_at(self.u)
+        return DOMAIN.x.from_unit(self.u)
 
     @property
     def l1(self) -> Floats:
-        return DOMAIN.l1_at(self.v)
+        return DOMAIN.y.from_unit(self.v)
 
     def failures(self, rate: Rate, replicates: int, seed: int) -> Ints:
         """How many of so many replicates fail at each place."""

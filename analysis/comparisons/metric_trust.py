@@ -1,6 +1,6 @@
 """Which metric may be trusted where: are the similarities still defined, telling and stable in replicates that failed?
 
-The verdicts of a study divide its replicates; every metric is asked, in those groups, how often it is defined, where it
+The verdicts of a study divide its replicates; for every metric and group the table says how often it is defined, where it
 lies, whether it tells healthy from failing in the same cell, how far it scatters between seeds, and whether it says more
 than the reconstruction error does. A verdict is itself made of some metrics: those tell it by definition, and are marked.
 """
@@ -78,11 +78,11 @@ class MetricTrust:
         """Which metric to trust where, with the figures that say so."""
         counts = self.by_verdict.drop_duplicates("group").set_index("group")["replicates"]
         healthy, failing = (int(counts.get(group, 0)) for group in ("healthy", "failing"))
-        told = [f"{healthy} replicates are healthy and {failing} fail."]
+        sentences = [f"{healthy} replicates are healthy and {failing} fail."]
         if min(healthy, failing) < LEAST:
-            return [f"{told[0]} Not enough replicates to compare metrics: at least {LEAST} of each are needed."]
+            return [f"{sentences[0]} Not enough replicates to compare metrics: at least {LEAST} of each are needed."]
         kinds = [_kind_sentence(str(kind), rows) for kind, rows in self.separation.groupby("kind", sort=False) if kind != "failing"]
-        return told + [_metric_sentence(row) for row in self.table.to_dict("records")] + kinds
+        return sentences + [_metric_sentence(row) for row in self.table.to_dict("records")] + kinds
 
 
 def metric_trust(frame: pd.DataFrame) -> MetricTrust:
@@ -290,9 +290,9 @@ def _metric_sentence(row: dict[str, Any]) -> str:
 
 
 def _defined_text(row: dict[str, Any]) -> str:
-    told = f"defined in {row['defined_healthy']:.0%} of healthy and {row['defined_failing']:.0%} of failing replicates"
+    text = f"defined in {row['defined_healthy']:.0%} of healthy and {row['defined_failing']:.0%} of failing replicates"
     dead = row["defined_all_dead"]
-    return told if np.isnan(dead) else f"{told}, {dead:.0%} of those with all latents dead"
+    return text if np.isnan(dead) else f"{text}, {dead:.0%} of those with all latents dead"
 
 
 def _telling_text(row: dict[str, Any]) -> str:
@@ -325,17 +325,17 @@ def _auc_text(row: dict[str, Any]) -> str:
 
 def _kind_sentence(kind: str, rows: pd.DataFrame) -> str:
     """The best and the worst guide to a kind of failure, among the metrics that do not define it."""
-    told = rows[~rows["by_definition"].astype(bool) & rows["auc"].notna()]
-    if told.empty:
+    guides = rows[~rows["by_definition"].astype(bool) & rows["auc"].notna()]
+    if guides.empty:
         return _silence(kind, rows)
-    ordered = told.assign(clear=(told["auc"] - 0.5).abs()).sort_values(["clear", "metric"], ascending=[False, True])
+    ordered = guides.assign(clear=(guides["auc"] - 0.5).abs()).sort_values(["clear", "metric"], ascending=[False, True])
     best = ordered.iloc[0].to_dict()
-    told_best = f"{kind}: {best['metric']} {_telling(best)} it from healthy best ({_auc_text(best)}, {best['failing']} failing)"
+    best_text = f"{kind}: {best['metric']} {_telling(best)} it from healthy best ({_auc_text(best)}, {best['failing']} failing)"
     blind = [row for row in ordered.iloc[1:].to_dict("records") if _telling(row) != "tells"]
     if not blind:
-        return f"{told_best}; the others that do not define it tell it too."
+        return f"{best_text}; the others that do not define it tell it too."
     listed = ", ".join(f"{row['metric']} (AUC {row['auc']:.2f}; {row['looks_healthy']:.0%} look healthy)" for row in blind[::-1])
-    return f"{told_best}; less surely: {listed}."
+    return f"{best_text}; less surely: {listed}."
 
 
 def _silence(kind: str, rows: pd.DataFrame) -> str:

@@ -29,7 +29,7 @@ _COLUMNS = {
 
 
 def published_experiment() -> pd.DataFrame:
-    """The published table of the *experiment*, one row a sparsity, under our column names."""
+    """The published table of the *experiment*, one row per sparsity, under our column names."""
     with (files("analysis.comparisons") / "published_figures" / "dissertation_10-5-10.csv").open() as file:
         table = pd.read_csv(file)
     return table[["sparsity", *_COLUMNS]].rename(columns=_COLUMNS)

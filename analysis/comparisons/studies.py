@@ -33,7 +33,7 @@ METRICS = ("ae_loss", "explained_variance", "l0", "mcc_corrected", "f1_latents_f
 """Compared unless others are asked for; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
 PAIRED_FROM = 0.5
 """A cell is paired where at least this share of the smaller side's seeds is common; other seeds then do not count."""
-MOST_TOLD = 3
+MOST_LISTED = 3
 DIGITS = 12
 """Cells are the same where sparsity and l1 agree to as many significant digits: levels made by two formulas differ in the last."""
 
@@ -63,7 +63,7 @@ class Overall:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What differs between two studies. Tables have one row a common cell (and metric)."""
+    """What differs between two studies. Tables have one row per common cell (and metric)."""
 
     failure: str
     names: tuple[str, str]
@@ -111,13 +111,13 @@ class Comparison:
 
     def _extent(self) -> str:
         one, other = self.names
-        told = f"{one} and {other} share {_count(len(self.cells), 'cell')}"
+        text = f"{one} and {other} share {_count(len(self.cells), 'cell')}"
         if any(self.unshared_cells):
-            told += f" ({self.unshared_cells[0]} only in {one}, {self.unshared_cells[1]} only in {other}, left out)"
+            text += f" ({self.unshared_cells[0]} only in {one}, {self.unshared_cells[1]} only in {other}, left out)"
         if self.pairs == 0:
-            return f"{told} and no seed."
+            return f"{text} and no seed."
         return (
-            f"{told} and {_count(self.pairs, 'replicate')}, of which {self.same_verdict} ({self.same_verdict / self.pairs:.1%}) "
+            f"{text} and {_count(self.pairs, 'replicate')}, of which {self.same_verdict} ({self.same_verdict / self.pairs:.1%}) "
             f"have the same verdict on both sides and {self.identical} are the same to the bit."
         )
 
@@ -137,12 +137,12 @@ class Comparison:
                 f"In no cell do the rates of {self.failure} differ beyond chance (Holm over {len(self.cells)}); "
                 f"a cell's difference is known to ±{half:.0%}, by the median interval."
             )
-        told = [
+        texts = [
             f"{_cell_text(row)}: {row.rate_one:.1%} against {row.rate_other:.1%} ({p_text(row.p_value)}, {row.test})"
-            for row in differ.head(MOST_TOLD).itertuples()
+            for row in differ.head(MOST_LISTED).itertuples()
         ]
         share = f"{len(differ)} of {len(self.cells)} cells (Holm)"
-        return f"The rates of {self.failure} differ beyond chance in {share}: {_listed(told, differ)}."
+        return f"The rates of {self.failure} differ beyond chance in {share}: {_listed(texts, differ)}."
 
     def _metrics(self) -> list[str]:
         return [self._metric(str(name), table) for name, table in self.metrics.groupby("metric", sort=False)]
@@ -154,12 +154,12 @@ class Comparison:
         differ = table[table["p_holm"] <= LEVEL].sort_values("p_value", kind="stable")
         if differ.empty:
             return f"{name} differs beyond chance in none of {_count(int(tested), 'cell')}."
-        told = [
+        texts = [
             f"{_cell_text(row)}: median {row.median_one:.4g} against {row.median_other:.4g}, by {row.difference:+.2g} "
             f"({p_text(row.p_value)}, {row.test})"
-            for row in differ.head(MOST_TOLD).itertuples()
+            for row in differ.head(MOST_LISTED).itertuples()
         ]
-        return f"{name} differs beyond chance in {len(differ)} of {tested} cells: {_listed(told, differ)}."
+        return f"{name} differs beyond chance in {len(differ)} of {tested} cells: {_listed(texts, differ)}."
 
 
 def compare(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any", metrics: Sequence[str] = METRICS) -> Comparison:
@@ -404,7 +404,7 @@ def _resampled(
 def _metrics_table(
     left: pd.DataFrame, right: pd.DataFrame, pairs: pd.DataFrame, cells: pd.DataFrame, metrics: Sequence[str]
 ) -> pd.DataFrame:
-    """One row a cell and metric, corrected over the cells of each metric."""
+    """One row per cell and metric, corrected over the cells of each metric."""
     groups = [dict(list(rows.groupby(CELL, sort=False))) for rows in (left, right, pairs)]
     tables = []
     for metric in metrics:
@@ -465,9 +465,9 @@ def _cell_text(row: object) -> str:
     return f"{row.architecture}, S={row.sparsity:g}, l1={row.l1:g}"  # type: ignore[attr-defined]
 
 
-def _listed(told: list[str], differ: pd.DataFrame) -> str:
-    rest = len(differ) - len(told)
-    return "; ".join(told) + (f"; and {rest} more" if rest else "")
+def _listed(texts: list[str], differ: pd.DataFrame) -> str:
+    rest = len(differ) - len(texts)
+    return "; ".join(texts) + (f"; and {rest} more" if rest else "")
 
 
 def _count(number: int, noun: str) -> str:

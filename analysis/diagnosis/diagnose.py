@@ -25,9 +25,10 @@ from search_spaces.protocol import Protocol, protocol_from
 from study import data
 from study.failures import Cause
 from study.history.deaths import latents_died_at, outputs_died_at
+from study.history.history import training_history
 from study.metrics.sae import corrected_mcc
 from study.packs import Pack, physical_cores
-from study.run_pack import run_pack, training_history
+from study.run_pack import run_pack
 
 DRAWS = 100
 """Trainings of a change that draws something anew."""

@@ -1,16 +1,18 @@
-"""The figure of an L1 search: the safe interval of l1 over sparsity, an architecture a panel."""
+"""The figure of an L1 search: the safe interval of l1 over sparsity, one panel per architecture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures.style import log_ticks
+from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.learners.l1_search import L1Interval, UpperEdge
 
@@ -26,35 +28,48 @@ def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], 
     searched end at the axis' `limits`; a cell without an upper edge is marked.
     """
     for place, interval in enumerate(found):
-        low = interval.lower_edge if interval.lower_edge is not None else limits[0]
-        if interval.upper_edge is not None or interval.upper is UpperEdge.ABOVE_RANGE:
-            high = interval.upper_edge if interval.upper_edge is not None else limits[1]
-            if high > low:
-                ax.bar(place, high - low, bottom=low, width=0.7, color=SAFE, zorder=1)
-            else:
-                ax.bar(place, low - high, bottom=high, width=0.7, fill=False, hatch="////", edgecolor=BOTH, linewidth=0, zorder=1)
-        else:
-            ax.text(place, limits[0] * 1.3, interval.upper, rotation=90, ha="center", va="bottom", fontsize=7, color=UNKNOWN)
-        for edge, (start, end), colour in (
-            (interval.lower_edge, interval.lower_edge_interval, LOW),
-            (interval.upper_edge, interval.upper_edge_interval, HIGH),
-        ):
-            if edge is not None:
-                ends = [limits[0] if start is None else start, limits[1] if end is None else end]
-                ax.plot([place - 0.35, place + 0.35], [edge, edge], color=colour, linewidth=1.8, zorder=3)
-                ax.plot([place, place], ends, color=colour, linewidth=1, zorder=3)
-        if interval.predicted_edge is not None and limits[0] <= interval.predicted_edge <= limits[1]:
-            ax.plot(
-                [place - 0.35, place + 0.35], [interval.predicted_edge] * 2, color=THEORY, linestyle=":", linewidth=1.5, zorder=2
-            )
-        if interval.best_l1 is not None and interval.best_l1_interval is not None:
-            ax.plot([place + 0.12] * 2, interval.best_l1_interval, color=BEST, linewidth=1, zorder=4)
-            ax.plot(place + 0.12, interval.best_l1, "o", color=BEST, markersize=4, zorder=4)
+        _draw_safe(place, interval, limits, ax)
+        _draw_edges(place, interval, limits, ax)
+        _draw_best(place, interval, ax)
     ax.set_yscale("log")
     ax.set_ylim(*limits)
     log_ticks(ax, "y")
     ax.set_xticks(range(len(found)), [f"{interval.sparsity:g}" for interval in found])
     ax.set_xlim(-0.6, len(found) - 0.4)
+
+
+def _draw_safe(place: int, interval: L1Interval, limits: tuple[float, float], ax: Axes) -> None:
+    """The bar between the edges, or why there is none."""
+    low = interval.lower_edge if interval.lower_edge is not None else limits[0]
+    if interval.upper_edge is None and interval.upper is not UpperEdge.ABOVE_RANGE:
+        ax.text(place, limits[0] * 1.3, interval.upper, rotation=90, ha="center", va="bottom", fontsize=7, color=UNKNOWN)
+        return
+    high = interval.upper_edge if interval.upper_edge is not None else limits[1]
+    if high > low:
+        ax.bar(place, high - low, bottom=low, width=0.7, color=SAFE, zorder=1)
+    else:
+        ax.bar(place, low - high, bottom=high, width=0.7, fill=False, hatch="////", edgecolor=BOTH, linewidth=0, zorder=1)
+
+
+def _draw_edges(place: int, interval: L1Interval, limits: tuple[float, float], ax: Axes) -> None:
+    """Both edges with their intervals, and the upper one by closed form."""
+    across = [place - 0.35, place + 0.35]
+    for edge, (start, end), colour in (
+        (interval.lower_edge, interval.lower_edge_interval, LOW),
+        (interval.upper_edge, interval.upper_edge_interval, HIGH),
+    ):
+        if edge is not None:
+            ends = [limits[0] if start is None else start, limits[1] if end is None else end]
+            ax.plot(across, [edge, edge], color=colour, linewidth=1.8, zorder=3)
+            ax.plot([place, place], ends, color=colour, linewidth=1, zorder=3)
+    if interval.predicted_edge is not None and limits[0] <= interval.predicted_edge <= limits[1]:
+        ax.plot(across, [interval.predicted_edge] * 2, color=THEORY, linestyle=":", linewidth=1.5, zorder=2)
+
+
+def _draw_best(place: int, interval: L1Interval, ax: Axes) -> None:
+    if interval.best_l1 is not None and interval.best_l1_interval is not None:
+        ax.plot([place + 0.12] * 2, interval.best_l1_interval, color=BEST, linewidth=1, zorder=4)
+        ax.plot(place + 0.12, interval.best_l1, "o", color=BEST, markersize=4, zorder=4)
 
 
 def l1_figure(found: Sequence[L1Interval]) -> Figure:
@@ -72,12 +87,17 @@ def l1_figure(found: Sequence[L1Interval]) -> Figure:
         plot_l1_intervals(own, limits, ax)
         ax.set_title(name, fontsize=9)
         if place % columns == 0:
-            ax.set_ylabel("l1")
+            ax.set_ylabel(L1.label)
         if place + columns >= len(names):
-            ax.set_xlabel("sparsity S")
+            ax.set_xlabel(SPARSITY.label)
     replicates = sum(interval.replicates for interval in found)
     figure.suptitle(f"Where SAEs neither die nor turn dense, and recover best: {replicates:,} replicates", fontsize=10)
-    legend = [
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=min(3, columns), frameon=False, fontsize=8)
+    return figure
+
+
+def _legend() -> list[Artist]:
+    return [
         Patch(color=SAFE, label="safe interval"),
         Patch(fill=False, hatch="////", edgecolor=BOTH, linewidth=0, label="dense and dying: none is safe"),
         Line2D([], [], color=LOW, linewidth=1.8, label="dense below, 90 % interval"),
@@ -85,8 +105,6 @@ def l1_figure(found: Sequence[L1Interval]) -> Figure:
         Line2D([], [], color=BEST, marker="o", markersize=4, label="best recovery, 90 % interval"),
         Line2D([], [], color=THEORY, linestyle=":", label="dying by closed form"),
     ]
-    figure.legend(handles=legend, loc="outside lower center", ncols=min(3, columns), frameon=False, fontsize=8)
-    return figure
 
 
 def _limits(found: Sequence[L1Interval]) -> tuple[float, float]:

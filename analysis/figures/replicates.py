@@ -82,7 +82,7 @@ def metric_scatter(frame: pd.DataFrame, x: str, y: str) -> MetricScatter:
 
 
 def plot_metric_scatter(scatter: MetricScatter, ax: Axes, log_x: bool = False, log_y: bool = False) -> None:
-    """One mark a replicate, colour and form of its verdict; a logarithmic axis leaves out what is not above 0."""
+    """One mark per replicate, in the colour and shape of its verdict; a logarithmic axis leaves out what is not above 0."""
     drawn = scatter.drawn
     for kind in reversed(verdicts()):  # the failures over what did not fail
         own = drawn[drawn["failure"] == kind.name]

@@ -1,4 +1,4 @@
-"""The failure rate at any cell of a study's range: measured where its replicates are enough, else told by the surface."""
+"""The failure rate at any cell of a study's range: measured where its replicates are enough, else estimated by the surface."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.rates.cells import CELL, rate_interval
-from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally
+from analysis.rates.cells import rate_interval
+from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, on_axes, plane_of
 from search_spaces.cells import Architecture
+from search_spaces.coordinates import PLANE, Plane
 from search_spaces.errors import MisuseError
 from search_spaces.failures import failed
 from search_spaces.surface.domain import Counts, Domain
@@ -20,7 +21,7 @@ CONFIDENCE = 0.9
 """Of the intervals: that at which the surface's calibration is measured (docs/regions.md)."""
 SAME = 1e-9
 """A cell asked for is a measured one if it differs by no more than this share of an axis."""
-COLUMNS = (*CELL, "failure", "rate", "low", "high", "confidence", "source", "replicates")
+RATE_COLUMNS = ("failure", "rate", "low", "high", "confidence", "source", "replicates")
 
 
 def failure_rates(
@@ -30,33 +31,34 @@ def failure_rates(
     confidence: float = CONFIDENCE,
     domain: Domain | None = None,
 ) -> pd.DataFrame:
-    """The rate at each cell asked for, a row each in the same order: COLUMNS.
+    """The rate at each cell asked for, one row per cell in the same order: the cell's columns and RATE_COLUMNS.
 
-    A cell of ENOUGH replicates or more is `measured`: k/n with Jeffreys' interval. Any other is told by the `surface`
+    A cell of ENOUGH replicates or more is `measured`: k/n with Jeffreys' interval. Any other is estimated by the `surface`
     fitted to all replicates, the cell's own among them (`replicates` counts those): posterior mean, central interval.
     Where the study's cells are too few to be smoothed, a cell between them has the rate of the nearest one, and an
-    interval that holds those of all the measured cells around it. l1 = 0 lies on no surface and is a map of its own.
-    domain: the range of a search (`StudySpec.domain`); a grid's is that of its rows.
+    interval that holds those of all the measured cells around it. l1 = 0 (or of another logarithmic coordinate) lies on no
+    surface and is a map of its own. domain: that of a search (`StudySpec.domain`); by default what the rows span.
 
     MisuseError for missing columns, no rows, an unknown architecture or failure, cells outside the study's range.
     """
-    asked, outcome = checked_cells(cells), failed(frame, failure).to_numpy(dtype=bool)
+    plane = plane_of(domain)
+    asked, outcome = checked_cells(cells, plane), failed(frame, failure).to_numpy(dtype=bool)
     if frame.empty:
         raise MisuseError("No row of the study is there yet, so it has no rates. Ask again when replicates are done.")
-    told = asked.assign(failure=failure, rate=np.nan, low=np.nan, high=np.nan, confidence=confidence, source="", replicates=0)
-    for rows, which in _apart((frame["l1"] == 0).to_numpy(), (asked["l1"] == 0).to_numpy()):
+    rates = asked.assign(failure=failure, rate=np.nan, low=np.nan, high=np.nan, confidence=confidence, source="", replicates=0)
+    for rows, which in _maps(frame, asked, plane):
         if which.any():
-            part = _told(frame[rows], outcome[rows], asked[which], confidence, domain)
-            told.loc[which, list(part)] = pd.DataFrame(part, index=asked.index[which])
-    return told.astype({"replicates": "int64"})[list(COLUMNS)]
+            part = _rates(Tally.of(frame[rows], domain), outcome[rows], asked[which], confidence)
+            rates.loc[which, list(part)] = pd.DataFrame(part, index=asked.index[which])
+    return rates.astype({"replicates": "int64"})[[*plane.cell, *RATE_COLUMNS]]
 
 
-def checked_cells(cells: pd.DataFrame) -> pd.DataFrame:
+def checked_cells(cells: pd.DataFrame, plane: Plane = PLANE) -> pd.DataFrame:
     """The cells' three columns, typed; MisuseError for one that is missing or holds what it cannot hold."""
-    missing = [column for column in CELL if column not in cells.columns]
+    missing = [column for column in plane.cell if column not in cells.columns]
     if missing:
-        raise MisuseError(f"cells lack the columns {', '.join(missing)}. Expected {', '.join(CELL)}, one cell a row.")
-    numbers = {column: pd.to_numeric(cells[column], errors="coerce").to_numpy(np.float64) for column in ("sparsity", "l1")}
+        raise MisuseError(f"cells lack the columns {', '.join(missing)}. Expected {', '.join(plane.cell)}, one cell per row.")
+    numbers = {axis.name: pd.to_numeric(cells[axis.name], errors="coerce").to_numpy(np.float64) for axis in plane}
     for column, values in numbers.items():
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
@@ -65,19 +67,19 @@ def checked_cells(cells: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"architecture": [names[given] for given in cells["architecture"]], **numbers})
 
 
-def one_cell(architecture: str | None, sparsity: float | None, l1: float | None) -> pd.DataFrame:
+def one_cell(architecture: str | None, x: float | None, y: float | None, plane: Plane = PLANE) -> pd.DataFrame:
     """A single cell, as `failure_rates` takes it."""
-    return checked_cells(pd.DataFrame({"architecture": [architecture], "sparsity": [sparsity], "l1": [l1]}))
+    return checked_cells(pd.DataFrame([(architecture, x, y)], columns=plane.cell), plane)
 
 
-def read_cells(path: str) -> pd.DataFrame:
+def read_cells(path: str, plane: Plane = PLANE) -> pd.DataFrame:
     """Cells from a CSV file; MisuseError where it cannot be read."""
     try:
-        return checked_cells(pd.read_csv(path, dtype={"architecture": str}, keep_default_na=False))
+        return checked_cells(pd.read_csv(path, dtype={"architecture": str}, keep_default_na=False), plane)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         problem = " ".join(str(error).split())
         raise MisuseError(
-            f"cells={path!r} cannot be read ({problem}). Give a CSV file with the columns {', '.join(CELL)}."
+            f"cells={path!r} cannot be read ({problem}). Give a CSV file with the columns {', '.join(plane.cell)}."
         ) from None
 
 
@@ -92,19 +94,23 @@ def write_whole(table: pd.DataFrame, path: str) -> None:
         raise MisuseError(f"out={path!r} cannot be written ({error}). Name a file in a folder that is there.") from None
 
 
-def _apart(zero: Bools, asked_zero: Bools) -> list[tuple[Bools, Bools]]:
-    """Rows and cells of l1 > 0, and of l1 = 0. Cells of l1 = 0 that no row has are refused by the surface of the others."""
-    if zero.all() or not zero.any():
-        return [(np.ones(len(zero), dtype=bool), np.ones(len(asked_zero), dtype=bool))]
-    return [(~zero, ~asked_zero), (zero, asked_zero)]
+def _maps(frame: pd.DataFrame, asked: pd.DataFrame, plane: Plane) -> list[tuple[Bools, Bools]]:
+    """Rows and cells of each map: those on the axes, and those at 0 of a logarithmic one.
+
+    Cells at such a 0 that no row has are refused by the surface of the others.
+    """
+    rows = on_axes(frame, plane)
+    if rows.all():
+        return [(rows, np.ones(len(asked), dtype=bool))]
+    zero = asked[[axis.name for axis in plane if axis.scale == "log"]].eq(0).any(axis=1).to_numpy()
+    return [(rows, ~zero), (~rows, zero)]
 
 
-def _told(frame: pd.DataFrame, outcome: Bools, asked: pd.DataFrame, confidence: float, domain: Domain | None) -> dict[str, object]:
+def _rates(tally: Tally, outcome: Bools, asked: pd.DataFrame, confidence: float) -> dict[str, object]:
     """rate, low, high, source and replicates of the cells asked for, by name."""
-    tally = Tally.of(frame, domain)
     _check_range(tally.domain, asked)
-    a = tally.domain.index(asked["architecture"].to_numpy())
-    u, v = tally.domain.u(asked["sparsity"]), tally.domain.v(asked["l1"])
+    a, x, y = (asked[column].to_numpy() for column in tally.domain.plane.cell)
+    a, u, v = tally.domain.index(a), tally.domain.x.to_unit(x), tally.domain.y.to_unit(y)
     counts = tally.counts(outcome)
     k, n = _own(counts, a, u, v)
     measured = n >= ENOUGH
@@ -113,7 +119,7 @@ def _told(frame: pd.DataFrame, outcome: Bools, asked: pd.DataFrame, confidence: 
     if not measured.all():
         there = ~measured
         surface = tally.surface(outcome)
-        made = surface.at(a[there], asked["sparsity"][there], asked["l1"][there])
+        made = surface.at(a[there], x[there], y[there])
         rate[there], (low[there], high[there]) = made.mean, made.interval(confidence)
         _widen(surface, (a, u, v), there & (n == 0), low, high, confidence)
     return {"rate": rate, "low": low, "high": high, "source": np.where(measured, "measured", "surface"), "replicates": n}
@@ -124,7 +130,8 @@ def _check_range(domain: Domain, asked: pd.DataFrame) -> None:
     unknown = asked["architecture"][~asked["architecture"].isin(domain.architectures)]
     if len(unknown):
         raise MisuseError(f"architecture={unknown.iloc[0]!r} is not of the study, which has {', '.join(domain.architectures)}.")
-    for column, (low, high) in (("sparsity", domain.sparsity), ("l1", domain.l1)):
+    for axis in (domain.x, domain.y):
+        column, low, high = axis.coordinate.name, axis.low, axis.high
         outside = asked[column][(asked[column] < low * (1 - SAME)) | (asked[column] > high * (1 + SAME))]
         if len(outside):
             raise MisuseError(

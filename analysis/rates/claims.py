@@ -2,8 +2,7 @@
 
 A cell is never reported from one seed without its interval, nor a claim such as "worse at 0.9 than at 0.85 and at 0.95"
 without its test. Tests are exact where there is a distribution free of nuisance, by conditioning on the total number of failures
-or of discordant pairs; `equal_rates` takes the chi-square's own where every expected count is 5 or more. What is drawn at random
-is drawn from a fixed stream: the same rows give the same p value.
+or of discordant pairs. What is drawn at random is drawn from a fixed stream: the same rows give the same p value.
 """
 
 from __future__ import annotations
@@ -16,19 +15,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaln, roots_legendre, xlogy
-from scipy.stats import beta, binom, chi2_contingency, fisher_exact
+from scipy.stats import beta, binom
 
 from analysis.rates.cells import CELL
 from analysis.rates.significance import (
     LEVEL,
-    benjamini_hochberg,
     fisher_greater,
-    holm,
     mcnemar_greater,
     p_text,
     paired_rates,
     seed_columns,
 )
+from search_spaces.coordinates import SPARSITY, Coordinate
 from search_spaces.errors import MisuseError
 from search_spaces.failures import failed
 from study.data import stream
@@ -69,13 +67,13 @@ class LocalMaximum:
             f"{k} of {n} at {level:g}" for k, n, level in zip(self.failures, self.replicates, self.levels, strict=True)
         )
         if np.isnan(self.p_value):
-            return f"Whether {self.levels[1]:g} is a local maximum cannot be told: {left}, {middle}, {right}."
+            return f"Whether {self.levels[1]:g} is a local maximum is not known: {left}, {middle}, {right}."
         verdict = "is" if self.supported else "cannot be said to be"
-        told = (
+        claim = (
             f"The rate at {self.levels[1]:g} {verdict} above both neighbours': {left}, {middle}, {right}; "
             f"posterior probability {probability_text(self.posterior)}, {p_text(self.p_value)} (intersection–union, {self.test})."
         )
-        return told if self.supported else f"{told} {self._needed()}"
+        return claim if self.supported else f"{claim} {self._needed()}"
 
     def _needed(self) -> str:
         left, middle, right = (k / n for k, n in zip(self.failures, self.replicates, strict=True))
@@ -95,7 +93,7 @@ def local_maximum(
     """Test the claim p₁ < p₂ > p₃ from three counts.
 
     An intersection–union test (Berger 1982): the claim is two claims, each is tested at α by an exact one-sided test, and
-    it stands where both reject; its size is at most α. discordant: for the left and the right neighbour how many common
+    it holds where both reject; its size is at most α. discordant: for the left and the right neighbour how many common
     seeds fail in the middle only and in the neighbour only. Then the tests are McNemar's; otherwise Fisher's, which takes
     cells as independent, and is conservative where the same seed tends to fail in both.
     """
@@ -167,7 +165,7 @@ MOST_REPLICATES = 4_000
 
 
 def replicates_for_local_maximum(rates: Sequence[float], level: float = LEVEL, power: float = POWER) -> int | None:
-    """How many replicates a cell the claim p₁ < p₂ > p₃ needs at these rates; None above MOST_REPLICATES.
+    """How many replicates per cell the claim p₁ < p₂ > p₃ needs at these rates; None above MOST_REPLICATES.
 
     By exact power. It rises with n in saw teeth: n is enough and n − 1 is not, though some smaller n might be by luck.
     """
@@ -187,13 +185,15 @@ def replicates_for_local_maximum(rates: Sequence[float], level: float = LEVEL, p
     return high
 
 
-def local_maximum_at(frame: pd.DataFrame, levels: Sequence[float], failure: str = "any", along: str = "sparsity") -> LocalMaximum:
-    """Test the claim on a study: levels (left, middle, right) of sparsity or l1, everything else in the frame held together.
+def local_maximum_at(
+    frame: pd.DataFrame, levels: Sequence[float], failure: str = "any", along: Coordinate = SPARSITY
+) -> LocalMaximum:
+    """Test the claim on a study: levels (left, middle, right) of a coordinate, everything else in the frame held together.
 
-    Give the frame of one architecture and one l1 (or one sparsity). Paired by seed where all of them are common.
+    Give the frame of one architecture and one value of the other coordinate. Paired by seed where all of them are common.
     """
     units = independent(frame, failure)
-    parts = [units[units[along] == level] for level in levels]
+    parts = [units[units[along.name] == level] for level in levels]
     counts = [int(failed(part, failure).sum()) for part in parts]
     sizes = [len(part) for part in parts]
     return local_maximum(levels, counts, sizes, _discordant(parts, failure))
@@ -219,44 +219,14 @@ def independent(frame: pd.DataFrame, failure: str) -> pd.DataFrame:
     return frame.drop_duplicates([*CELL, *shared])
 
 
-def local_maxima(frame: pd.DataFrame, failure: str = "any", along: str = "sparsity") -> pd.DataFrame:
-    """Every inner level of every curve, tested: the claim against its two neighbouring levels in the study.
-
-    along: `sparsity` (a curve for each architecture and l1) or `l1` (for each architecture and sparsity). Columns: those
-    two, left, level, right, rate_left, rate, rate_right, posterior, p_value, test, and p_holm, p_fdr over the whole table.
-    """
-    across = _across(along)
-    rows = []
-    for names, curve in frame.groupby(across, sort=True):
-        levels = sorted(curve[along].unique().tolist())
-        for three in zip(levels, levels[1:], levels[2:]):
-            claim = local_maximum_at(curve, three, failure, along)
-            rates = [k / n for k, n in zip(claim.failures, claim.replicates, strict=True)]
-            rows.append((*names, *three, *rates, claim.posterior, claim.p_value, claim.test))
-    columns = [*across, "left", "level", "right", "rate_left", "rate", "rate_right", "posterior", "p_value", "test"]
-    return corrected(pd.DataFrame(rows, columns=columns))
-
-
-def corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with p_holm and p_fdr beside its p_value."""
-    p = table["p_value"].to_numpy(dtype=np.float64)
-    return table.assign(p_holm=holm(p), p_fdr=benjamini_hochberg(p))
-
-
-def _across(along: str) -> list[str]:
-    if along not in ("sparsity", "l1"):
-        raise MisuseError(f"along={along!r} is no axis of a study. Expected 'sparsity' or 'l1'.")
-    return [name for name in CELL if name != along]
-
-
 # A monotone curve
 
 
 @dataclass(frozen=True)
 class Monotonicity:
-    """How a rate goes along sparsity or l1, and which shapes the data reject."""
+    """How a rate goes along a coordinate, and which shapes the data reject."""
 
-    along: str
+    along: Coordinate
     levels: tuple[float, ...]
     """Those with replicates, ascending."""
     failures: tuple[int, ...]
@@ -270,19 +240,19 @@ class Monotonicity:
     def sentence(self) -> str:
         """The shape that the data support."""
         if len(self.levels) < 2:
-            return f"The rate was measured at {len(self.levels)} level of {self.along}: nothing can be said of its course."
+            return f"The rate was measured at {len(self.levels)} level of {self.along.name}: nothing can be said of its course."
         evidence = f"never falls: {p_text(self.p_never_falls)}; never rises: {p_text(self.p_never_rises)}"
         return f"{self._shape()} ({evidence}; {sum(self.replicates)} replicates)."
 
     def _shape(self) -> str:
         rises, falls = self.p_never_rises <= LEVEL, self.p_never_falls <= LEVEL
         if rises and falls:
-            return f"The rate both rises and falls with {self.along}: {self._step(1)}, {self._step(-1)}"
+            return f"The rate both rises and falls with {self.along.name}: {self._step(1)}, {self._step(-1)}"
         if rises:
-            return f"The rate rises with {self.along}: {self._step(1)}, and nothing speaks against a rate that never falls"
+            return f"The rate rises with {self.along.name}: {self._step(1)}, and nothing speaks against a rate that never falls"
         if falls:
-            return f"The rate falls with {self.along}: {self._step(-1)}, and nothing speaks against a rate that never rises"
-        return f"Neither a rise nor a fall of the rate with {self.along} is shown"
+            return f"The rate falls with {self.along.name}: {self._step(-1)}, and nothing speaks against a rate that never rises"
+        return f"Neither a rise nor a fall of the rate with {self.along.name} is shown"
 
     def _step(self, sign: int) -> str:
         """The best-supported rise (1) or fall (−1) between any two levels."""
@@ -296,7 +266,7 @@ class Monotonicity:
 
 
 def monotonicity(
-    levels: Sequence[float], failures: Sequence[int], replicates: Sequence[int], along: str = "sparsity"
+    levels: Sequence[float], failures: Sequence[int], replicates: Sequence[int], along: Coordinate = SPARSITY
 ) -> Monotonicity:
     """Test whether a rate is non-decreasing, and whether non-increasing, along the levels that have replicates.
 
@@ -313,21 +283,6 @@ def monotonicity(
     kept = tuple(float(levels[i]) for i in order)
     p = (_p_never_falls(k, n), _p_never_falls(k[::-1], n[::-1])) if len(k) > 1 else (np.nan, np.nan)
     return Monotonicity(along, kept, tuple(k.tolist()), tuple(n.tolist()), *p)
-
-
-def monotone_curves(frame: pd.DataFrame, failure: str = "any", along: str = "sparsity") -> pd.DataFrame:
-    """Every curve of the study, tested: a row for each architecture and l1 (or sparsity), where `along` is sparsity (or l1).
-
-    Columns: those two, levels, replicates, p_never_falls, p_never_rises, both corrected by Holm over the table, sentence.
-    """
-    across = _across(along)
-    rows = []
-    for names, curve in independent(frame, failure).groupby(across, sort=True):
-        counts = curve.assign(failed=failed(curve, failure)).groupby(along)["failed"].agg(["sum", "size"])
-        of = monotonicity(counts.index.to_list(), counts["sum"].to_list(), counts["size"].to_list(), along)
-        rows.append((*names, len(of.levels), sum(of.replicates), of.p_never_falls, of.p_never_rises, of.sentence))
-    table = pd.DataFrame(rows, columns=[*across, "levels", "replicates", "p_never_falls", "p_never_rises", "sentence"])
-    return table.assign(**{f"{p}_holm": holm(table[p]) for p in ("p_never_falls", "p_never_rises")})
 
 
 def isotonic_fit(failures: _Whole, replicates: _Whole) -> _Float:
@@ -360,7 +315,7 @@ def _p_never_falls(k: _Whole, n: _Whole) -> float:
     return _conditional_p(lambda tables: violation(tables, n), k, n)
 
 
-# Several groups
+# Tables of equal rates
 
 DRAWS = 9_999
 """Tables drawn for a p value: it is a multiple of 1/10,000, and its test of the right size whatever their number."""
@@ -378,60 +333,6 @@ def _conditional_p(statistic: Callable[[_Whole], _Float], k: _Whole, n: _Whole) 
     chunks = np.array_split(tables, max(1, tables.size * len(n) // 2_000_000))
     as_large = sum(int((statistic(chunk) >= observed - 1e-9 * (1 + abs(observed))).sum()) for chunk in chunks)
     return (1 + as_large) / (1 + DRAWS)
-
-
-@dataclass(frozen=True)
-class EqualRates:
-    """Whether several groups (engines, say) can have one rate."""
-
-    failures: tuple[int, ...]
-    replicates: tuple[int, ...]
-    p_value: float
-    """NaN with fewer than two groups that have replicates."""
-    test: str
-
-    @property
-    def sentence(self) -> str:
-        """What the groups say."""
-        groups = ", ".join(f"{k} of {n}" for k, n in zip(self.failures, self.replicates, strict=True))
-        if np.isnan(self.p_value):
-            return f"Fewer than two groups have replicates ({groups}): nothing can be compared."
-        verdict = "differ beyond chance" if self.p_value <= LEVEL else "do not differ beyond chance"
-        return f"The rates of {len(self.failures)} groups ({groups}) {verdict} ({p_text(self.p_value)}, {self.test})."
-
-
-LEAST_EXPECTED = 5
-"""The chi-square distribution is used where every expected count is at least this (Cochran's rule)."""
-
-
-def equal_rates(failures: Sequence[int], replicates: Sequence[int]) -> EqualRates:
-    """Test that independent groups have the same rate.
-
-    Two groups: Fisher's exact test, two-sided. More: the chi-square test where every expected count is at least
-    LEAST_EXPECTED, else the same statistic with its distribution given the total. For groups that share seeds: `mcnemar`.
-    """
-    k, n = np.asarray(failures, dtype=np.int64), np.asarray(replicates, dtype=np.int64)
-    p, test = _equal_rates(k[n > 0], n[n > 0])
-    return EqualRates(tuple(k.tolist()), tuple(n.tolist()), p, test)
-
-
-def _equal_rates(k: _Whole, n: _Whole) -> tuple[float, str]:
-    total, everything = k.sum(), n.sum()
-    if len(n) < 2:
-        return np.nan, "none"
-    if total in (0, everything):
-        return 1.0, "no variation"
-    if len(n) == 2:
-        return float(fisher_exact(np.stack([k, n - k])).pvalue), "Fisher's exact test"
-    if n.min() * min(total, everything - total) / everything >= LEAST_EXPECTED:
-        return float(chi2_contingency(np.stack([k, n - k]), correction=False).pvalue), "chi-square"
-    return _conditional_p(lambda tables: _chi_square(tables, n), k, n), "chi-square given the total"
-
-
-def _chi_square(k: _Whole, n: _Whole) -> _Float:
-    """Σ (k − n p̂)² / (n p̂ (1 − p̂)), p̂ the pooled rate; (…, groups) to (…)."""
-    pooled = k.sum(-1, keepdims=True) / n.sum()
-    return ((k - n * pooled) ** 2 / (n * pooled * (1 - pooled))).sum(-1)
 
 
 # Words

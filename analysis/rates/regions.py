@@ -1,6 +1,6 @@
 """Where failures are: connected parts of the space whose failure rate is at or above a level, and how sure each is.
 
-The rate is the failure surface's (`search_spaces/failure_surface.py`), read at the study's cells. That a region exists is
+The rate is the failure surface's (`search_spaces/surface`), read at the study's cells. That a region exists is
 tested on the replicates themselves, in windows laid out before any outcome is looked at.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,24 +19,24 @@ from scipy.ndimage import binary_dilation, label, uniform_filter
 from scipy.special import betainc, rel_entr
 
 from analysis.rates.cells import MOST_LEVELS, rate_interval
-from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, without_zero_l1
+from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, on_axes, plane_of
+from search_spaces.coordinates import Axis
 from search_spaces.errors import MisuseError
 from search_spaces.failures import failed, failing_verdicts
-from search_spaces.surface.domain import Counts, Domain
+from search_spaces.surface.domain import Counts, Domain, grid_cell
 from search_spaces.surface.posterior import Posterior
 
 
 @dataclass(frozen=True)
 class Region:
-    """A connected part of architecture × sparsity × log10 l1 whose failure rate is at or above the level."""
+    """A connected part of architecture × two coordinates whose failure rate is at or above the level."""
 
     name: str
     """The failure, the architectures, and the third of each axis its middle lies in: more seeds seldom change it."""
     failure: str
     architectures: list[str]
-    sparsity: tuple[float, float]
-    """Lowest and highest sparsity of its cells."""
-    l1: tuple[float, float]
+    extents: dict[str, tuple[float, float]]
+    """Lowest and highest value of its cells, by the coordinate's name."""
     volume: float
     """Its share of the study's cells, in [0, 1]."""
     peak_rate: float
@@ -51,45 +51,46 @@ class Region:
     """What lies beyond its borders: verdicts of at least a tenth of the bordering replicates, but for its own failure, the
     commonest first."""
 
+    def to_mapping(self) -> dict[str, Any]:
+        """All of it, for JSON; an extent under the name of its coordinate."""
+        fields: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            fields |= value if name == "extents" else {name: value}
+        return fields
+
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
     """The places that regions are made of: the lattice of the study's values; an axis of more than MOST_LEVELS values
-    (a random search, a map) is cut into BINS bins of equal width in sparsity or log10 l1, each told by its middle."""
+    (a random search, a map) is cut into BINS bins of equal width in its units, each represented by its middle."""
 
     domain: Domain
-    sparsity: Floats
+    x: Floats
     """(U,)"""
-    l1: Floats
+    y: Floats
     """(V,)"""
     rows: tuple[Ints, Ints, Ints]
     """Each row's node."""
     known: Bools
-    """(A, U, V): which are spoken of. A lattice's cell has to be measured; along a binned axis the surface fills gaps."""
+    """(A, U, V): which the regions are made of. A lattice's cell has to be measured; along a binned axis the surface fills gaps."""
 
     @classmethod
     def of(cls, frame: pd.DataFrame, domain: Domain) -> Nodes:
         """The nodes of a frame's rows."""
-        u, v = domain.u(frame["sparsity"].to_numpy()), domain.v(frame["l1"].to_numpy())
-        (us, at_u, many_u), (vs, at_v, many_v) = _axis(u), _axis(v)
+        (x, at_u, many_u), (y, at_v, many_v) = (
+            _places(axis, frame[axis.coordinate.name].to_numpy(np.float64)) for axis in (domain.x, domain.y)
+        )
         rows = architecture_index(frame, domain), at_u, at_v
-        known = np.zeros((len(domain.architectures), len(us), len(vs)), dtype=bool)
+        known = np.zeros((len(domain.architectures), len(x), len(y)), dtype=bool)
         known[rows] = True
         for axis, many in ((1, many_u), (2, many_v)):
             known |= known.any(axis, keepdims=True) & many
-        own = [frame[name].to_numpy(np.float64) for name in ("sparsity", "l1")]
-        return cls(
-            domain,
-            domain.sparsity_at(us) if many_u else np.unique(own[0]),
-            domain.l1_at(vs) if many_v else np.unique(own[1]),
-            rows,
-            known,
-        )
+        return cls(domain, x, y, rows, known)
 
     def posterior(self, surface_at: Tally, failed: Bools) -> tuple[Floats, Floats, Floats]:
         """(A, U, V) each: mean rate, and ends of its 95 % interval; NaN where the node is not known."""
         a, i, j = np.nonzero(self.known)
-        made: Posterior = surface_at.surface(failed).at(a, self.sparsity[i], self.l1[j])
+        made: Posterior = surface_at.surface(failed).at(a, self.x[i], self.y[j])
         mean, low, high = (np.full(self.known.shape, np.nan) for _ in range(3))
         mean[self.known], (low[self.known], high[self.known]) = made.mean, made.interval(0.95)
         return mean, low, high
@@ -103,20 +104,20 @@ class Nodes:
 BINS = 24
 
 
-def _axis(x: Floats) -> tuple[Floats, Ints, bool]:
-    """Nodes of an axis in [0, 1], the node of each row, and whether they are bins."""
-    values, at = np.unique(x, return_inverse=True)
-    if len(values) <= MOST_LEVELS:
-        return values, at, False
-    return (np.arange(BINS) + 0.5) / BINS, np.minimum((x * BINS).astype(np.int64), BINS - 1), True
+def _places(axis: Axis, values: Floats) -> tuple[Floats, Ints, bool]:
+    """Nodes of an axis, the node of each row, and whether they are bins."""
+    levels, at = np.unique(values, return_inverse=True)
+    if len(levels) <= MOST_LEVELS:
+        return levels, at, False
+    return axis.from_unit((np.arange(BINS) + 0.5) / BINS), grid_cell(axis.to_unit(values), BINS), True
 
 
 def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.5, domain: Domain | None = None) -> list[Region]:
-    """Regions of one failure, the surest first; rows of l1 = 0 among others are left out.
+    """Regions of one failure, the surest first; rows that are not `on_axes` are left out.
 
     Cells whose posterior mean rate is at or above the level, joined where they are next to each other along one of the
-    three axes; cells that touch at a corner alone are two regions. domain: the range of a search (`StudySpec.domain`); a
-    grid's is that of its rows.
+    three axes; cells that touch at a corner alone are two regions. domain: that of a search (`StudySpec.domain`); by default
+    what the rows span.
     """
     return _regions(frame, [failure], level, domain)
 
@@ -130,13 +131,10 @@ def all_regions(frame: pd.DataFrame, level: float = 0.5, domain: Domain | None =
 def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Domain | None) -> list[Region]:
     if not 0 < level < 1:
         raise MisuseError(f"level={level} is outside (0, 1). It is a failure rate, for example 0.5.")
-    outcomes = {failure: failed(frame, failure).to_numpy(dtype=bool) for failure in failures}
+    mapped = frame[on_axes(frame, plane_of(domain))]
+    outcomes = {failure: failed(mapped, failure).to_numpy(dtype=bool) for failure in failures}
     if frame.empty:
         return []
-    mapped, _ = without_zero_l1(frame)
-    if len(mapped) < len(frame):
-        kept = (frame["l1"] != 0).to_numpy()
-        outcomes = {failure: rows[kept] for failure, rows in outcomes.items()}
     tally = Tally.of(mapped, domain)
     atlas = _Atlas(tally, Nodes.of(mapped, tally.domain), Autoencoders.of(mapped, tally.domain), _verdicts(mapped), level)
     return [region for failure, rows in outcomes.items() for region in atlas.regions(failure, rows)]
@@ -147,8 +145,7 @@ def region_table(regions: list[Region]) -> pd.DataFrame:
     rows = [
         {
             "region": region.name,
-            "sparsity": _span(region.sparsity),
-            "l1": _span(region.l1),
+            **{name: _span(extent) for name, extent in region.extents.items()},
             "volume": f"{region.volume:.1%}",
             "peak rate [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
             "replicates": str(region.replicates),
@@ -232,8 +229,10 @@ class _Sheet:
             name=name,
             failure=failure,
             architectures=[nodes.domain.architectures[index] for index in np.unique(a)],
-            sparsity=(float(nodes.sparsity[i.min()]), float(nodes.sparsity[i.max()])),
-            l1=(float(nodes.l1[j.min()]), float(nodes.l1[j.max()])),
+            extents={
+                axis.coordinate.name: (float(values[at.min()]), float(values[at.max()]))
+                for axis, values, at in ((nodes.domain.x, nodes.x, i), (nodes.domain.y, nodes.y, j))
+            },
             volume=float(inside.sum() / nodes.known.sum()),
             peak_rate=rate,
             peak_interval=interval,
@@ -276,22 +275,18 @@ def _name(failure: str, nodes: Nodes, a: Ints, i: Ints, j: Ints) -> tuple[str, s
     """As "any@5-3-5..10-5-10,sparse,high-l1", and the middle as "S=0.9,l1=0.01"."""
     names = nodes.domain.architectures
     span = names[a.min()] if a.min() == a.max() else f"{names[a.min()]}..{names[a.max()]}"
-    middle = nodes.domain.u(nodes.sparsity)[i].mean(), nodes.domain.v(nodes.l1)[j].mean()
-    thirds = [
-        words[min(int(3 * place), 2)]
-        for place, words, varies in zip(middle, (_SPARSITY_WORDS, _L1_WORDS), nodes.domain.varies)
-        if varies
-    ]
-    exact = f"S={float(nodes.domain.sparsity_at(middle[0])):.3g},l1={float(nodes.domain.l1_at(middle[1])):.2g}"
-    return ",".join([f"{failure}@{span}", *thirds]), exact
-
-
-_SPARSITY_WORDS = ("dense", "medium", "sparse")
-_L1_WORDS = ("low-l1", "mid-l1", "high-l1")
+    thirds, middles = [], []
+    for axis, values, at in ((nodes.domain.x, nodes.x, i), (nodes.domain.y, nodes.y, j)):
+        middle = axis.to_unit(values)[at].mean()
+        if axis.varies:
+            thirds.append(axis.coordinate.thirds[min(int(3 * middle), 2)])
+        digits = 2 if axis.coordinate.scale == "log" else 3
+        middles.append(f"{axis.coordinate.symbol}={float(axis.from_unit(middle)):.{digits}g}")
+    return ",".join([f"{failure}@{span}", *thirds]), ",".join(middles)
 
 
 def _distinct(names: list[str], middles: list[str]) -> Iterator[str]:
-    """Names that stand twice get their middles, and those that still do a number."""
+    """Names that occur twice get their middles, and those that still do a number."""
     twice = Counter(names)
     longer = [f"{name},{middle}" if twice[name] > 1 else name for name, middle in zip(names, middles)]
     seen: Counter[str] = Counter()
@@ -305,7 +300,7 @@ def _distinct(names: list[str], middles: list[str]) -> Iterator[str]:
 
 @dataclass(frozen=True, eq=False)
 class Autoencoders:
-    """Which rows share an autoencoder: SAEs of several l1 values on one AE fail together, and are no independent evidence."""
+    """Which rows share an autoencoder: SAEs of several values of y on one AE fail together, and are no independent evidence."""
 
     of_row: Ints
     architecture: Ints
@@ -315,13 +310,16 @@ class Autoencoders:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, domain: Domain) -> Autoencoders:
-        """By architecture, sparsity and the seeds of data and AE; without these columns every row is its own."""
+        """By architecture, x, y unless it is of the SAE alone, and the seeds of data and AE; without these every row is its own."""
+        x, y = domain.plane
+        if x.of_the_sae:
+            raise MisuseError(f"x={x.name} is of the SAE alone; regions allow that of y only, along which autoencoders are shared.")
         seeds = [column for column in ("data_seed", "ae_seed") if column in frame.columns]
         index = architecture_index(frame, domain)
         if not seeds:
             return cls(np.arange(len(frame)), index, np.arange(len(frame)))
         code = index
-        for column in ("sparsity", *seeds):
+        for column in (x.name, *([] if y.of_the_sae else [y.name]), *seeds):
             part, values = pd.factorize(frame[column])
             code = np.unique(code * len(values) + part, return_inverse=True)[1]
         _, first, of_row = np.unique(code, return_index=True, return_inverse=True)
@@ -364,7 +362,7 @@ def confidences(autoencoders: Autoencoders, rows: Bools, nodes: Nodes, labels: I
     least = np.ones(labels.max() + 1)
     families = _families(nodes.known.shape)
     for width, sizes in itertools.groupby(families, key=lambda size: size[2]):
-        evidence = Evidence.along_l1(autoencoders, rows, nodes, width)
+        evidence = Evidence.along_y(autoencoders, rows, nodes, width)
         for size in sizes:
             score, trials = (_boxes(part, (*size[:2], 1)) for part in (evidence.score, evidence.trials))
             owner = _owner(labels, nodes.known, size)
@@ -376,7 +374,7 @@ def confidences(autoencoders: Autoencoders, rows: Bools, nodes: Nodes, labels: I
 
 
 def _families(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Sizes of windows, those of one width along l1 together."""
+    """Sizes of windows, those of one width along y together."""
     doubled = tuple(2**power for power in range(16))
     choices = [[width for width in widths if width <= side] for widths, side in zip((doubled, WIDTHS, WIDTHS), shape)]
     return sorted(itertools.product(*choices), key=lambda size: size[2])
@@ -390,7 +388,7 @@ def _error_share(size: tuple[int, ...], families: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Independent outcomes in windows of one width along l1: (A, U, V − width + 1)."""
+    """Independent outcomes in windows of one width along y: (A, U, V − width + 1)."""
 
     score: Floats
     """Sum over autoencoders of the share of their rows in the window that failed."""
@@ -400,7 +398,7 @@ class Evidence:
     """Whether every such share is 0 or 1."""
 
     @classmethod
-    def along_l1(cls, autoencoders: Autoencoders, rows: Bools, nodes: Nodes, width: int) -> Evidence:
+    def along_y(cls, autoencoders: Autoencoders, rows: Bools, nodes: Nodes, width: int) -> Evidence:
         """From the rows; rows says which failed."""
         if not autoencoders.shared:
             every = np.ones(len(rows), dtype=bool)

@@ -18,10 +18,11 @@ from analysis.report.study_rows import COLLAPSE, StudyRows
 from analysis.searches.l1 import l1_sentences
 from analysis.transitions.critical_points import CriticalPoint
 from analysis.transitions.crossings import Answer
+from search_spaces.coordinates import COORDINATES, L1
 from search_spaces.failures import FailureKind, verdicts
 
 MOST_REGIONS = 3
-"""Of different failures, told in sentences; the table holds all."""
+"""Of different failures, in sentences; the table holds all."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,12 @@ def _many_curves(curves: dict[str, Monotonicity]) -> str:
         return _never_collapsed(f"{len(curves)} architectures", trained)
     rising, falling = (_significant(curves, name) for name in ("p_never_rises", "p_never_falls"))
     both = [name for name in rising if name in falling]
-    told = [
+    texts = [
         f"{failures} of {trained} autoencoders collapsed. The rate rises with sparsity in {_listed(rising, len(curves))}",
         f"and falls with it in {_listed(falling, len(curves))} (Holm over the architectures, {LEVEL:.0%})",
     ]
     verdict = f"not monotone in {', '.join(both)}" if both else "nothing speaks for a rate that is not monotone"
-    return f"{' '.join(told)}: {verdict}."
+    return f"{' '.join(texts)}: {verdict}."
 
 
 def _significant(curves: dict[str, Monotonicity], p_value: str) -> list[str]:
@@ -167,8 +168,9 @@ def region_sentences(regions: Sequence[Region]) -> list[str]:
 
 def _region_sentence(region: Region) -> str:
     low, high = region.peak_interval
+    extents = ", ".join(f"{COORDINATES[name].symbol} {range_text(extent)}" for name, extent in region.extents.items())
     return (
-        f"{region.failure}: {span_text(region.architectures)}, S {range_text(region.sparsity)}, l1 {range_text(region.l1)} "
+        f"{region.failure}: {span_text(region.architectures)}, {extents} "
         f"({region.volume:.1%} of the cells, {region.replicates} replicates); at its peak {region.peak_rate:.0%} of the "
         f"seeds fail [95 % interval {low:.0%} to {high:.0%}], confidence that it is there {probability_text(region.confidence)}."
     )
@@ -190,7 +192,7 @@ def range_text(ends: tuple[float, float]) -> str:
 
 def death_summary(points: Sequence[CriticalPoint]) -> list[str]:
     """Where half of the seeds lose all latents, over all architectures and sparsities, and how near the closed forms come."""
-    along = [point for point in points if point.axis == "l1"]
+    along = [point for point in points if point.axis == L1]
     crossed = [point for point in along if point.crossing.answer is Answer.CROSSED and point.crossing.direction == "rising"]
     enough = [point for point in along if point.crossing.answer is not Answer.TOO_FEW]
     if not enough:
@@ -198,26 +200,26 @@ def death_summary(points: Sequence[CriticalPoint]) -> list[str]:
     if not crossed:
         return [f"All latents are dead in half of the seeds at no l1, in {len(enough)} curves of rate over l1."]
     estimates = [point.crossing.estimate for point in crossed]
-    told = (
+    text = (
         f"Half of the seeds have all latents dead above a critical l1 of {range_text((min(estimates), max(estimates)))}, by "
         f"architecture and sparsity ({len(crossed)} of {len(enough)} curves of rate over l1 cross one half)."
     )
-    return [told, *_closed_form_sentences(crossed)]
+    return [text, *_closed_form_sentences(crossed)]
 
 
 def _closed_form_sentences(points: Sequence[CriticalPoint]) -> list[str]:
     """For each closed form: in how many points the interval holds it, and by how much it is off."""
-    told = []
+    texts = []
     for name in dict.fromkeys(prediction.name for point in points for prediction in point.predictions):
         pairs = [(point, p) for point in points for p in point.predictions if p.name == name and np.isfinite(p.value)]
         if pairs:
             off = float(np.median([point.difference(p) for point, p in pairs]))
             held = sum(bool(point.holds(p)) for point, p in pairs)
-            told.append(
+            texts.append(
                 f"Closed form “{name}”: within the 90 % interval in {held} of {len(pairs)}; the measured l1 is "
                 f"{'higher' if off > 0 else 'lower'} by a factor of {10 ** abs(off):.3g} in the median."
             )
-    return told
+    return texts
 
 
 def transition_summary(points: Sequence[CriticalPoint]) -> list[str]:
@@ -225,9 +227,9 @@ def transition_summary(points: Sequence[CriticalPoint]) -> list[str]:
     enough = [point for point in points if point.crossing.answer is not Answer.TOO_FEW and point.predictions]
     by_statement = {name: [point for point in enough if point.quantity == name] for name in dict.fromkeys(_names_of(enough))}
     crossing = {name for name, own in by_statement.items() if any(point.crossing.answer is Answer.CROSSED for point in own)}
-    told = [_transition_sentence(name, own) for name, own in by_statement.items() if name in crossing]
+    texts = [_transition_sentence(name, own) for name, own in by_statement.items() if name in crossing]
     nowhere = [f"“{name}” ({_agreement(own)})" for name, own in by_statement.items() if name not in crossing]
-    return told + ([f"Holding in half of the seeds nowhere: {', '.join(nowhere)}."] if nowhere else [])
+    return texts + ([f"Holding in half of the seeds nowhere: {', '.join(nowhere)}."] if nowhere else [])
 
 
 def _names_of(points: Sequence[CriticalPoint]) -> list[str]:
@@ -237,9 +239,9 @@ def _names_of(points: Sequence[CriticalPoint]) -> list[str]:
 def _transition_sentence(statement: str, points: list[CriticalPoint]) -> str:
     """Rising crossings only: a closed form speaks of no fall."""
     rising = [point for point in points if point.crossing.answer is Answer.CROSSED]
-    told = [f"{p.crossing.estimate:.3g} in {p.architecture} (predicted {p.predictions[0].value:.3g})" for p in rising[:3]]
+    texts = [f"{p.crossing.estimate:.3g} in {p.architecture} (predicted {p.predictions[0].value:.3g})" for p in rising[:3]]
     more = f" and in {len(rising) - 3} more" if len(rising) > 3 else ""
-    return f"“{statement}” comes to hold in half of the seeds at S = {', '.join(told)}{more}: {_agreement(points)}."
+    return f"“{statement}” comes to hold in half of the seeds at S = {', '.join(texts)}{more}: {_agreement(points)}."
 
 
 def _agreement(points: list[CriticalPoint]) -> str:
@@ -293,11 +295,11 @@ def _names(table: pd.DataFrame) -> str:
 
 
 def architecture_sentences(study: StudyRows, architecture: str) -> list[str]:
-    """What is told of one architecture: its verdicts, its collapse, its critical points."""
+    """What is said of one architecture: its verdicts, its collapse, its critical points."""
     own = study.of(architecture)
     curve = study.collapse.get(architecture)
-    told = verdict_sentences(own)
+    texts = verdict_sentences(own)
     if curve is not None:
-        told.append(f"Collapse of the autoencoder, {_one_curve(architecture, curve)}")
-    told += death_summary(study.deaths_of(architecture))
-    return told + [f"{point.sentence}." for point in study.transitions if point.architecture == architecture]
+        texts.append(f"Collapse of the autoencoder, {_one_curve(architecture, curve)}")
+    texts += death_summary(study.deaths_of(architecture))
+    return texts + [f"{point.sentence}." for point in study.transitions if point.architecture == architecture]

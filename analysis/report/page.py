@@ -43,7 +43,7 @@ Write = Callable[[str, bytes], None]
 
 
 _WORDS = re.compile(r"[A-Za-z“]|\d+-\d+-\d+")
-"""What a column begins with that stands on the left: a word, or an architecture."""
+"""What the cells of a left-aligned column begin with: a word, or an architecture."""
 
 
 @dataclass(frozen=True)

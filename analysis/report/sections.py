@@ -13,16 +13,10 @@ from matplotlib.figure import Figure
 
 from analysis.comparisons.published import published_replicates, side_by_side
 from analysis.figures import verdicts as plots
+from analysis.figures.failure_curves import failure_curves, plot_failure_curves
 from analysis.figures.l1 import l1_figure
-from analysis.figures.phase import (
-    failure_curves,
-    order_parameter_curve,
-    phase_diagram,
-    plot_failure_curves,
-    plot_order_parameter,
-    plot_phase_diagram,
-    plot_phase_diagrams,
-)
+from analysis.figures.order_parameters import order_parameter_curve, plot_order_parameter
+from analysis.figures.phase import phase_diagram, plot_phase_diagram, plot_phase_diagrams
 from analysis.figures.replicates import gram, metric_scatter, plot_gram_matrix, plot_metric_scatter
 from analysis.rates.claims import probability_text
 from analysis.rates.regions import Region
@@ -32,9 +26,9 @@ from analysis.searches.l1 import l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
+from search_spaces.coordinates import L1
+from search_spaces.failures import FailureKind
 from search_spaces.study_files import StudySpec
-from study.engines.registry import engine_named
-from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import train_autoencoders
 
@@ -78,7 +72,7 @@ class Sheet:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A heading and what stands below it."""
+    """A heading and what is below it."""
 
     title: str
     anchor: str
@@ -92,7 +86,7 @@ class Section:
 
 
 def sections(study: StudyRows) -> Iterator[Section]:
-    """Those that the study has something to show in, in the order of the page; each computed when it is asked for."""
+    """Those that the study has something to show in, in the order of the page; each computed as it is needed."""
     if study.rows.empty:
         return
     of_measured = (_order_section, _metrics_section, _trust_section) if len(study.measured) else ()
@@ -245,12 +239,12 @@ def _phase_section(study: StudyRows) -> Section | None:
 
 def _phase_panel(study: StudyRows) -> Panel:
     shown = study.architectures[:MOST_ARCHITECTURES]
-    diagrams = [phase_diagram(study.frame, name, surface=study.surfaces.get(name), deaths=study.deaths_of(name)) for name in shown]
+    diagrams = [phase_diagram(study.frame, name, fitted=study.fitted.get(name), deaths=study.deaths_of(name)) for name in shown]
     columns = min(4, len(shown))
     width = _column_width(columns)
     figure, axes = _grid(len(shown), columns, (width, 0.85 * width), (0.15, 0.35), (0.8, 0.1, 0.8, 0.3))
     plot_phase_diagrams(diagrams, axes)
-    fitted = any(diagram.surface is not None for diagram in diagrams)
+    fitted = any(diagram.fitted is not None for diagram in diagrams)
     return Panel("phase_diagrams", figure, _phase_caption(study, fitted, len(study.architectures) - len(shown)), wide=columns > 1)
 
 
@@ -275,7 +269,7 @@ def _column_width(columns: int) -> float:
 def _region_section(study: StudyRows) -> Section | None:
     if not study.regions:
         return None
-    data, shown = (pd.DataFrame([of(region) for region in study.regions]) for of in (vars, _region_line))
+    data, shown = (pd.DataFrame([of(region) for region in study.regions]) for of in (Region.to_mapping, _region_line))
     return Section(
         "Failure regions",
         "regions",
@@ -290,8 +284,7 @@ def _region_line(region: Region) -> dict[str, object]:
         "region": region.name,
         "rate at the peak [95 %]": f"{region.peak_rate:.0%} [{region.peak_interval[0]:.0%}, {region.peak_interval[1]:.0%}]",
         "architectures": span_text(region.architectures),
-        "sparsity": range_text(region.sparsity),
-        "l1": range_text(region.l1),
+        **{name: range_text(extent) for name, extent in region.extents.items()},
         "share of cells": f"{region.volume:.1%}",
         "replicates": region.replicates,
         "confidence": probability_text(region.confidence),
@@ -398,8 +391,7 @@ def _trained_weights(chosen: pd.DataFrame, spec: StudySpec) -> Any:
         )
         for row in chosen.itertuples()
     ]
-    engine = engine_named(spec.engine).name
-    return train_autoencoders(Pack(Replicates.of(replicates), spec.protocol, spec.dtype, engine)).W
+    return train_autoencoders(Pack(Replicates.of(replicates), spec.protocol, spec.dtype, spec.engine)).W
 
 
 def chosen_for_grams(frame: pd.DataFrame) -> pd.DataFrame:
@@ -544,7 +536,7 @@ def death_table(points: Sequence[CriticalPoint]) -> pd.DataFrame:
                 **{f"{p.name}{end}": value for p in point.predictions for end, value in _judged(point, p)},
             }
             for point in points
-            if point.axis == "l1"
+            if point.axis == L1
         ]
     )
 

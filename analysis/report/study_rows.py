@@ -10,18 +10,16 @@ import pandas as pd
 
 from analysis.comparisons.metric_trust import MetricTrust, metric_trust
 from analysis.comparisons.published import published_replicates
-from analysis.figures.phase import Surface
+from analysis.figures.phase import FittedRate
 from analysis.rates.cells import cell_rates, on_lattice, per_autoencoder
 from analysis.rates.claims import Monotonicity, monotonicity
 from analysis.rates.regions import Region, all_regions
-from analysis.rates.tally import Tally, without_zero_l1
+from analysis.rates.tally import Tally, on_axes
 from analysis.transitions.critical_points import CriticalPoint, critical_points, order_transitions
-from search_spaces.failures import failed
+from search_spaces.failures import FailureKind, failed
 from search_spaces.learners.l1_search import L1Interval
 from search_spaces.study_files import StudySpec
-from search_spaces.surface.surface import Surface as FailureSurface
-from search_spaces.surface.surface import few_cells
-from study.failures import FailureKind
+from search_spaces.surface.surface import Surface, few_cells
 from study.metrics.sae import corrected_mcc
 from study.storage.schema import Group, names_of
 
@@ -124,11 +122,11 @@ class StudyRows:
         return metric_trust(self.measured)
 
     @cached_property
-    def surfaces(self) -> dict[str, Surface]:
+    def fitted(self) -> dict[str, FittedRate]:
         """The smoothed rate of any failure, for each architecture that has a lattice worth smoothing."""
         if not self.varies("sparsity", "l1"):
             return {}
-        frame, _ = without_zero_l1(self.frame)
+        frame = self.frame[on_axes(self.frame)]
         tally = Tally.of(frame)
         domain, cells = tally.domain, tally.cells
         smooth = [
@@ -138,18 +136,17 @@ class StudyRows:
         ]
         if not smooth:
             return {}
-        fitted = tally.surface(failed(frame).to_numpy())
+        surface = tally.surface(failed(frame).to_numpy())
         levels = self.cells[self.cells["l1"] > 0]
-        return {domain.architectures[place]: _on_lattice(fitted, place, levels) for place in smooth}
+        return {domain.architectures[place]: _on_lattice(surface, place, levels) for place in smooth}
 
 
-def _on_lattice(fitted: FailureSurface, place: int, cells: pd.DataFrame) -> Surface:
+def _on_lattice(surface: Surface, place: int, cells: pd.DataFrame) -> FittedRate:
     """At the study's own levels: between them the fit is unsure of itself, and its lines would ring every cell."""
     sparsities, l1s = (np.sort(cells[axis].unique()).astype(np.float64) for axis in ("sparsity", "l1"))
     l1, sparsity = np.meshgrid(l1s, sparsities, indexing="ij")  # (l1, sparsities)
-    posterior = fitted.at(np.full(l1.size, place), sparsity.ravel(), l1.ravel())
-    mean, sd, q = (of.reshape(l1.shape) for of in (posterior.mean, posterior.sd, posterior.exceedance(0.5)))
-    return Surface(sparsities, l1s, mean, sd, q)
+    posterior = surface.at(np.full(l1.size, place), sparsity.ravel(), l1.ravel())
+    return FittedRate(sparsities, l1s, *(of.reshape(l1.shape) for of in (posterior.mean, posterior.exceedance(0.5))))
 
 
 def slug(architecture: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -39,7 +39,7 @@ class FailureMap:
     def to_mapping(self) -> dict[str, Any]:
         """All but the surface."""
         plain = {name: value for name, value in vars(self).items() if name != "surface"}
-        return plain | {"regions": [asdict(region) for region in self.regions]}
+        return plain | {"regions": [region.to_mapping() for region in self.regions]}
 
     def table(self) -> pd.DataFrame:
         """The regions."""
@@ -72,7 +72,7 @@ def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
     return FailureMap(
         search.failure,
         search.level,
-        learner.told,
+        learner.replicates,
         learner.expected_misclassified_volume,
         learner.expected_regret,
         failure_regions(frame, search.failure, search.level, learner.spec.domain),

@@ -12,7 +12,8 @@ import pandas as pd
 from analysis.comparisons.published import ARCHITECTURE, L1, SEED, SPARSITY
 from analysis.figures.l1 import l1_figure
 from analysis.figures.render import draw
-from search_spaces.cells import Architecture, checked_sparsity
+from search_spaces import coordinates
+from search_spaces.cells import Architecture
 from search_spaces.errors import MisuseError
 from search_spaces.learners.l1_search import Ends, L1Interval, L1Learner, LowerEdge, UpperEdge
 from search_spaces.protocol import PROTOCOLS, Protocol
@@ -100,7 +101,7 @@ def recommend_l1(
     study: an L1 search that was run with `sae-study l1` and has this cell. Without it the search runs here, in this process
     and without Ray, under `protocol` (default: `dissertation`): `budget` replicates, a few seconds. Raises MisuseError.
     """
-    name, sparsity = str(Architecture.parse(architecture)), checked_sparsity(sparsity)
+    name, sparsity = str(Architecture.parse(architecture)), coordinates.SPARSITY.checked(sparsity)
     if study is not None and protocol is not None:
         raise MisuseError(f"study={study!r} has a protocol of its own. Give the study or the protocol, not both.")
     if study is not None:

@@ -1,7 +1,7 @@
-"""Phase transitions: critical sparsity and critical l1, measured from rows, beside their closed forms.
+"""Phase transitions: critical values of a coordinate, measured from rows, beside their closed forms.
 
 Two roads: how often replicates fail (`critical_points`), and the autoencoder's own order parameters
-(`ae_order_parameters`, `order_transitions`). Rows hold no weights: what needs W is told by bounds, or left out.
+(`ae_order_parameters`, `order_transitions`). Rows hold no weights: what needs W is bounded, or left out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from analysis.rates.cells import on_lattice, per_autoencoder
 from analysis.transitions.crossings import Answer, Crossing, crossings
+from search_spaces.coordinates import L1, PLANE, SPARSITY, Coordinate, Plane
 from search_spaces.failures import failed
 from search_spaces.protocol import PROTOCOLS, Protocol
 from study import theory
@@ -43,10 +44,12 @@ class CriticalPoint:
     architecture: str
     quantity: str
     """The failure, or the statement about the autoencoder, whose rate it is."""
-    axis: str
-    """`sparsity` or `l1`: along what the rate crosses."""
-    at: float | None
+    axis: Coordinate
+    """Along what the rate crosses."""
+    held: Coordinate | None
     """The other coordinate; None where the autoencoder alone decides, so that there is none."""
+    at: float | None
+    """Its value."""
     level: float
     crossing: Crossing
     """On the axis itself: l1 is not a logarithm here."""
@@ -57,8 +60,8 @@ class CriticalPoint:
     predictions: tuple[Prediction, ...] = ()
 
     def difference(self, prediction: Prediction) -> float:
-        """Estimate minus prediction: in S for sparsity, in decades for l1; NaN without an estimate."""
-        if self.axis == "l1":
+        """Estimate minus prediction, in decades on a logarithmic axis; NaN without an estimate."""
+        if self.axis.scale == "log":
             return float(np.log10(self.crossing.estimate / prediction.value))
         return self.crossing.estimate - prediction.value
 
@@ -75,8 +78,8 @@ class CriticalPoint:
     @property
     def sentence(self) -> str:
         """The answer in words."""
-        where = "" if self.at is None else f" at {'l1' if self.axis == 'sparsity' else 'S'} = {self.at:.3g}"
-        name, crossing = {"sparsity": "S", "l1": "l1"}[self.axis], self.crossing
+        where = "" if self.held is None else f" at {self.held.symbol} = {self.at:.3g}"
+        name, crossing = self.axis.symbol, self.crossing
         subject = f"{self.architecture}{where}: P({self.quantity})"
         if crossing.answer is Answer.TOO_FEW:
             return f"{subject} has {crossing.answer} ({self.seeds} seeds)"
@@ -96,29 +99,43 @@ def _with_interval(crossing: Crossing) -> str:
 
 
 def critical_points(
-    frame: pd.DataFrame, failure: str = "any", level: float = 0.5, confidence: float = 0.9, protocol: Protocol | None = None
+    frame: pd.DataFrame,
+    failure: str = "any",
+    level: float = 0.5,
+    confidence: float = 0.9,
+    protocol: Protocol | None = None,
+    plane: Plane = PLANE,
 ) -> list[CriticalPoint]:
-    """Critical sparsities at each l1 and critical l1 at each sparsity, of every architecture; one entry a crossing.
+    """Critical x at each y and critical y at each x, of every architecture; one entry per crossing.
 
     A curve that does not cross, or has too few seeds or levels, has an entry that says so. A collapse of the autoencoder
-    has no l1: its critical sparsity counts each autoencoder once. l1 is fitted as a logarithm; l1 = 0 is left out there.
+    has no y: its critical x counts each autoencoder once. What has a logarithmic scale is fitted as a logarithm, without 0.
 
     protocol: for the closed forms of the death of the SAE; by default the named one that all rows were trained under.
     """
     if frame.empty:
         return []
-    frame = on_lattice(frame)
+    frame = on_lattice(frame, plane)
     frame = frame.assign(failed=failed(frame, failure))
-    protocol = protocol or named_protocol(frame)
+    protocol, asked = protocol or named_protocol(frame), _Asked(failure, level, confidence)
     return [
         point
         for _, own in _by_architecture(frame)
         for point in (
-            _of_autoencoder(own, failure, level, confidence)
+            _of_autoencoder(own, asked, plane)
             if failure == FailureKind.AE_COLLAPSED.value
-            else _of_sae(own, failure, level, confidence, protocol)
+            else _of_sae(own, asked, protocol, plane)
         )
     ]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Of which rate a crossing is sought, and of what."""
+
+    quantity: str
+    level: float
+    confidence: float
 
 
 def named_protocol(frame: pd.DataFrame) -> Protocol | None:
@@ -133,45 +150,40 @@ def _by_architecture(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         yield architecture, own
 
 
-def _of_autoencoder(own: pd.DataFrame, failure: str, level: float, confidence: float) -> Iterator[CriticalPoint]:
+def _of_autoencoder(own: pd.DataFrame, asked: _Asked, plane: Plane) -> Iterator[CriticalPoint]:
     never = (Prediction("L_ded < L_bias at every S: collapse never pays", np.nan),)
-    yield from _points(_once_each(own), failure, "sparsity", None, level, confidence, never)
+    yield from _points(_once_each(own, plane), asked, plane.x, None, never)
 
 
-def _once_each(own: pd.DataFrame) -> pd.DataFrame:
-    return per_autoencoder(own) if {"data_seed", "ae_seed"} <= set(own.columns) else own
+def _once_each(own: pd.DataFrame, plane: Plane = PLANE) -> pd.DataFrame:
+    return per_autoencoder(own, plane) if {"data_seed", "ae_seed"} <= set(own.columns) else own
 
 
-def _of_sae(own: pd.DataFrame, failure: str, level: float, confidence: float, protocol: Protocol | None) -> Iterator[CriticalPoint]:
-    for l1, row in own.groupby("l1"):
-        yield from _points(row, failure, "sparsity", l1, level, confidence, ())
-    for sparsity, column in own[own["l1"] > 0].groupby("sparsity"):
-        predictions = death_predictions(column, protocol) if failure in DEATHS else ()
-        yield from _points(column, failure, "l1", sparsity, level, confidence, predictions)
+def _of_sae(own: pd.DataFrame, asked: _Asked, protocol: Protocol | None, plane: Plane) -> Iterator[CriticalPoint]:
+    for axis, held in (plane, plane[::-1]):
+        rows = own[own[axis.name] > 0] if axis.scale == "log" else own
+        for _, curve in rows.groupby(held.name):
+            predictions = death_predictions(curve, protocol) if axis == L1 and asked.quantity in DEATHS else ()
+            yield from _points(curve, asked, axis, held, predictions)
 
 
 def _points(
-    rows: pd.DataFrame,
-    quantity: str,
-    axis: str,
-    at: float | None,
-    level: float,
-    confidence: float,
-    predictions: tuple[Prediction, ...],
+    rows: pd.DataFrame, asked: _Asked, axis: Coordinate, held: Coordinate | None, predictions: tuple[Prediction, ...]
 ) -> Iterator[CriticalPoint]:
     """The crossings of one curve; rows have a column `failed`. None at all where the axis has a single value."""
-    values = rows[axis].to_numpy(dtype=np.float64)
+    values = rows[axis.name].to_numpy(dtype=np.float64)
     if len(np.unique(values)) < 2:
         return
     seed = rows["seed"].to_numpy() if "seed" in rows else np.arange(len(rows))
-    log = axis == "l1"
-    for crossing in crossings(np.log10(values) if log else values, rows["failed"], seed, level, confidence):
+    log = axis.scale == "log"
+    for crossing in crossings(np.log10(values) if log else values, rows["failed"], seed, asked.level, asked.confidence):
         yield CriticalPoint(
             architecture=str(rows["architecture"].iloc[0]),
-            quantity=quantity,
+            quantity=asked.quantity,
             axis=axis,
-            at=None if at is None else float(at),
-            level=level,
+            held=held,
+            at=None if held is None else float(rows[held.name].iloc[0]),
+            level=asked.level,
             crossing=_powers(crossing) if log else crossing,
             measured=(float(values.min()), float(values.max())),
             replicates=len(rows),
@@ -181,7 +193,7 @@ def _points(
 
 
 def _powers(crossing: Crossing) -> Crossing:
-    """From log10 l1 to l1; −inf becomes 0."""
+    """From logarithms to values; −inf becomes 0."""
     estimate, low, high = (float(10.0**value) for value in (crossing.estimate, crossing.low, crossing.high))
     return Crossing(
         crossing.answer, crossing.direction, estimate, low, high, crossing.probability, crossing.branch, crossing.branches
@@ -265,18 +277,18 @@ ORDER_PARAMETERS = (
 
 
 def ae_order_parameters(frame: pd.DataFrame, parameters: Sequence[OrderParameter] = ORDER_PARAMETERS) -> pd.DataFrame:
-    """Order parameters by architecture and sparsity, over the autoencoders (each once): one row each and parameter.
+    """Order parameters by architecture and sparsity, over the autoencoders (each once): one row per parameter of each.
 
     Columns: architecture, sparsity, parameter, replicates (those with a finite value), autoencoders (all), q05, q25, q50,
-    q75, q95 over them, theory (closed form; NaN where the importances cannot be told from the rows).
+    q75, q95 over them, theory (closed form; NaN where the rows do not show the importances).
     """
-    columns = ["architecture", "sparsity", "parameter", "replicates", "autoencoders", *_QUANTILE_NAMES, "theory"]
+    columns = ["architecture", SPARSITY.name, "parameter", "replicates", "autoencoders", *_QUANTILE_NAMES, "theory"]
     if frame.empty:
         return pd.DataFrame(columns=columns)
     lines = [
         (architecture, float(sparsity), parameter.column, *_summary(parameter, rows))
         for architecture, own in _by_architecture(_once_each(frame))
-        for sparsity, rows in own.groupby("sparsity")
+        for sparsity, rows in own.groupby(SPARSITY.name)
         for parameter in parameters
     ]
     return pd.DataFrame(lines, columns=columns)
@@ -291,7 +303,7 @@ def _summary(parameter: OrderParameter, rows: pd.DataFrame) -> tuple[float, ...]
     finite = values[np.isfinite(values)]
     quantiles = np.quantile(finite, QUANTILES) if len(finite) else np.full(len(QUANTILES), np.nan)
     importances = importances_of(rows)
-    sparsity, n_hidden = float(rows["sparsity"].iloc[0]), int(rows["n_hidden"].iloc[0])
+    sparsity, n_hidden = float(rows[SPARSITY.name].iloc[0]), int(rows["n_hidden"].iloc[0])
     closed = np.nan if importances is None else parameter.theory(sparsity, importances, n_hidden)
     return (len(finite), len(values), *(float(q) for q in quantiles), closed)
 
@@ -302,7 +314,7 @@ def importances_of(rows: pd.DataFrame) -> _Float | None:
     known = rows[np.isfinite(baselines)]
     if known.empty:
         return None
-    n_features, sparsity = int(known["n_features"].iloc[0]), float(known["sparsity"].iloc[0])
+    n_features, sparsity = int(known["n_features"].iloc[0]), float(known[SPARSITY.name].iloc[0])
     total = max(1.0, float(known["ae_loss_bias_only"].iloc[0] / theory.feature_variance(sparsity)))
     decay = theory.importance_decay(total, n_features)
     return decay ** np.arange(n_features, dtype=np.float64)
@@ -375,13 +387,14 @@ def order_transitions(frame: pd.DataFrame, level: float = 0.5, confidence: float
     if frame.empty:
         return []
     points: list[CriticalPoint] = []
+    asked = _Asked("", level, confidence)
     exact = _once_each(frame)
     for architecture, own in _by_architecture(on_lattice(exact)):
         rows = own[np.isfinite(_stored("ae_loss")(own))]
         importances = importances_of(exact[exact["architecture"] == architecture])  # of a bin's middle they would be others
         for statement in STATEMENTS if len(rows) else ():
             marked = rows.assign(failed=statement.holds(rows))
-            found = _points(marked, statement.name, "sparsity", None, level, confidence, _onset(statement, rows, importances))
+            found = _points(marked, replace(asked, quantity=statement.name), SPARSITY, None, _onset(statement, rows, importances))
             points.extend(point if point.crossing.direction != "falling" else replace(point, predictions=()) for point in found)
     return points
 
@@ -393,7 +406,7 @@ def _onset(statement: Statement, rows: pd.DataFrame, importances: _Float | None)
 
 
 def critical_table(points: list[CriticalPoint]) -> pd.DataFrame:
-    """One row for each point and closed form (one without any for a point that has none)."""
+    """One row per point and closed form (one without any for a point that has none)."""
     return pd.DataFrame(
         [_line(point, prediction) for point in points for prediction in point.predictions or (None,)], columns=list(_COLUMNS)
     )
@@ -408,7 +421,7 @@ _COLUMNS = (
 def _line(point: CriticalPoint, prediction: Prediction | None) -> tuple[object, ...]:
     c = point.crossing
     return (
-        point.architecture, point.quantity, point.axis, point.at, point.level, c.answer.value, c.direction, c.estimate, c.low,
+        point.architecture, point.quantity, point.axis.name, point.at, point.level, c.answer.value, c.direction, c.estimate, c.low,
         c.high, c.probability, c.branch, c.branches, point.replicates, point.seeds,
         *(
             (None, np.nan, np.nan, None)

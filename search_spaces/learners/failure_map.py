@@ -5,7 +5,7 @@
         learner.tell(rows_of(learner.ask()))
 
 Every batch but the first two is planned from the rows of all batches but the one before it, which may be in training
-meanwhile. So what is asked is a function of the specification and of the rows told, whenever they come: resuming is
+meanwhile. So what it asks is a function of the specification and of the rows, whenever they come: a search resumes by
 asking and telling again.
 
 After an even first pass a batch has four parts. *Straddle* sharpens the boundary as the mixture sees it; where there is
@@ -22,12 +22,13 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.special import betainc
 from scipy.stats import qmc
 
-from search_spaces.cells import Architecture, Replicates
+from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
 from search_spaces.errors import MisuseError
 from search_spaces.failures import failed
 from search_spaces.learners.contract import Rows
@@ -49,12 +50,12 @@ SURPRISE_REACH = 3.0
 
 @dataclass(frozen=True)
 class MapSpec:
-    """What is mapped, and where. Raises MisuseError for a batch that is none."""
+    """What is mapped, and where. Raises MisuseError for a batch below 1."""
 
     domain: Domain
     search: MapSearch
     batch: int | None = None
-    """Replicates a batch; None: growing with what was asked."""
+    """Replicates per batch; None: growing with what was asked."""
     seed: int = 0
     """Of the points asked for; replicates' own seeds are counted up from 0, or from the highest of earlier rows."""
 
@@ -69,8 +70,8 @@ class Refinement:
     def __init__(self, spec: MapSpec, earlier: Rows | None = None) -> None:
         """Start from nothing, or from rows of earlier studies (all inside the domain)."""
         self.spec = spec
-        self.told = 0
-        """Replicates of which rows were told, earlier ones not counted."""
+        self.replicates = 0
+        """Those whose rows it has learned from, earlier ones not counted."""
         counts, self._next_seed = _no_counts(), 0
         if earlier is not None and len(earlier["seed"]):
             counts, self._next_seed = self._counts(earlier), 1 + int(earlier["seed"].max())
@@ -107,7 +108,7 @@ class Refinement:
         return not self._to_ask and (self._precise or self._planned >= self.spec.search.budget)
 
     def ask(self) -> list[Replicates]:
-        """The next batch, one `Replicates` an architecture; none while two are out, or where it is done."""
+        """The next batch, one `Replicates` per architecture; none while two are out, or where it is done."""
         if not self._to_ask:
             return []
         batch = self._to_ask.popleft()
@@ -117,23 +118,26 @@ class Refinement:
     def tell(self, rows: Rows) -> None:
         """Learn from a batch: tree and process are first scored on it, then fitted anew. The rows' order is irrelevant."""
         if not self._asked or len(rows["seed"]) != self._asked[0]:
-            raise ValueError(f"{len(rows['seed'])} rows were told; out are batches of {list(self._asked)}, the first is due whole.")
-        self.told += self._asked.popleft()
+            raise ValueError(
+                f"{len(rows['seed'])} rows came; the batches that are out have {list(self._asked)}. Tell the first one whole."
+            )
+        self.replicates += self._asked.popleft()
         self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
         self._plan()
 
     def summary(self) -> dict[str, float]:
         """For progress lines."""
         return {
-            "replicates": self.told,
+            "replicates": self.replicates,
             "expected_misclassified_volume": self.expected_misclassified_volume,
             "expected_regret": self.expected_regret,
         }
 
     def _counts(self, rows: Rows) -> Counts:
-        """One row a point, millions of them gathered; MisuseError for one outside the domain."""
-        outcomes = failed(rows, self.spec.search.failure)
-        return Counts.of(self.spec.domain, rows["architecture"], rows["sparsity"], rows["l1"], outcomes).gathered().merged()
+        """Their counts, millions of points gathered; MisuseError for one outside the domain."""
+        domain, outcomes = self.spec.domain, failed(rows, self.spec.search.failure)
+        x, y = (rows[coordinate.name] for coordinate in domain.plane)
+        return Counts.of(domain, rows["architecture"], x, y, outcomes).gathered()
 
     def _plan(self) -> None:
         """Another batch, unless the budget is spent or the precision reached: the first pass but for a batch, that, refinement."""
@@ -154,7 +158,7 @@ class Refinement:
 
     def _is_precise(self) -> bool:
         volume, regret = self.spec.search.misclassified_volume, self.spec.search.regret
-        return self._earlier + self.told >= self.spec.search.first_pass and (
+        return self._earlier + self.replicates >= self.spec.search.first_pass and (
             (volume is not None and self.expected_misclassified_volume <= volume)
             or (regret is not None and self.expected_regret <= regret)
         )
@@ -210,21 +214,21 @@ class _State:
 
         Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
         1 − m + n − k). They contradict a safe place by the probability of a rate above level / 2, a failing one by that of
-        one below (1 + level) / 2; as far as the counts that the map foretells there, k = Σ m, would not do so too. A lone
+        one below (1 + level) / 2; as far as the counts that the map predicts there, k = Σ m, would not do so too. A lone
         failure amid safety draws a few more replicates: noise is soon seen through, and an island that the process would
         smooth away is found.
         """
-        failures, replicates, foretold = self._nearby
+        failures, replicates, predicted = self._nearby
         mean = self.mixture.mean
         fails = mean >= self.spec.search.level
         halfway = (self.spec.search.level + fails) / 2
-        seen, known = (betainc(mean + k, np.maximum(1 - mean + replicates - k, 1e-9), halfway) for k in (failures, foretold))
+        seen, known = (betainc(mean + k, np.maximum(1 - mean + replicates - k, 1e-9), halfway) for k in (failures, predicted))
         contradicted = np.where(fails, seen * (1 - known), (1 - seen) * known)
         return (contradicted * (1 - 2 * self.risk)) ** 4
 
     @property
     def _nearby(self) -> tuple[Floats, Floats, Floats]:
-        """Failures, replicates, and failures foretold around each of the grid's cells, by a Gaussian kernel of height 1."""
+        """Failures, replicates, and failures predicted around each of the grid's cells, by a Gaussian kernel of height 1."""
         counts, shape = self.surface.counts, self.spec.domain.shape()
         at = counts.architecture, grid_cell(counts.u, shape[1]), grid_cell(counts.v, shape[2])
         failures, replicates = np.zeros(shape), np.zeros(shape)
@@ -254,11 +258,12 @@ class _State:
         return _joined(parts).take(count)
 
     def _autoencoders(self, count: int) -> int:
-        return -(-count // self._l1s)
+        return -(-count // self._saes_each)
 
     @property
-    def _l1s(self) -> int:
-        return self.spec.search.l1s_per_autoencoder if self.spec.domain.varies[1] else 1
+    def _saes_each(self) -> int:
+        y = self.spec.domain.y
+        return self.spec.search.l1s_per_autoencoder if y.varies and y.coordinate.of_the_sae else 1
 
     def _next(self, count: int, sobol: qmc.Sobol) -> tuple[Ints, Floats, Floats]:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a first stretch is no power of two: it goes on
@@ -266,11 +271,11 @@ class _State:
         return (place[:, 0] * len(self.spec.domain.architectures)).astype(np.int64), place[:, 1], place[:, 2]
 
     def _sharing(self, anchors: tuple[Ints, Floats, Floats], weights: Floats) -> _Points:
-        """Each anchor with further l1 values of the same autoencoder, spread evenly by weight over its column."""
+        """Each anchor with further values of y on the same autoencoder, spread evenly by weight over its column."""
         a, u, v = anchors
         column = weights[a, grid_cell(u, weights.shape[1])]
-        shared = np.stack([evenly(column, v, turn / self._l1s) for turn in range(self._l1s)], axis=1)
-        numbers = np.repeat(np.arange(len(a)), self._l1s)
+        shared = np.stack([evenly(column, v, turn / self._saes_each) for turn in range(self._saes_each)], axis=1)
+        numbers = np.repeat(np.arange(len(a)), self._saes_each)
         return _Points(a[numbers], u[numbers], shared.ravel(), numbers)
 
 
@@ -313,12 +318,13 @@ def _joined(parts: Sequence[_Points]) -> _Points:
 
 def _replicates(domain: Domain, points: _Points, seeds: Ints) -> list[Replicates]:
     found = []
-    sparsity, l1 = domain.sparsity_at(points.u), domain.l1_at(points.v)
+    columns: dict[str, Any] = dict.fromkeys(SEED_COLUMNS, seeds)
+    for axis, units in ((domain.x, points.u), (domain.y, points.v)):
+        columns[axis.coordinate.name] = axis.from_unit(units)
     for a in np.unique(points.architecture):
         here = points.architecture == a
-        seed = seeds[here]
-        architecture = Architecture.parse(domain.architectures[a])
-        found.append(Replicates(architecture, sparsity[here], l1[here], seed, seed, seed, seed))
+        own = {name: column[here] for name, column in columns.items()}
+        found.append(Replicates(Architecture.parse(domain.architectures[a]), **own))
     return found
 
 

@@ -35,7 +35,7 @@ DRAWN_SHARE = 0.5
 
 
 @dataclass(frozen=True, eq=False)
-class Crossing:
+class CrossingPosterior:
     """Posterior of the x at which a rising failure rate crosses the level."""
 
     mass: Floats
@@ -90,7 +90,7 @@ class RisingRate:
         self._length = next_fast_len(len(z), real=True)  # long enough for those products that are wanted
         self._fail, self._pass = (rfft(np.log(p)[:, ::-1], self._length) for p in (rates, 1 - rates))
 
-    def crossing(self, failures: Floats, replicates: Floats) -> Crossing:
+    def crossing(self, failures: Floats, replicates: Floats) -> CrossingPosterior:
         """From counts (X,) at the values of the lattice."""
         spectrum = self._fail * rfft(failures, self._length) + self._pass * rfft(replicates - failures, self._length)
         # θ runs from −MARGIN to X + MARGIN − 1: log likelihood Σ_x n(x) table(x − θ)
@@ -99,7 +99,7 @@ class RisingRate:
         posterior = np.exp(TEMPER * (likelihood - likelihood.max()))
         theta = np.arange(-MARGIN, self.size + MARGIN)
         place = np.clip(theta + self._offsets[:, None], -1, self.size) + 1
-        return Crossing(np.bincount(place.ravel(), posterior.ravel(), self.size + 2) / posterior.sum())
+        return CrossingPosterior(np.bincount(place.ravel(), posterior.ravel(), self.size + 2) / posterior.sum())
 
 
 BIN = 10

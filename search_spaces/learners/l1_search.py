@@ -20,11 +20,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.cells import Architecture, Cell, Replicate, Replicates, checked_l1, checked_sparsity
+from search_spaces.cells import Architecture, Cell, Replicate, Replicates
+from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind
 from search_spaces.learners.contract import Rows
-from search_spaces.learners.l1_curves import STEP, Crossing, Descent, Floats, Ints, Monotony, RisingRate, Score
+from search_spaces.learners.l1_curves import STEP, CrossingPosterior, Descent, Floats, Ints, Monotony, RisingRate, Score
 from search_spaces.searches import BEFORE_SAE, L1Search
 
 BATCH = 24
@@ -69,11 +70,11 @@ class L1SearchSpec:
     """The first of the replicates' seeds, which count up from it; also of the points' random numbers."""
 
     def __post_init__(self) -> None:
-        cells = tuple((str(Architecture.parse(name)), checked_sparsity(sparsity)) for name, sparsity in self.cells)
+        cells = tuple((str(Architecture.parse(name)), SPARSITY.checked(sparsity)) for name, sparsity in self.cells)
         if not cells or len(set(cells)) < len(cells):
             raise MisuseError(f"cells={list(cells)} must name at least one (architecture, sparsity), and none twice.")
         object.__setattr__(self, "cells", cells)
-        low, high = (checked_l1(end) for end in self.l1)
+        low, high = (L1.checked(end) for end in self.l1)
         if not 0 < low < high or np.log10(high / low) < 0.5:
             raise MisuseError(f"l1 from {low:g} to {high:g} is no range to search. Give half a decade or more, above 0.")
         object.__setattr__(self, "l1", (low, high))
@@ -298,12 +299,12 @@ class _CellRows:
         return np.isin(self._failure, self._spec.search.failure)
 
     @cached_property
-    def upper(self) -> Crossing:
+    def upper(self) -> CrossingPosterior:
         """Where the failure's rate rises to the level."""
         return self._rising.crossing(*self._counts(self._failed))
 
     @cached_property
-    def lower(self) -> Crossing:
+    def lower(self) -> CrossingPosterior:
         """Where the rate of a dense code falls to the level; on the lattice turned round."""
         failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
         return self._rising.crossing(failures[::-1], replicates[::-1])
@@ -356,7 +357,7 @@ class _CellRows:
         seed = np.concatenate(seeds)
         return _distinct(np.concatenate([edge, others, best]), seed, self._size), seed
 
-    def _within(self, crossing: Crossing, count: int, rng: np.random.Generator) -> Ints:
+    def _within(self, crossing: CrossingPosterior, count: int, rng: np.random.Generator) -> Ints:
         """Draws of a crossing: fewer, as it is the less sure to lie in the range."""
         return crossing.draw(round(count * crossing.inside), rng)
 

@@ -9,48 +9,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search_spaces.cells import Architecture, checked_l1, checked_sparsity
+from search_spaces.cells import Architecture
+from search_spaces.coordinates import Axis, Plane
 from search_spaces.errors import MisuseError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 GRID = 128
-"""Cells an axis on which an architecture's plane is mapped."""
+"""Cells per axis on which an architecture's plane is mapped."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The architectures, in their order, and the ranges of sparsity and l1. An axis may be a single value.
-
-    Raises MisuseError for an empty or doubled list, a range that is upside down, and one that starts at l1 = 0, which
-    has no logarithm (a single l1 of 0 is fine).
-    """
+    """The architectures, in their order, and the ranges of two coordinates. MisuseError for an empty or doubled list."""
 
     architectures: tuple[str, ...]
     """As "10-5-10"; neighbours in this order share what is learnt."""
-    sparsity: tuple[float, float]
-    """Lowest and highest, in [0, 1)."""
-    l1: tuple[float, float]
-    """Lowest and highest."""
+    x: Axis
+    y: Axis
 
     def __post_init__(self) -> None:
         names = tuple(str(Architecture.parse(name)) for name in self.architectures)
         if not names or len(set(names)) < len(names):
             raise MisuseError(f"architectures={list(names)} must name at least one architecture, and none twice.")
         object.__setattr__(self, "architectures", names)
-        object.__setattr__(self, "sparsity", _ordered("sparsity", tuple(checked_sparsity(end) for end in self.sparsity)))
-        object.__setattr__(self, "l1", _ordered("l1", tuple(checked_l1(end) for end in self.l1)))
-        if self.l1[0] == 0 < self.l1[1]:
-            raise MisuseError(
-                f"l1 from 0 to {self.l1[1]:g} cannot be an axis: it is mapped by log10 l1, and 0 has none. "
-                "Start it above 0, and look at l1 = 0 apart."
-            )
+
+    @property
+    def plane(self) -> Plane:
+        """Its coordinates."""
+        return Plane(self.x.coordinate, self.y.coordinate)
 
     @property
     def varies(self) -> tuple[bool, bool]:
-        """Whether sparsity, and whether l1, is more than one value."""
-        return self.sparsity[0] < self.sparsity[1], self.l1[0] < self.l1[1]
+        """Whether x, and whether y, is more than one value."""
+        return self.x.varies, self.y.varies
 
     def index(self, architectures: ArrayLike | Iterable[Architecture | str]) -> Ints:
         """Indices of architectures, given as names or as indices, shape (n,); MisuseError for one that is not there."""
@@ -66,32 +59,8 @@ class Domain:
             raise MisuseError(f"architecture {unknown[0]!s} is not of this surface: {', '.join(self.architectures)}.")
         return found
 
-    def u(self, sparsity: ArrayLike) -> Floats:
-        """(S − lowest) / (highest − lowest), or ½ where there is one sparsity; MisuseError outside the range."""
-        return _scaled("sparsity", np.asarray(sparsity, dtype=np.float64), *self.sparsity)
-
-    def v(self, l1: ArrayLike) -> Floats:
-        """The same of log10 l1."""
-        given = np.asarray(l1, dtype=np.float64)
-        if self.varies[1] and (given <= 0).any():
-            raise MisuseError("l1 = 0 has no logarithm, so it has no place on this surface. Leave these rows out.")
-        scale = np.log10 if self.varies[1] else np.asarray
-        return _scaled("log10 l1" if self.varies[1] else "l1", scale(given), *(float(scale(end)) for end in self.l1))
-
-    def sparsity_at(self, u: ArrayLike) -> Floats:
-        """The inverse of `u`."""
-        low, high = self.sparsity
-        return np.clip(low + np.asarray(u, dtype=np.float64) * (high - low), low, high)
-
-    def l1_at(self, v: ArrayLike) -> Floats:
-        """The inverse of `v`."""
-        low, high = self.l1
-        if low == high:
-            return np.full(np.shape(v), low)
-        return np.clip(low * (high / low) ** np.asarray(v, dtype=np.float64), low, high)
-
     def centres(self, size: int = GRID) -> tuple[Floats, Floats]:
-        """u and v at the middles of the grid's cells: `size` an axis, one where the axis is a single value."""
+        """u and v at the middles of the grid's cells: `size` per axis, one where the axis is a single value."""
         u, v = ((np.arange(cells) + 0.5) / cells for cells in self.shape(size)[1:])
         return u, v
 
@@ -106,20 +75,6 @@ def _many(architectures: object) -> Iterable[object]:
     return (str(a) if isinstance(a, Architecture) else a for a in ([architectures] if single else architectures))  # type: ignore[attr-defined]
 
 
-def _ordered(name: str, ends: tuple[float, ...]) -> tuple[float, float]:
-    if len(ends) != 2 or ends[0] > ends[1]:
-        raise MisuseError(f"{name}={ends} is no range. Expected (lowest, highest).")
-    return ends
-
-
-def _scaled(name: str, values: Floats, low: float, high: float) -> Floats:
-    slack = 1e-9 * max(1.0, abs(low), abs(high))
-    outside = values[~((values >= low - slack) & (values <= high + slack))]
-    if outside.size:
-        raise MisuseError(f"{name} {outside.flat[0]:.6g} is outside this surface's range, {low:.6g} to {high:.6g}.")
-    return np.clip((values - low) / (high - low), 0, 1) if low < high else np.full(values.shape, 0.5)
-
-
 @dataclass(frozen=True, eq=False)
 class Counts:
     """Replicates and how many of them failed, at points; all arrays have shape (n,)."""
@@ -127,7 +82,9 @@ class Counts:
     architecture: Ints
     """Index a."""
     u: Floats
+    """x, in units of its axis."""
     v: Floats
+    """y, in units of its axis."""
     failures: Ints
     """0 … replicates."""
     replicates: Ints
@@ -138,15 +95,16 @@ class Counts:
         cls,
         domain: Domain,
         architecture: ArrayLike | Iterable[Architecture | str],
-        sparsity: ArrayLike,
-        l1: ArrayLike,
+        x: ArrayLike,
+        y: ArrayLike,
         failures: ArrayLike,
         replicates: ArrayLike = 1,
     ) -> Counts:
-        """Counts at points of a domain. Rows of no replicates are left out; MisuseError for impossible counts."""
+        """Counts at points (x, y) of a domain. Rows of no replicates are left out; MisuseError for impossible counts."""
         index = domain.index(architecture)
-        u, v = (np.broadcast_to(x, index.shape) for x in (domain.u(sparsity), domain.v(l1)))
-        k, n = (np.broadcast_to(whole_numbers(*x), index.shape) for x in (("failures", failures), ("replicates", replicates)))
+        u, v = (np.broadcast_to(part, index.shape) for part in (domain.x.to_unit(x), domain.y.to_unit(y)))
+        whole = whole_numbers("failures", failures), whole_numbers("replicates", replicates)
+        k, n = (np.broadcast_to(part, index.shape) for part in whole)
         if (k > n).any():
             raise MisuseError(f"{k[k > n][0]} failures in {n[k > n][0]} replicates. A replicate fails at most once.")
         return cls(index, u, v, k, n).take(n > 0)
@@ -159,12 +117,12 @@ class Counts:
         return Counts(self.architecture[rows], self.u[rows], self.v[rows], self.failures[rows], self.replicates[rows])
 
     def plus(self, other: Counts) -> Counts:
-        """Both together, points that stand twice added up, in an order that depends on the points alone."""
+        """Both together, points that occur twice added up, in an order that depends on the points alone."""
         columns: Any = (np.concatenate(pair) for pair in zip(self._columns(), other._columns()))
         return Counts(*columns).merged()
 
     def merged(self) -> Counts:
-        """One row a point, sorted."""
+        """One row per point, sorted."""
         order = np.lexsort((self.v, self.u, self.architecture))
         a, u, v, k, n = (column[order] for column in self._columns())
         if len(order) == 0:

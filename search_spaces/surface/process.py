@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from search_spaces.surface.domain import Counts, Domain, Floats, Ints
 
 FUNCTIONS = 20
-"""Cosines an axis."""
+"""Cosines per axis."""
 
 
 LENGTHS = (0.05, 0.1, 0.2)
@@ -38,7 +38,7 @@ class Process:
 
     @classmethod
     def fitted(cls, domain: Domain, counts: Counts) -> Process:
-        """One process an architecture, each with the length scales, of u and of v, of the greatest evidence."""
+        """One process per architecture, each with the length scales, of u and of v, of the greatest evidence."""
         sides = tuple(FUNCTIONS if varies else 1 for varies in domain.varies)
         choices = [LENGTHS if varies else LENGTHS[:1] for varies in domain.varies]
         location = np.zeros((len(domain.architectures), *sides))

@@ -1,11 +1,11 @@
-"""P(failure) over architecture × sparsity × log10 l1, from counts of replicates: its mean, its uncertainty, its level sets.
+"""P(failure) over architecture × two coordinates, from counts of replicates: its mean, its uncertainty, its level sets.
 
 Two estimators see the same counts. The *tree* averages over all partitions of the space into dyadic boxes (exactly:
 the optional Pólya tree), and over rotated frames: honest, shared between neighbouring architectures, and blocky. The
-*process* is a Gaussian process for the logit of the rate, one an architecture: sharp, and too sure of itself. The
-*mixture* weighs the two, place by place, by how well each foretold batches of replicates that it had not yet seen.
+*process* is a Gaussian process for the logit of the rate, one per architecture: sharp, and too sure of itself. The
+*mixture* weighs the two, place by place, by how well each predicted batches of replicates that it had not yet seen.
 
-Coordinates: architecture index a in 0 … A − 1; u, v in [0, 1], linear in sparsity and in log10 l1.
+Places: architecture index a in 0 … A − 1; u, v in [0, 1], the coordinates x and y in units of their axes.
 
 Sources: Wong and Ma 2010, "Optional Pólya tree and Bayesian inference"; Solin and Särkkä 2020, "Hilbert space methods
 for reduced-rank Gaussian process regression"; Rasmussen and Williams 2006, ch. 3.4 (Laplace approximation).
@@ -55,7 +55,7 @@ class Cells:
 
 
 FEWEST_VALUES, FEWEST_CELLS = 6, 12
-"""An axis that varies but has fewer values, or a lattice of fewer cells an architecture, is not smoothed."""
+"""An axis that varies but has fewer values, or a lattice of fewer cells per architecture, is not smoothed."""
 
 
 def few_cells(counts: Counts, varies: tuple[bool, bool]) -> bool:
@@ -97,13 +97,13 @@ class Surface:
     process: Process | None
     """None where there are but a few cells: each then speaks for itself."""
     scores: Floats
-    """(A, U, V): Σ over the replicates of a grid cell of log P(outcome | tree) − log P(outcome | process), each foretold
+    """(A, U, V): Σ over the replicates of a grid cell of log P(outcome | tree) − log P(outcome | process), each predicted
     before either had seen it."""
 
-    def at(self, architecture: ArrayLike, sparsity: ArrayLike, l1: ArrayLike, estimator: Estimator = "mixture") -> Posterior:
-        """The rate's distribution at points, all of shape (n,); architectures by name or index."""
+    def at(self, architecture: ArrayLike, x: ArrayLike, y: ArrayLike, estimator: Estimator = "mixture") -> Posterior:
+        """The rate's distribution at points (x, y), all of shape (n,); architectures by name or index."""
         index = self.domain.index(architecture)
-        u, v = (np.broadcast_to(x, index.shape) for x in (self.domain.u(sparsity), self.domain.v(l1)))
+        u, v = (np.broadcast_to(part, index.shape) for part in (self.domain.x.to_unit(x), self.domain.y.to_unit(y)))
         return self._posterior(index, u, v, estimator)
 
     def on_grid(self, size: int = GRID, estimator: Estimator = "mixture") -> Posterior:
@@ -119,7 +119,11 @@ class Surface:
         return Posterior(*tree, *latent, self._weight(estimator)[self._grid_cells(index, u[:, None], v)])
 
     def updated(self, batch: Counts) -> Surface:
-        """The surface after one more batch, which tree and process both foretell before they see it."""
+        """The surface after one more batch, which tree and process both predict before they see it.
+
+        The batch is sorted first: in a product of matrices the last bit of a row depends on the row's place.
+        """
+        batch = batch.merged()
         return _fitted(self.domain, self.counts.plus(batch).gathered(), self.scores + self._scored(batch))
 
     def _posterior(self, index: Ints, u: Floats, v: Floats, estimator: Estimator) -> Posterior:
@@ -176,21 +180,21 @@ def _fitted(domain: Domain, counts: Counts, scores: Floats) -> Surface:
 
 
 def fit_surface(domain: Domain, counts: Counts, batch: ArrayLike | None = None) -> Surface:
-    """The surface of counts, read batch by batch, so that tree and process are weighed by what they foretold.
+    """The surface of counts, read batch by batch, so that tree and process are weighed by what they predicted.
 
     `batch` (n,) holds whole numbers, the smallest read first; without it (a lattice has no order) points are dealt out by
-    a hash of where they are. The order of the rows does not matter. One fit a batch: some seconds where there are few.
+    a hash of where they are. The order of the rows does not matter. One fit per batch: some seconds where there are few.
     """
     order = dealt(counts) if batch is None else whole_numbers("batch", batch)
     if order.shape != counts.u.shape:
-        raise MisuseError(f"batch has shape {order.shape}, the counts {counts.u.shape}: give one number a row.")
+        raise MisuseError(f"batch has shape {order.shape}, the counts {counts.u.shape}: give one number per row.")
     surface = _fitted(domain, counts.take(order < order.min(initial=0)), np.zeros(domain.shape()))
     for number in np.unique(order):
-        surface = surface.updated(counts.take(order == number).merged())
+        surface = surface.updated(counts.take(order == number))
     return surface
 
 
-def misclassified_volume(posterior: Posterior, level: float = 0.5) -> float:
+def expected_misclassified_volume(posterior: Posterior, level: float = 0.5) -> float:
     """Expected share of the volume on the wrong side of the level: the mean of min(q, 1 − q)."""
     return float(posterior.risk(level).mean())
 

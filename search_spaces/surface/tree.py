@@ -37,7 +37,7 @@ class Frame:
     """In [0, 1]: where in its room the unit square lies."""
 
     def cells(self, u: Floats, v: Floats, sides: tuple[int, ...]) -> tuple[Ints, Ints]:
-        """Which of the frame's cells (sides an axis) points lie in."""
+        """Which of the frame's cells (sides per axis) points lie in."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         reach = (cos + sin) / 2
         turned = cos * (u - 0.5) + sin * (v - 0.5), cos * (v - 0.5) - sin * (u - 0.5)

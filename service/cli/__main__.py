@@ -1,4 +1,4 @@
-"""`python -m service.cli`: as `sae-study`."""
+"""`python -m service.cli` runs `sae-study`."""
 
 from service.cli.app import main
 

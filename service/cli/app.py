@@ -1,4 +1,7 @@
-"""The `sae-study` command: parses, calls the library, prints. Exit 0 done, 1 the work failed, 2 misused."""
+"""The `sae-study` command: it parses, calls the library and prints.
+
+Exit codes: 0 done, 1 the work failed, 2 misuse, 130 interrupted.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +38,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "compare": inspect.compare,
     "diagnose": explain.diagnose,
 }
-"""In the order in which `--help` lists them."""
+"""The commands, in the order in which `--help` lists them."""
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 
 _UsageError: Any = typer.BadParameter.__base__
-"""Click's, of whichever Click this Typer brings along."""
+"""Click's class, from the copy of Click that Typer uses."""
 
 
 def main() -> None:
-    """Entry point: every foreseen error is one line on standard error. SIGTERM, as clusters send it, is Ctrl-C."""
+    """Entry point: every expected error is one line on standard error. SIGTERM, which clusters send, is treated as Ctrl-C."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
@@ -52,17 +55,17 @@ def main() -> None:
     except typer.Exit as ended:
         code = ended.exit_code
     except _UsageError as misuse:
-        complain(f"{misuse.format_message()} `sae-study --help` lists what there is.")
+        complain(f"{misuse.format_message()} See `sae-study --help`.")
         code = 2
     except MisuseError as misuse:
         complain(misuse)
         code = 2
-    except OSError as error:  # a storage or file that fails under our hands
+    except OSError as error:  # a storage or file that fails during the work
         complain(error)
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    if code == INTERRUPTED:  # someone waits: without Python's and Ray's leave-taking
+    if code == INTERRUPTED:  # exit at once: the shutdown of Python and Ray would keep the user waiting
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code or 0)

@@ -1,4 +1,4 @@
-"""Commands that say why: diagnose."""
+"""Commands that explain failures: diagnose."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
 
 def diagnose(
-    architecture: Annotated[str, typer.Argument(metavar="ARCH", help="As in 10-5-10, or 10-5-10/20 for an SAE of 20 latents.")],
-    sparsity: Annotated[float, typer.Option(help="S = P(feature = 0).")],
+    architecture: Annotated[
+        str, typer.Argument(metavar="ARCH", help="Architecture, such as 10-5-10, or 10-5-10/20 for an SAE with 20 latents.")
+    ],
+    sparsity: Annotated[float, typer.Option(help="Sparsity: P(feature = 0).")],
     l1: Annotated[float, typer.Option(help="Coefficient of the L1 penalty.")],
-    seed: Annotated[int, typer.Option(help="Of data, AE and SAE.")],
-    protocol: Annotated[str, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")] = "dissertation",
+    seed: Annotated[int, typer.Option(help="Seed of the data, the AE and the SAE.")],
+    protocol: Annotated[str, typer.Option(help=f"Training protocol: {', '.join(PROTOCOLS)}.")] = "dissertation",
     out_place: Annotated[
-        str | None, typer.Option("--out", help="Where the figure goes: a folder (PNG and SVG), or a .png or .svg file.")
+        str | None, typer.Option("--out", help="Where to write the figure: a folder (PNG and SVG), or a .png or .svg file.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Why one replicate fails: train it with one thing changed at a time, and see which change cures it."""
+    """Explain why one replicate fails. Trains it with one thing changed at a time, and shows which change cures it."""
     from analysis.diagnosis.diagnose import diagnose as diagnosed
     from analysis.figures.diagnosis import figure_files, write_figure
 
@@ -45,7 +47,7 @@ def diagnose(
 
 @contextlib.contextmanager
 def _progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Replicates trained so far, on a terminal alone; gone when the work is done."""
+    """A bar of the replicates trained so far; only on a terminal, and removed when the work is done."""
     columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} replicates"))
     with Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True) as bar:
         task = bar.add_task(title, total=None)
@@ -53,7 +55,7 @@ def _progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None
 
 
 def _diagnosis(found: Diagnosis, files: list[str]) -> Iterator[RenderableType]:
-    table = Table("change", "trainings", f"{found.base_rate.failure} [95 %]", "cures", "what else then fails", box=box.SIMPLE_HEAD)
+    table = Table("change", "trainings", f"{found.base_rate.failure} [95 %]", "cures", "other failures", box=box.SIMPLE_HEAD)
     for name, rate, cures in found.rates():
         outcome = "fails" if rate.failures else "–"
         measured = f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}]" if rate.replicates > 1 else outcome

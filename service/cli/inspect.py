@@ -1,4 +1,4 @@
-"""Commands that look at what there is: spaces, status, list, rows, replicate, regions, rate, report, compare."""
+"""Commands that read what is stored: spaces, status, list, rows, replicate, regions, rate, report, compare."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES, GridSpace
 from service.cli.options import AsJson, Failure, Study, Where, grouped
 from service.cli.printing import complain, differing_table, err, show, table_of, warn_of_gaps
-from study.engines.registry import engine_named
+from study.engines.registry import engine_for
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.comparisons.studies import Comparison
+    from search_spaces.surface.domain import Domain
     from study.storage.status import Status
 
 
 def spaces(as_json: AsJson = False) -> None:
-    """Named spaces, their replicates and cost."""
-    protocol, engine = "dissertation", engine_named("auto").name
+    """List the named spaces, with their size and estimated cost."""
+    protocol = "dissertation"
+    engine = engine_for("auto", PROTOCOLS[protocol]).name
     listed = [{"space": name, **_size(space, protocol, engine)} for name, space in SPACES.items()]
-    sentence = f"Core-hours: estimated, protocol {protocol}, engine {engine}, float64."
+    sentence = f"Core-hours are estimates for protocol {protocol}, engine {engine} and float64."
     show({"protocol": protocol, "engine": engine, "spaces": listed}, [_spaces_table(listed), sentence], as_json)
 
 
 def _size(space: GridSpace, protocol: str, engine: str) -> dict[str, Any]:
-    """What a space holds, and what training it costs."""
+    """The size of a space, and the estimated cost of training it."""
     from study.packs import Pack, estimated_seconds
 
     replicates = space.replicates()
@@ -62,11 +64,11 @@ def _spaces_table(listed: list[dict[str, Any]]) -> Table:
 
 
 def status(
-    study: Annotated[str | None, typer.Argument(help="Name of a study; default: all.")] = None,
+    study: Annotated[str | None, typer.Argument(help="Name of a study. Default: all studies in the storage.")] = None,
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """How far studies are: rows there, failures, whether a driver is at work."""
+    """Show the progress and failures of studies. Shows also whether a driver is running them."""
     from study.storage.status import status as study_status
 
     if study:
@@ -78,7 +80,7 @@ def status(
 
 
 def _readable_statuses(storage: str) -> Iterator[Status]:
-    """One study that cannot be read hides no other: it is an error line."""
+    """The statuses of all studies. One that cannot be read becomes an error line and does not hide the others."""
     from study.storage.status import status as study_status
 
     for name in Storage.at(storage).studies():
@@ -94,28 +96,30 @@ def _progress_lines(statuses: list[Status], storage: str) -> Iterator[str]:
         yield f"{one.name}: {one.state}, {one.done} of {one.planned} replicates; failures: {failures}"
         if one.unreadable_shards:
             again = Storage.at(storage).study(one.name).command("resume")
-            yield f"  {len(one.unreadable_shards)} corrupt shards; `{again}` trains them again"
+            yield f"  corrupt shards: {len(one.unreadable_shards)}; `{again}` trains their replicates again"
     if not statuses:
-        yield f"No study in {storage!r}."
+        yield f"No studies in {storage!r}."
 
 
 def studies(storage: Where = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
-    """Names of the studies in a storage."""
+    """List the names of the studies in a storage."""
     names = Storage.at(storage).studies()
-    show({"studies": names}, names or [f"No study in {storage!r}."], as_json)
+    show({"studies": names}, names or [f"No studies in {storage!r}."], as_json)
 
 
 def rows(
     study: Study,
-    out_file: Annotated[str, typer.Option("--out", help="Where to: a .parquet or .csv file.")],
+    out_file: Annotated[str, typer.Option("--out", help="File to write: .parquet or .csv.")],
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Write the tidy frame of a study: one row a replicate."""
+    """Write the tidy frame of a study: one row per replicate."""
     from analysis.frames import load
 
     if Path(out_file).suffix.lower() not in (".parquet", ".csv"):
-        raise MisuseError(f"--out={out_file!r} is neither .parquet nor .csv. Choose one by the file's ending.")
+        raise MisuseError(
+            f"--out={out_file!r} is neither .parquet nor .csv. The ending selects the format: name a file that ends in one of them."
+        )
     frame = load(study, storage)
     _write(frame, out_file)
     warn_of_gaps(frame, Storage.at(storage).study(study))
@@ -124,20 +128,22 @@ def rows(
 
 
 def _write(frame: pd.DataFrame, file: str) -> None:
-    """As CSV or Parquet, by the file's ending; MisuseError where it cannot be written."""
+    """Write CSV or Parquet, by the file's ending. Raises MisuseError where the file cannot be written."""
     try:
         frame.to_csv(file, index=False) if file.lower().endswith(".csv") else frame.to_parquet(file, index=False)
     except OSError as error:
-        raise MisuseError(f"--out={file!r} cannot be written ({error}). Name a file in a folder that is there.") from None
+        raise MisuseError(f"--out={file!r} cannot be written ({error}). Name a file in an existing folder.") from None
 
 
 def replicate(
     study: Study,
-    replicate_id: Annotated[str, typer.Argument(metavar="ID", help="A replicate_id, or its beginning.")],
+    replicate_id: Annotated[
+        str, typer.Argument(metavar="ID", help="A replicate_id, or enough of its first characters to identify it.")
+    ],
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Make one stored replicate again, alone, and compare it with its stored row."""
+    """Train a stored replicate again and compare the two rows. It is trained on its own, without its pack mates."""
     from study.replicate import replicate_again
 
     stored, again, differing = replicate_again(study, replicate_id, storage)
@@ -150,7 +156,7 @@ def replicate(
 
 
 def _columns_table(stored: dict[str, Any], again: dict[str, Any], differing: list[str]) -> Table:
-    table = Table("column", "stored", "made again")
+    table = Table("column", "stored", "trained again")
     for column, value in stored.items():
         table.add_row(Text(column, "bold red" if column in differing else ""), str(value), str(again[column]))
     return table
@@ -159,44 +165,55 @@ def _columns_table(stored: dict[str, Any], again: dict[str, Any], differing: lis
 def regions(
     study: Study,
     failure: Annotated[
-        str | None, typer.Option(help="any, a kind of failure, or sae_all_dead; default: any and every kind there.")
+        str | None,
+        typer.Option(
+            help="What counts as a failure: any, one kind, or sae_all_dead. Default: any failure, then each kind that occurs."
+        ),
     ] = None,
-    level: Annotated[float, typer.Option(help="Failure rate from which a cell belongs to a region.")] = 0.5,
+    level: Annotated[float, typer.Option(help="Failure rate at or above which a cell belongs to a region.")] = 0.5,
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Failure regions: connected cells whose failure rate is at or above a level."""
-    from analysis.frames import load
+    """Find the failure regions of a study. A region is a set of connected cells whose failure rate is at or above a level."""
     from analysis.rates.regions import all_regions, failure_regions, region_table
-    from analysis.rates.tally import without_zero_l1
+    from analysis.rates.tally import on_axes
+
+    frame, domain = _rows_and_domain(study, storage)
+    found = all_regions(frame, level, domain) if failure is None else failure_regions(frame, failure, level, domain)
+    left_out = int((~on_axes(frame)).sum())
+    if left_out:
+        err.print(f"{left_out} replicates with l1 = 0 are left out: regions extend along log10 l1.")
+    none = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"{study} has no rows yet."
+    regions = [region.to_mapping() for region in found]
+    document = {"study": study, "level": level, "regions": regions, "left_out_l1_zero": left_out}
+    show(document, table_of(region_table(found)) if found else [none], as_json)
+
+
+def _rows_and_domain(study: str, storage: str) -> tuple[pd.DataFrame, Domain | None]:
+    """The tidy frame of a study, and the ranges that its specification declares, if any."""
+    from analysis.frames import load
     from study.storage.status import read_spec
 
-    frame = load(study, storage)
-    domain = read_spec(Storage.at(storage).study(study)).domain
-    found = all_regions(frame, level, domain) if failure is None else failure_regions(frame, failure, level, domain)
-    left_out = without_zero_l1(frame)[1]
-    if left_out:
-        err.print(f"{left_out} replicates of l1 = 0 are left out: regions lie on log10 l1.")
-    none = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"No row of {study} is there yet."
-    document = {"study": study, "level": level, "regions": [asdict(region) for region in found], "left_out_l1_zero": left_out}
-    show(document, table_of(region_table(found)) if found else [none], as_json)
+    return load(study, storage), read_spec(Storage.at(storage).study(study)).domain
 
 
 @dataclass(frozen=True)
 class CellOptions:
     """The one cell whose rate is wanted."""
 
-    architecture: Annotated[str | None, typer.Argument(metavar="ARCH", help="As 10-5-10; or --cells.")] = None
-    sparsity: Annotated[float | None, typer.Option(help="P(feature = 0) of the one cell.")] = None
-    l1: Annotated[float | None, typer.Option(help="l1 of the one cell.")] = None
+    architecture: Annotated[str | None, typer.Argument(metavar="ARCH", help="Architecture of the cell, such as 10-5-10.")] = None
+    sparsity: Annotated[float | None, typer.Option(help="Sparsity of the cell: P(feature = 0).")] = None
+    l1: Annotated[float | None, typer.Option(help="L1 coefficient of the cell.")] = None
 
 
 @dataclass(frozen=True)
 class CellFiles:
-    """The file of cells whose rates are wanted, and where they go."""
+    """The file of cells whose rates are wanted, and the file that receives the rates."""
 
-    cells: Annotated[str | None, typer.Option(help="A CSV file of cells: architecture, sparsity, l1.")] = None
-    out_file: Annotated[str | None, typer.Option("--out", help="The CSV file to write, with --cells.")] = None
+    cells: Annotated[
+        str | None, typer.Option(help="Instead of one cell: a CSV file with the columns architecture, sparsity and l1.")
+    ] = None
+    out_file: Annotated[str | None, typer.Option("--out", help="CSV file to write; required with --cells.")] = None
 
 
 @grouped
@@ -209,28 +226,26 @@ def rate(
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Failure rate at one cell, or at those of a file: measured or interpolated, with its 90 % interval."""
-    from analysis.frames import load
+    """Show the failure rate at one cell or at each cell of a file. It is measured or interpolated, with a 90 % interval."""
     from analysis.rates.at_cells import failure_rates, write_whole
-    from study.storage.status import read_spec
 
-    asked = _cells(cell, files)
-    frame = load(study, storage)
-    rates = failure_rates(frame, asked, failure, domain=read_spec(Storage.at(storage).study(study)).domain)
+    cells = _cells(cell, files)
+    frame, domain = _rows_and_domain(study, storage)
+    rates = failure_rates(frame, cells, failure, domain=domain)
     if files.out_file is not None:
         write_whole(rates, files.out_file)
     _show_rates(rates, study, failure, files.out_file, as_json)
 
 
 def _cells(cell: CellOptions, files: CellFiles) -> pd.DataFrame:
-    """The one cell or those of the file; MisuseError unless exactly one of the two is given in full."""
+    """The one cell or the cells of the file. Raises MisuseError unless one of the two, and only one, is given in full."""
     from analysis.rates.at_cells import one_cell, read_cells
 
     if [sum(part is not None for part in vars(one).values()) for one in (cell, files)] not in ([3, 0], [0, 2]):
         raise MisuseError(
-            "rate takes ARCH with --sparsity and --l1, or --cells FILE.csv with --out FILE.csv; one of the two, whole."
+            "rate takes either ARCH with --sparsity and --l1, or --cells FILE.csv with --out FILE.csv. Give one of the two in full."
         )
-    return one_cell(**vars(cell)) if files.cells is None else read_cells(files.cells)
+    return one_cell(cell.architecture, cell.sparsity, cell.l1) if files.cells is None else read_cells(files.cells)
 
 
 def _show_rates(rates: pd.DataFrame, study: str, failure: str, out_file: str | None, as_json: bool) -> None:
@@ -240,7 +255,7 @@ def _show_rates(rates: pd.DataFrame, study: str, failure: str, out_file: str | N
     if out_file is None:
         show({**document, "rates": rates.to_dict("records")}, [_rate_sentence(rates, failure)], as_json)
     else:
-        by = f"{measured} measured, {counts['surface']} by the surface"
+        by = f"{measured} measured, {counts['surface']} from the surface"
         show({**document, "out": out_file}, [f"{len(rates)} rates of {study} ({by}) written to {out_file}."], as_json)
 
 
@@ -248,17 +263,19 @@ def _rate_sentence(rates: pd.DataFrame, failure: str) -> str:
     (row,) = rates.itertuples()
     return (
         f"{row.architecture} at S = {row.sparsity:g}, l1 = {row.l1:g}, {failure}: {row.rate:.1%} "
-        f"[{row.confidence:.0%} interval {row.low:.1%} to {row.high:.1%}], {row.source}, {row.replicates} replicates there"
+        f"[{row.confidence:.0%} interval {row.low:.1%} to {row.high:.1%}], {row.source}, {row.replicates} replicates at this cell"
     )
 
 
 def report(
     study: Study,
-    out_folder: Annotated[str | None, typer.Option("--out", help="A folder; default: report/ in the study's own.")] = None,
+    out_folder: Annotated[
+        str | None, typer.Option("--out", help="Folder to write to. Default: report/ in the study's folder.")
+    ] = None,
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Write one HTML page about a study, with its figures (PNG, SVG), tables (CSV) and rows (CSV, Parquet)."""
+    """Write an HTML report about a study. Figures (PNG, SVG), tables (CSV) and rows (CSV, Parquet) come with it."""
     from analysis.report.page import write_report
 
     page = write_report(study, storage, out_folder)
@@ -267,12 +284,12 @@ def report(
 
 def compare(
     one: Annotated[str, typer.Argument(metavar="ONE", help="Name of a study.")],
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="Name of the study that it is compared with.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="Name of the study to compare it with.")],
     failure: Failure = "any",
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Which failure rates and metrics differ beyond chance between two studies, cell by cell and as a whole."""
+    """Compare the failure rates and metrics of two studies. Shows which differ beyond chance, cell by cell and overall."""
     from analysis.comparisons.studies import compare as compared
     from analysis.frames import load
 

@@ -15,38 +15,41 @@ from search_spaces.protocol import PROTOCOLS
 from search_spaces.searches import Search
 from study.engines.registry import ENGINES
 
-Where = Annotated[str, typer.Option("--storage", help="Where studies live: a folder, or a URI as s3://bucket/folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, nothing else.")]
+Where = Annotated[str, typer.Option("--storage", help="Folder, or URI such as s3://bucket/folder, that holds the studies.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output, and nothing else there.")]
 Study = Annotated[str, typer.Argument(help="Name of a study.")]
-Space = Annotated[str, typer.Argument(help="A named space, or a study file (YAML).")]
-Failure = Annotated[str, typer.Option(help="any, a kind of failure, or sae_all_dead.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Space = Annotated[str, typer.Argument(help="Name of a space (`sae-study spaces` lists them), or a study file (YAML).")]
+Failure = Annotated[str, typer.Option(help="What counts as a failure: any, one kind of failure, or sae_all_dead.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, without doing it.")]
 
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line changes in the study that it launches; None leaves what the study file says."""
+    """What the command line changes in the study that it launches; None keeps the study file's value."""
 
-    name: Annotated[str | None, typer.Option(help="The study's name; default: the space's.")] = None
-    protocol: Annotated[str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}.")] = None
-    engine: Annotated[str | None, typer.Option(help=f"One of {', '.join(ENGINES)}; auto is the fastest on CPUs.")] = None
-    dtype: Annotated[str | None, typer.Option(help="float64 or float32.")] = None
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study. Default: the name in the study file, or that of the space.")
+    ] = None
+    protocol: Annotated[str | None, typer.Option(help=f"Training protocol: {', '.join(PROTOCOLS)}.")] = None
+    engine: Annotated[str | None, typer.Option(help=f"Training engine: {', '.join(ENGINES)}; auto is the fastest on CPUs.")] = None
+    dtype: Annotated[str | None, typer.Option(help="Floating-point type: float64 or float32.")] = None
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Where a study runs, and how much of it at a time."""
+    """Where a study runs, and how much of it at the same time."""
 
     address: Annotated[
-        str | None, typer.Option(help="Ray cluster: host:port, ray://host:10001, or auto. Default: a local Ray.")
+        str | None,
+        typer.Option(help="Ray cluster to use: host:port, ray://host:10001, or auto. Default: start Ray on this machine."),
     ] = None
-    pack_size: Annotated[str | None, typer.Option(help="Replicates a pack, or auto.")] = None
-    workers: Annotated[int | None, typer.Option(help="Packs trained at a time. Default: one a physical core.")] = None
-    force: Annotated[bool, typer.Option(help="Run although another driver is running this study.")] = False
+    pack_size: Annotated[str | None, typer.Option(help="Replicates per pack, or auto.")] = None
+    workers: Annotated[int | None, typer.Option(help="Packs trained at the same time. Default: one per physical core.")] = None
+    force: Annotated[bool, typer.Option(help="Run even if another driver is running this study.")] = False
 
     @property
     def replicates_per_pack(self) -> int | str | None:
-        """The pack size as a number where it is one."""
+        """The pack size, as an int where it is a whole number."""
         text = self.pack_size
         return int(text) if text and text.isascii() and text.isdigit() else text
 
@@ -58,7 +61,7 @@ def search_options(search: type[Search]) -> type[Any]:
 
 
 def _search_option(name: str, field: FieldInfo) -> Any:
-    """None where it is not given: then the study file's value holds, or the class's default."""
+    """The option of one field. It is None unless given: the study file's value, or else the class's default, then holds."""
     several = get_origin(field.annotation) is tuple
     kind: Any = list[str] if several else str if get_origin(field.annotation) is Literal else field.annotation
     default = ", ".join(field.default) if several else field.default
@@ -69,11 +72,11 @@ def _search_option(name: str, field: FieldInfo) -> Any:
 
 
 FLAGS = {"earlier": ("--from",)}
-"""Of fields whose option has another name."""
+"""Options that have another name than their field."""
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer needs it: each parameter that is a dataclass of options is replaced by the options, in place."""
+    """The command as Typer needs it: each parameter that is a dataclass of options is replaced, in place, by its options."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, type[Any]] = {name: kind for name, kind in hints.items() if isinstance(kind, type) and is_dataclass(kind)}
 

@@ -1,4 +1,4 @@
-"""What a launch, search or resume came to."""
+"""The outcome of a launch, a search or a resumed study."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Found = tuple[dict[str, Any], Iterable[RenderableType]]
 
 
 def show_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
-    """What a launch, search or resume came to; exit code 1 unless it is done."""
+    """Print the outcome, and exit with code 1 unless the study is done."""
     folder = Storage.at(storage).study(outcome.study)
     document, shown = _found(outcome, folder)
     sentence = (
@@ -35,15 +35,15 @@ def show_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
     for error in outcome.errors[:MOST_ERRORS_SHOWN]:
         complain(error)
     if len(outcome.errors) > MOST_ERRORS_SHOWN:
-        err.print(f"… and {len(outcome.errors) - MOST_ERRORS_SHOWN} errors more")
+        err.print(f"… and {len(outcome.errors) - MOST_ERRORS_SHOWN} more errors")
     if outcome.state == "stopped":
-        err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; go on with: {folder.command('resume')}")
+        err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; continue with: {folder.command('resume')}")
     if outcome.state != "done":
         raise typer.Exit(1)
 
 
 def _found(outcome: Outcome, folder: StudyFolder) -> Found:
-    """Of a search that is not done, how far it is."""
+    """The result of the study; for an unfinished search, how far it is."""
     from analysis.searches.results import search_result
 
     if outcome.learner is None:
@@ -71,7 +71,7 @@ def _verdicts(outcome: Outcome, folder: StudyFolder) -> Found:
 
 
 def _search(found: SearchResult, folder: StudyFolder) -> Found:
-    """What a search found; its files are written."""
+    """The result of a finished search, whose files are kept with its rows."""
     from analysis.searches.results import keep
 
     files = keep(folder, found)

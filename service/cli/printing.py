@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from analysis.comparisons.studies import Comparison
     from study.storage.study_folder import StudyFolder
 
-PIPED_WIDTH = 160
-"""Columns of a table that no terminal shows."""
+PIPED_WIDTH = 200
+"""Width of tables, in characters, where the output is not a terminal."""
 out, err = (
     Console(stderr=stderr, markup=False, highlight=False, soft_wrap=True, width=None if stream.isatty() else PIPED_WIDTH)
     for stderr, stream in ((False, sys.stdout), (True, sys.stderr))
 )
 
 MOST_CELLS_SHOWN = 40
-"""Rows of a table; what is left out is counted below it."""
+"""Most rows of a table; a line below it counts the rest."""
 
 
 def show(document: Mapping[str, Any], shown: Iterable[RenderableType], as_json: bool) -> None:
-    """Print one JSON document, or what is shown to people: sentences and tables, made only when they are wanted."""
+    """Print one JSON document, or sentences and tables for people; the latter are made only if they are printed."""
     if as_json:
         print(json.dumps(_plain(document), indent=2))
         return
@@ -39,12 +39,12 @@ def show(document: Mapping[str, Any], shown: Iterable[RenderableType], as_json: 
 
 
 def complain(sentence: object) -> None:
-    """One error line on standard error."""
+    """Print one error line on standard error."""
     err.print(f"error: {sentence}")
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON has it: NaN and infinity, which JSON lacks, become null."""
+    """The value in JSON's types. NaN and infinity, which JSON lacks, become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -59,7 +59,7 @@ def _plain(value: Any) -> Any:
 
 
 def table_of(cells: pd.DataFrame) -> Iterator[RenderableType]:
-    """The first rows of a frame of texts, and how many more there are; nothing where there are none."""
+    """The first rows of a frame of texts, and how many more there are; nothing for an empty frame."""
     if cells.empty:
         return
     first, *others = cells.columns
@@ -72,7 +72,7 @@ def table_of(cells: pd.DataFrame) -> Iterator[RenderableType]:
 
 
 def verdicts_table(table: pd.DataFrame) -> Iterator[RenderableType]:
-    """The first cells, and how many more there are; a column of one value becomes the title."""
+    """The first cells, and how many more there are; a column with a single value becomes the title."""
     constant = [column for column in ("architecture", "l1") if table[column].nunique() == 1]
     title = ", ".join(f"{column} {table[column].iloc[0]}" for column in constant)
     drawn = Table(
@@ -82,11 +82,11 @@ def verdicts_table(table: pd.DataFrame) -> Iterator[RenderableType]:
         drawn.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row))
     yield drawn
     if len(table) > MOST_CELLS_SHOWN:
-        yield f"… and {len(table) - MOST_CELLS_SHOWN} cells more: `sae-study report` shows all."
+        yield f"… and {len(table) - MOST_CELLS_SHOWN} more cells; `sae-study report` shows all."
 
 
 def differing_table(found: Comparison) -> Table:
-    """The surest first; at most MOST_CELLS_SHOWN."""
+    """The cells that differ most surely come first; at most MOST_CELLS_SHOWN are listed."""
     heads = ("architecture", "sparsity", "l1", *found.names, "difference [95 %]", "test", "p (Holm)")
     shown = min(len(found.differing), MOST_CELLS_SHOWN)
     caption = f"{shown} of {len(found.differing)} cells that differ" if shown < len(found.differing) else None
@@ -105,6 +105,6 @@ def differing_table(found: Comparison) -> Table:
 
 
 def warn_of_gaps(frame: pd.DataFrame, folder: StudyFolder) -> None:
-    """Say that rows are missing because their shards are corrupt."""
+    """Warn on standard error of rows that are missing because their shards are corrupt."""
     if lost := frame.attrs["unreadable_shards"]:
-        err.print(f"warning: {len(lost)} shards are corrupt and left out; `{folder.command('resume')}` trains them again")
+        err.print(f"warning: {len(lost)} corrupt shards are left out; `{folder.command('resume')}` trains their replicates again")

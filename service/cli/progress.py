@@ -1,4 +1,4 @@
-"""The progress of a study as it runs, and what Ctrl-C says."""
+"""Progress of a running study, and the message after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from study.storage.study_folder import StudyFolder
 
 LINE_SECONDS = 10.0
-"""At most one line of progress in so long where no terminal shows a bar."""
+"""Shortest time between two lines of progress, where no terminal shows a bar."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect it."""
 
 
 @contextlib.contextmanager
 def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgress], None] | None]:
-    """A progress line on standard error: replicates, rate, time left, failures so far. Ctrl-C says how to go on."""
+    """Show progress on standard error: replicates, rate, time left, failures so far. After Ctrl-C, say how to continue."""
     from study.on_ray import session
 
     def leave() -> NoReturn:
@@ -36,7 +36,7 @@ def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgre
 
     session.leave_at_once = leave
     try:
-        # Ray prints to standard output when it likes; what we print there comes after.
+        # Ray may print to standard output at any time; our own output follows afterwards.
         with (
             contextlib.redirect_stdout(sys.stderr),
             contextlib.nullcontext() if quiet else _progress_bar(folder.name) as on_progress,
@@ -51,9 +51,9 @@ def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgre
 
 def _say_interrupted(folder: StudyFolder) -> None:
     if folder.exists():
-        err.print(f"interrupted: what is done is kept; go on with: {folder.command('resume')}")
+        err.print(f"interrupted: finished replicates are kept; continue with: {folder.command('resume')}")
     else:
-        err.print("interrupted: nothing was begun")
+        err.print("interrupted: nothing was started")
 
 
 @contextlib.contextmanager

@@ -24,13 +24,13 @@ def launch(
     space: Space,
     *,
     overrides: Overrides,
-    seeds: Annotated[str | None, typer.Option(help="start:stop, as in Python.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Range of seeds as start:stop, stop excluded.")] = None,
     resources: Resources,
     dry_run: DryRun = False,
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Run a study: a grid of replicates, in packs, on Ray Tune."""
+    """Run a study: train a grid of replicates, in packs, on Ray Tune."""
     from study.specification import study_spec
 
     spec = study_spec(space, **asdict(overrides), seeds=seeds, pack_size=resources.replicates_per_pack)
@@ -63,7 +63,7 @@ def search_command(search: type[Search]) -> Callable[..., None]:
 
 
 def _run(spec: StudySpec, resources: Resources, dry_run: bool, storage: str, as_json: bool) -> None:
-    """Launch a study and say what it came to, or plan it."""
+    """Launch a study and show its outcome; on a dry run, show its plan."""
     from study.on_ray import driver
 
     if dry_run:
@@ -99,11 +99,13 @@ def resume(
     study: Study,
     *,
     resources: Resources,
-    retry_crashed: Annotated[bool, typer.Option("--retry-crashed", help="Train again what killed its workers.")] = False,
+    retry_crashed: Annotated[
+        bool, typer.Option("--retry-crashed", help="Also train again the replicates that crashed their workers.")
+    ] = False,
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Train the replicates of a study whose rows are not there yet."""
+    """Continue a study: train the replicates that have no rows yet."""
     from study.on_ray import driver
 
     how = asdict(resources) | {"pack_size": resources.replicates_per_pack, "retry_crashed": retry_crashed}
@@ -113,12 +115,11 @@ def resume(
 
 
 def stop(study: Study, storage: Where = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
-    """Ask the driver of a running study to stop; what is done is kept."""
+    """Ask the driver of a running study to stop. Finished replicates are kept."""
     from study.storage.status import request_stop
 
     request_stop(study, storage)
     folder = Storage.at(storage).study(study)
-    sentence = (
-        f"Asked the driver of {study} to stop. `{folder.command('status')}` says when it has, `{folder.command('resume')}` goes on."
-    )
+    status, again = folder.command("status"), folder.command("resume")
+    sentence = f"Asked the driver of {study} to stop. `{status}` shows when it has stopped; `{again}` continues the study."
     show({"study": study, "stop": "requested"}, [sentence], as_json)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from typing import Protocol as Interface
@@ -26,17 +28,44 @@ class Autoencoders:
 
 @dataclass(frozen=True, eq=False)
 class SparseAutoencoders:
-    """f = σ(W_enc h + b_enc), ĥ = W_dec f + b_dec: W_enc (L, H, R), b_enc (L, R), b_dec (H, R); σ is the protocol's variant.
+    """The parameters of R SAEs of one variant, which says what there are and how they make f; ĥ = W_dec f + b_dec for all.
 
-    W_dec is held by columns, (L, H, R): W_dec[j] is the direction that latent j writes.
+    W_dec is held by columns, (L, H, R): W_dec[j] is the direction that latent j writes; b_dec (H, R).
     """
 
-    W_enc: _Array
-    b_enc: _Array
-    W_dec: _Array
-    b_dec: _Array
-    threshold: _Array
-    """Of `jumprelu`, (L, R); 0 for the other variants, which do not train it."""
+    parameters: Mapping[str, _Array]
+    """By name, in the variant's order, replicates on the last axis."""
+
+    @property
+    def W_dec(self) -> _Array:
+        return self.parameters["W_dec"]
+
+    @property
+    def b_dec(self) -> _Array:
+        return self.parameters["b_dec"]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many numbers each parameter holds."""
+        return {name: math.prod(values.shape[:-1]) for name, values in self.parameters.items()}
+
+    def each(self, change: Callable[[_Array], _Array]) -> SparseAutoencoders:
+        """With every parameter changed in the same way."""
+        return SparseAutoencoders({name: change(values) for name, values in self.parameters.items()})
+
+    def stacked(self) -> _Array:
+        """All of them one behind the other, (P, R): a copy."""
+        return np.concatenate([values.reshape(-1, values.shape[-1]) for values in self.parameters.values()])
+
+    def with_values(self, stacked: _Array) -> SparseAutoencoders:
+        """The same parameters with the values of (P, …), the last axis as it is there: views."""
+        parts = np.split(stacked, np.cumsum(list(self.rows.values()))[:-1])
+        named = zip(self.parameters.items(), parts)
+        return SparseAutoencoders({name: part.reshape(*old.shape[:-1], part.shape[-1]) for (name, old), part in named})
+
+
+Watch = Callable[[_Array], None]
+"""Called with the parameters of a group, (P, lanes), before the first step and after every step; the next overwrites them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +79,7 @@ class Minibatches:
 
 
 class Engine(Interface):
-    """One procedure of training; `engine_reference.py` is its definition."""
+    """One procedure of training; `reference.py` is its definition."""
 
     name: str
     family: str

@@ -27,9 +27,11 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders
+from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders, Watch
 from study.engines.l1_controller import L1, L1Controller, steer
 from study.engines.schedules import ae_schedule, sae_schedule
+from study.sums import mean_over_batch, ordered_sum
+from study.variants.registry import variant_of
 
 _Array = NDArray[Any]
 _Float = NDArray[np.float64]
@@ -42,6 +44,13 @@ class ReferenceEngine:
     family = "exact"
     lanes = 256
     """Autoencoders that are trained together, with all SAEs on them; of so many the parameters stay in a core's cache."""
+
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch = watch
+
+    def _show(self, parameters: _Array) -> None:
+        if self.watch:
+            self.watch(parameters)
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
         """Measured on one core of a 2-core server: a call's overhead a step, and a cost a parameter and sample."""
@@ -64,7 +73,7 @@ class ReferenceEngine:
         with np.errstate(all="ignore"):
             for lane, x in enumerate(samples):
                 columns = np.ascontiguousarray(x.T)  # (N, S)
-                h[lane] = _ordered_sum(W[:, i, lane, None] * columns[i] for i in range(len(columns))).T
+                h[lane] = ordered_sum(W[:, i, lane, None] * columns[i] for i in range(len(columns))).T
         return h
 
     def train_autoencoders(
@@ -84,16 +93,18 @@ class ReferenceEngine:
         twice_weights = (2 * weights).astype(parameters.dtype)[:, None]
         adam = _Adam(parameters, ae_schedule(protocol), protocol)
 
+        self._show(parameters)
         with np.errstate(all="ignore"):
             for x in _minibatches(samples, batches, protocol.ae_batch_size, protocol.ae_training_steps):  # (B, N, R)
-                h = _ordered_sum(W[:, i] * x[:, None, i] for i in range(n_features))  # (B, H, R)
-                s = _ordered_sum((W[k] * h[:, k, None] for k in range(n_hidden)), b)  # (B, N, R)
+                h = ordered_sum(W[:, i] * x[:, None, i] for i in range(n_features))  # (B, H, R)
+                s = ordered_sum((W[k] * h[:, k, None] for k in range(n_hidden)), b)  # (B, N, R)
                 error = twice_weights * (np.maximum(s, 0) - x)
                 error = np.where(s > 0, error, 0)  # dL/ds
-                q = _ordered_sum(W[:, i] * error[:, None, i] for i in range(n_features))  # dL/dh: (B, H, R)
-                _mean_over_batch(grad_W, (h[n][:, None] * error[n] + q[n][:, None] * x[n] for n in range(len(x))), len(x))
-                _mean_over_batch(grad_b, error, len(x))
+                q = ordered_sum(W[:, i] * error[:, None, i] for i in range(n_features))  # dL/dh: (B, H, R)
+                mean_over_batch(grad_W, (h[n][:, None] * error[n] + q[n][:, None] * x[n] for n in range(len(x))), len(x))
+                mean_over_batch(grad_b, error, len(x))
                 adam.step(gradient)
+                self._show(parameters)
         return Autoencoders(W, b)
 
     def train_saes(
@@ -106,76 +117,51 @@ class ReferenceEngine:
         protocol: Protocol,
         controller: L1Controller | None = None,
     ) -> SparseAutoencoders:
-        """Minimise the mean over a minibatch of ‖h − ĥ‖² + l1 Σ_j f_j; under `jumprelu` of ‖h − ĥ‖² + l1 Σ_j [f_j > 0].
+        """Minimise the variant's loss, its mean over a minibatch.
 
-        f = σ(W_enc u + b_enc) with u = h, or h − b_dec where the protocol subtracts it; ĥ = W_dec f + b_dec.
-        The thresholds θ of `jumprelu` have the straight-through gradient −(l1 + θ dL/df)/ε within ε/2 of the pre-activation
-        (Rajamanoharan et al. 2024, equations 11 and 12), ε being the bandwidth.
-        start: W_enc (L, H, R), b_enc (L, R), W_dec by columns (L, H, R), b_dec (H, R); activations h (A, S, H) of
-        the A autoencoders, ae_of_sae (R,) the one that each SAE sees; l1 (R,), held, unless there is a controller, whose l1
-        is taken and which is told the minibatch's mean Σ_j [f_j > 0] after each step.
+        start: the variant's parameters, (…, R) in the training dtype; activations h (A, S, H) of the A autoencoders, ae_of_sae
+        (R,) the one that each SAE sees; l1 (R,), held, unless there is a controller, whose l1 is taken and which is told the
+        minibatch's mean Σ_j [f_j > 0] after each step.
         """
-        n_latents, n_hidden, lanes = start.W_enc.shape
-        shapes = ((n_latents, n_hidden), (n_latents,), (n_latents, n_hidden), (n_hidden,), (n_latents,))
-        blocks = (start.W_enc.reshape(-1, lanes), start.b_enc, start.W_dec.reshape(-1, lanes), start.b_dec, start.threshold)
-        parameters = np.concatenate(blocks)
+        variant, parameters = variant_of(protocol), start.stacked()
+        saes = start.with_values(parameters)
         gradient = np.zeros_like(parameters)
-        W_enc, b_enc, W_dec, b_dec, threshold = _blocks(parameters, *shapes)
-        grad_W_enc, grad_b_enc, grad_W_dec, grad_b_dec, grad_threshold = _blocks(gradient, *shapes)
+        slopes = start.with_values(gradient).parameters
         with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
             l1 = l1.astype(parameters.dtype)
-        two, half_bandwidth = parameters.dtype.type(2), parameters.dtype.type(protocol.sae_threshold_bandwidth / 2)
-        per_bandwidth = parameters.dtype.type(1 / protocol.sae_threshold_bandwidth)
-        jumps = protocol.sae_variant == "jumprelu"
-        adam = _Adam(parameters, sae_schedule(protocol), protocol)
-        initial = parameters.copy()
-        centred, unit_norm = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
-
+        adam, initial = _Adam(parameters, sae_schedule(protocol), protocol), parameters.copy()
+        unit_norm = protocol.sae_decoder_norm == "unit"
+        self._show(parameters)
         with np.errstate(all="ignore"):
             minibatches = _minibatches(activations, batches, protocol.sae_batch_size, protocol.sae_training_steps, ae_of_sae)
-            for t, h in enumerate(minibatches):
+            for t, h in enumerate(minibatches):  # (B, H, R)
                 if controller:
                     l1 = controller.state[L1]
-                u = h - b_dec if centred else h  # (B, H, R)
-                s = _ordered_sum((W_enc[:, i] * u[:, None, i] for i in range(n_hidden)), b_enc)  # (B, L, R)
-                f = code(s, threshold, protocol)
-                r = two * (_ordered_sum((W_dec[j] * f[:, j, None] for j in range(n_latents)), b_dec) - h)  # dL/dĥ: (B, H, R)
-                q = _ordered_sum((W_dec[:, i] * r[:, None, i] for i in range(n_hidden)), None if jumps else l1)  # dL/df: (B, L, R)
-                if jumps:
-                    near = np.abs(s - threshold) < half_bandwidth
-                    pull = np.where(near, -((l1 + threshold * q) * per_bandwidth), 0)
-                    _mean_over_batch(grad_threshold, pull, len(h))
-                q = np.where(f > 0, q, 0)  # dL/ds
-                _mean_over_batch(grad_W_enc, (q[n][:, None] * u[n] for n in range(len(h))), len(h))
-                _mean_over_batch(grad_b_enc, q, len(h))
-                _mean_over_batch(grad_W_dec, (f[n][:, None] * r[n] for n in range(len(h))), len(h))
-                if centred:
-                    r = r - _ordered_sum(W_enc[j] * q[:, j, None] for j in range(n_latents))
-                _mean_over_batch(grad_b_dec, r, len(h))
+                f = variant.gradients(saes.parameters, h, l1, protocol, slopes)
                 if unit_norm:
-                    radial = _ordered_sum(grad_W_dec[:, i] * W_dec[:, i] for i in range(n_hidden))  # (L, R)
-                    grad_W_dec -= radial[:, None] * W_dec
+                    _remove_radial_part(slopes["W_dec"], saes.W_dec)
                 adam.step(gradient)
                 if unit_norm:
-                    W_dec /= np.sqrt(_ordered_sum(W_dec[:, i] * W_dec[:, i] for i in range(n_hidden)))[:, None]
-                if jumps:
-                    np.maximum(threshold, 0, out=threshold)
+                    saes.W_dec[...] /= np.sqrt(_products(saes.W_dec, saes.W_dec))[:, None]
+                for parameter in variant.parameters:
+                    if parameter.lowest is not None:
+                        values = saes.parameters[parameter.name]
+                        np.maximum(values, parameter.lowest, out=values)
                 if controller:
                     active = (f > 0).sum(axis=(0, 1)).astype(l1.dtype) * l1.dtype.type(1 / len(h))
                     steer(controller.state, active, controller.steps[t], controller.settings, parameters, initial)
-        return SparseAutoencoders(W_enc, b_enc, W_dec, b_dec, threshold)
+                self._show(parameters)
+        return saes
 
 
-def code(s: _Array, threshold: _Array, protocol: Protocol) -> _Array:
-    """f from the pre-activations s (B, L, R) and the thresholds (L, R) of `jumprelu`."""
-    if protocol.sae_variant == "jumprelu":
-        return np.where(s > threshold, s, 0)
-    f = np.maximum(s, 0)
-    if protocol.sae_variant == "topk":
-        latents = range(s.shape[1])
-        before = np.stack([sum((s[:, i] >= s[:, j]) if i < j else (s[:, i] > s[:, j]) for i in latents) for j in latents], axis=1)
-        f = np.where(before < protocol.sae_k, f, 0)
-    return f
+def _products(one: _Array, other: _Array) -> _Array:
+    """Σ_i one_i other_i of columns (L, H, R): (L, R)."""
+    return ordered_sum(one[:, i] * other[:, i] for i in range(one.shape[1]))
+
+
+def _remove_radial_part(gradient: _Array, columns: _Array) -> None:
+    """What of the gradient changes the columns' norms, in place."""
+    gradient -= _products(gradient, columns)[:, None] * columns
 
 
 class _Adam:
@@ -213,26 +199,6 @@ class _Adam:
         small = (self.scratch < self.tiny) & (moment != 0)
         if small.any():
             moment[small] = 0
-
-
-def _ordered_sum(terms: Iterable[_Array], start: _Array | None = None) -> _Array:
-    """start + first + second + …, added one by one in this order."""
-    remaining = iter(terms)
-    first = next(remaining)
-    total = first if start is None else start + first
-    for term in remaining:
-        total += term  # `total` is ours: a product, or the sum just made
-    return total
-
-
-def _mean_over_batch(out: _Array, terms: Iterable[_Array], count: int) -> None:
-    """out ← (first + second + …)/count, added in order; untouched by the division where count is 1."""
-    remaining = iter(terms)
-    out[...] = next(remaining)
-    for term in remaining:
-        out += term
-    if count > 1:
-        out *= out.dtype.type(1 / count)
 
 
 def _blocks(flat: _Array, *shapes: tuple[int, ...]) -> list[_Array]:

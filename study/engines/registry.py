@@ -1,33 +1,85 @@
-"""The engines by name, and what one must offer.
+"""The engines by name: what each is called, its family and what it can train are known without importing it.
 
-An engine trains many autoencoders, then many SAEs, one replicate a lane. All engines of a family give the same
-row for the same replicate; a study has one family.
+An engine trains many autoencoders, then many SAEs, one replicate a lane. All engines of a family give the same row for the same
+replicate; a study has one family.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
 from search_spaces.errors import MisuseError
+from search_spaces.protocol import Protocol
 from study.engines.contract import Engine
-
-ENGINES = ("auto", "reference", "compiled", "torch")
-
-
-def engine_named(name: str) -> Engine:
-    """The engine of that name; `auto` is `compiled`. MisuseError for another name, and where PyTorch is not installed."""
-    if name not in ENGINES:
-        raise MisuseError(f"engine={name!r} is unknown. Engines: {', '.join(ENGINES)}.")
-    if name == "torch" and find_spec("torch") is None:
-        raise MisuseError("engine='torch' needs PyTorch, which is not installed. `pip install 'sae-study[torch]'`, or use auto.")
-    module, kind = _CLASSES["compiled" if name == "auto" else name]
-    return getattr(import_module(module), kind)()
+from study.variants.registry import variant_of
 
 
-_CLASSES = {
-    "reference": ("study.engines.reference", "ReferenceEngine"),
-    "compiled": ("study.engines.compiled", "CompiledEngine"),
-    "torch": ("study.engines.torch_engine", "TorchEngine"),
+@dataclass(frozen=True)
+class KnownEngine:
+    """An engine before it is imported: numba and torch take seconds."""
+
+    name: str
+    family: str
+    module: str
+    kind: str
+    """The class in the module."""
+    supports: Callable[[Protocol], bool]
+    """Whether it can train a protocol."""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether it can be loaded here."""
+        return self.name != "torch" or find_spec("torch") is not None
+
+    def check_installed(self) -> None:
+        """Raise MisuseError where it cannot be loaded."""
+        if not self.is_installed:
+            raise MisuseError(
+                f"engine={self.name!r} needs PyTorch, which is not installed. `pip install 'sae-study[torch]'`, or use auto."
+            )
+
+    def load(self) -> Engine:
+        """Import it. MisuseError where it is not installed."""
+        self.check_installed()
+        return getattr(import_module(self.module), self.kind)()
+
+
+def _has_lane_code(protocol: Protocol) -> bool:
+    return variant_of(protocol).has_lane_code
+
+
+def _holds_l1(protocol: Protocol) -> bool:
+    return protocol.sae_target_l0 is None
+
+
+_KNOWN = {
+    engine.name: engine
+    for engine in (
+        KnownEngine("compiled", "exact", "study.engines.compiled", "CompiledEngine", _has_lane_code),
+        KnownEngine("torch", "torch", "study.engines.torch_engine", "TorchEngine", _holds_l1),
+        KnownEngine("reference", "exact", "study.engines.reference", "ReferenceEngine", lambda protocol: True),
+    )
 }
-"""Imported when they are first asked for: numba and torch take seconds."""
+"""The fastest first."""
+ENGINES = ("auto", *sorted(_KNOWN))
+
+
+def engine_for(name: str, protocol: Protocol) -> KnownEngine:
+    """The engine of that name; `auto` is the fastest that can train the protocol here.
+
+    MisuseError for an unknown name, and where the engine cannot train the protocol.
+    """
+    can = [engine for engine in _KNOWN.values() if engine.supports(protocol)]
+    if name == "auto":
+        return next(engine for engine in can if engine.is_installed)
+    if name not in _KNOWN:
+        raise MisuseError(f"engine={name!r} is unknown. Engines: {', '.join(ENGINES)}.")
+    if _KNOWN[name] not in can:
+        raise MisuseError(
+            f"engine={name!r} cannot train protocol={protocol.name!r}. Use engine: auto, or one of "
+            f"{', '.join(engine.name for engine in can)}."
+        )
+    return _KNOWN[name]

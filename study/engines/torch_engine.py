@@ -12,9 +12,7 @@ What differs from the reference is the order of sums alone; Adam has the same fo
 * Without a C++ compiler (on CUDA: without Triton) the steps run uncompiled, and a warning says so.
 * The CUDA paths are NOT YET MEASURED, nor run: no GPU was at hand. CPU and CUDA round differently, as do compiled and
   uncompiled steps: within this family a row is the same on machines of one kind.
-* On CUDA, batches of one in stored order, ReLU and float32 are trained by the kernels of `engine_torch_kernels.py`.
-
-A new variant is a loss in LOSSES; everything else follows from it.
+* On CUDA, batches of one in stored order, ReLU and float32 are trained by the kernels of `triton_kernels.py`.
 """
 
 from __future__ import annotations
@@ -22,9 +20,9 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from importlib.util import find_spec
 from typing import Any
@@ -35,10 +33,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search_spaces.cells import Architecture
-from search_spaces.protocol import Protocol
+from search_spaces.protocol import DEFAULT_VARIANT, Protocol
 from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders
 from study.engines.l1_controller import L1Controller
 from study.engines.schedules import ae_schedule, sae_schedule
+from study.variants.contract import TorchLoss
+from study.variants.registry import variant_of
+from study.variants.torch_forward import product, product_transposed
 
 _Array = NDArray[Any]
 _Tensors = dict[str, Tensor]
@@ -62,109 +63,50 @@ CALLS_IN_GRAPH = 16
 class _Rule:
     """What a program depends on, besides shapes and dtype."""
 
-    loss: str
-    """A key of LOSSES."""
+    variant: str | None
+    """None: an autoencoder."""
+    settings: tuple[Any, ...]
+    """The protocol's fields that the steps depend on: other fields do not make another program."""
     beta1: float
     beta2: float
-    k: int = 0
-    bandwidth: float = 0.0
-    centred: bool = False
-    """The encoder sees h − b_dec."""
     unit_norm: bool = False
     """Decoder columns have norm 1."""
+    lowest: tuple[tuple[str, float], ...] = ()
+    """Parameters that are set back to this or above after each step."""
+    loss: TorchLoss = field(compare=False, repr=False, kw_only=True)
 
     @classmethod
     def autoencoder(cls, protocol: Protocol) -> _Rule:
-        return cls("autoencoder", protocol.adam_beta1, protocol.adam_beta2)
+        return cls(None, (), protocol.adam_beta1, protocol.adam_beta2, loss=autoencoder_loss)
 
     @classmethod
     def sae(cls, protocol: Protocol) -> _Rule:
-        """Settings that the variant does not use keep their default, so that they do not make another program."""
-        variant = protocol.sae_variant
+        variant = variant_of(protocol)
+        settings = (protocol.sae_subtract_decoder_bias, *(one.of(protocol) for one in variant.fields))
         return cls(
-            variant,
+            variant.name,
+            settings,
             protocol.adam_beta1,
             protocol.adam_beta2,
-            k=protocol.sae_k or 0,
-            bandwidth=protocol.sae_threshold_bandwidth if variant == "jumprelu" else 0.0,
-            centred=protocol.sae_subtract_decoder_bias,
-            unit_norm=protocol.sae_decoder_norm == "unit",
+            protocol.sae_decoder_norm == "unit",
+            tuple((one.name, one.lowest) for one in variant.parameters if one.lowest is not None),
+            loss=variant.torch_loss(protocol),
         )
 
-
-# Losses: of each lane the mean over its minibatch, summed over lanes
-
-
-def autoencoder_loss(theta: _Tensors, x: Tensor, importances: Tensor, rule: _Rule) -> Tensor:
-    """Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b); x (B, N, R), importances (N, 1)."""
-    h = _product(theta["W"], x)  # (H, N, R), (B, N, R) -> (B, H, R)
-    s = _product_transposed(theta["W"], h) + theta["b"]  # (B, N, R)
-    return (importances * (x - torch.relu(s)).square()).sum() / len(x)
+    @property
+    def is_plain(self) -> bool:
+        """Whether `triton_kernels.py` can make its steps: an autoencoder, or no more than ReLU and L1 on a free decoder."""
+        return self.variant in (None, DEFAULT_VARIANT) and not any(self.settings) and not self.unit_norm
 
 
-def relu_loss(theta: _Tensors, h: Tensor, l1: Tensor, rule: _Rule) -> Tensor:
-    """‖h − ĥ‖² + l1 Σ_j f_j, f = max(s, 0); h (B, H, R), l1 (R,)."""
-    f = torch.relu(_pre_activations(theta, h, rule))
-    return _reconstruction_error(theta, h, f) + (l1 * f).sum() / len(h)
+def autoencoder_loss(theta: Mapping[str, Tensor], x: Tensor, importances: Tensor) -> Tensor:
+    """Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b), of each lane the mean over its minibatch, summed over lanes.
 
-
-def topk_loss(theta: _Tensors, h: Tensor, l1: Tensor, rule: _Rule) -> Tensor:
-    """The same with the k largest s alone; of equal ones that of lower index."""
-    s = _pre_activations(theta, h, rule)
-    f = torch.where(_rank(s) < rule.k, torch.relu(s), 0.0)
-    return _reconstruction_error(theta, h, f) + (l1 * f).sum() / len(h)
-
-
-def jumprelu_loss(theta: _Tensors, h: Tensor, l1: Tensor, rule: _Rule) -> Tensor:
-    """‖h − ĥ‖² + l1 Σ_j [f_j > 0], f = s where s > θ, else 0.
-
-    `jump` is 0 and has the derivative −1/ε by θ within ε/2 of the pre-activation: the straight-through gradient of
-    the reference, −(l1 + θ dL/df)/ε there.
+    x (B, N, R), importances (N, 1).
     """
-    s, threshold = _pre_activations(theta, h, rule), theta["threshold"]
-    near = (s - threshold).detach().abs() < rule.bandwidth / 2
-    jump = near.to(s.dtype) / -rule.bandwidth * (threshold - threshold.detach())
-    f = torch.where(s > threshold, s, 0.0) + threshold.detach() * jump
-    active = (s > threshold).to(s.dtype) + jump
-    return _reconstruction_error(theta, h, f) + (l1 * active).sum() / len(h)
-
-
-LOSSES: dict[str, Callable[[_Tensors, Tensor, Tensor, _Rule], Tensor]] = {
-    "autoencoder": autoencoder_loss,
-    "relu": relu_loss,
-    "topk": topk_loss,
-    "jumprelu": jumprelu_loss,
-}
-
-
-def _pre_activations(theta: _Tensors, h: Tensor, rule: _Rule) -> Tensor:
-    """s = W_enc u + b_enc, (B, L, R)."""
-    u = h - theta["b_dec"] if rule.centred else h
-    return _product(theta["W_enc"], u) + theta["b_enc"]
-
-
-def _reconstruction_error(theta: _Tensors, h: Tensor, f: Tensor) -> Tensor:
-    """‖h − W_dec f − b_dec‖², mean over the minibatch; W_dec by columns (L, H, R)."""
-    reconstruction = _product_transposed(theta["W_dec"], f) + theta["b_dec"]  # (B, H, R)
-    return (h - reconstruction).square().sum() / len(h)
-
-
-def _product(W: Tensor, x: Tensor) -> Tensor:
-    """W x in each lane: (P, Q, R), (B, Q, R) -> (B, P, R)."""
-    return (W * x[:, None]).sum(2)
-
-
-def _product_transposed(W: Tensor, y: Tensor) -> Tensor:
-    """Wᵀ y in each lane: (P, Q, R), (B, P, R) -> (B, Q, R)."""
-    return (W * y[:, :, None]).sum(1)
-
-
-def _rank(s: Tensor) -> Tensor:
-    """How many latents come before each, by size and then by index: (B, L, R) -> (B, L, R)."""
-    index = torch.arange(s.shape[1], device=s.device)
-    lower_index = (index[:, None] < index)[:, :, None]  # (L, L, 1): [i, j] is i < j
-    one, other = s.detach()[:, :, None], s.detach()[:, None]
-    return ((one > other) | ((one == other) & lower_index)).sum(1)
+    h = product(theta["W"], x)  # (H, N, R), (B, N, R) -> (B, H, R)
+    s = product_transposed(theta["W"], h) + theta["b"]  # (B, N, R)
+    return (importances * (x - torch.relu(s)).square()).sum() / len(x)
 
 
 # Steps
@@ -172,10 +114,10 @@ def _rank(s: Tensor) -> Tensor:
 
 def _adam_steps(rule: _Rule, theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
     """As many Adam steps as x has minibatches, in place; arguments as in `_Steps`."""
-    gradient_of = torch.func.grad(LOSSES[rule.loss])
+    gradient_of = torch.func.grad(rule.loss)
     new, new_M, new_V = dict(theta), dict(M), dict(V)
     for minibatch, (size, epsilon) in zip(x, rates):
-        gradient = gradient_of(new, minibatch, coefficient, rule)
+        gradient = gradient_of(new, minibatch, coefficient)
         if rule.unit_norm:
             W_dec, slope = new["W_dec"], gradient["W_dec"]
             gradient["W_dec"] = slope - (slope * W_dec).sum(1, keepdim=True) * W_dec
@@ -185,8 +127,8 @@ def _adam_steps(rule: _Rule, theta: _Tensors, M: _Tensors, V: _Tensors, coeffici
             new[name] = new[name] - size * new_M[name] / (new_V[name].sqrt() + epsilon)
         if rule.unit_norm:
             new["W_dec"] = new["W_dec"] / new["W_dec"].square().sum(1, keepdim=True).sqrt()
-        if "threshold" in new:
-            new["threshold"] = new["threshold"].clamp_min(0.0)
+        for name, lowest in rule.lowest:
+            new[name] = new[name].clamp_min(lowest)
     for buffers, values in ((theta, new), (M, new_M), (V, new_V)):
         for name, buffer in buffers.items():
             buffer.copy_(values[name])
@@ -385,9 +327,8 @@ class _Task:
 
     @property
     def suits_kernels(self) -> bool:
-        """Whether `engine_torch_kernels.py` can train it: online, in stored order, float32, no more than ReLU and L1."""
-        simple = self.rule.loss in ("autoencoder", "relu") and not self.rule.centred and not self.rule.unit_norm
-        return simple and self.batch_size == 1 and self.batches is None and self.rates.dtype == np.float32
+        """Whether `triton_kernels.py` can train it: online, in stored order, float32, a plain rule."""
+        return self.rule.is_plain and self.batch_size == 1 and self.batches is None and self.rates.dtype == np.float32
 
     def train_in_kernels(self, device: str) -> dict[str, _Array]:
         """All steps in a few launches."""
@@ -396,7 +337,7 @@ class _Task:
         tensor, rule = partial(_tensor, device=device, dtype=torch.float32), self.rule
         stored = _Reader(tensor(self.samples), torch.from_numpy(self.sample_of).to(device), None, 1).stored
         rows = tensor(np.concatenate([value.reshape(-1, stored.shape[2]) for value in self.theta.values()]))
-        train = kernels.train_autoencoders if rule.loss == "autoencoder" else kernels.train_saes
+        train = kernels.train_autoencoders if rule.variant is None else kernels.train_saes
         trained = train(rows, stored, tensor(self.coefficient), tensor(self.rates), (rule.beta1, rule.beta2)).cpu().numpy()
         parts = np.split(trained, np.cumsum([value[..., 0].size for value in self.theta.values()])[:-1])
         return {name: part.reshape(self.theta[name].shape) for name, part in zip(self.theta, parts)}
@@ -513,20 +454,17 @@ class TorchEngine:
     ) -> SparseAutoencoders:
         """As the reference engine; start: (…, R); activations (A, S, H); ae_of_sae (R,); l1 (R,). No `Pack` has a controller."""
         assert controller is None, "refused by Pack"
-        theta = {"W_enc": start.W_enc, "b_enc": start.b_enc, "W_dec": start.W_dec, "b_dec": start.b_dec}
-        thresholds = {"threshold": start.threshold}
-        trains_thresholds = protocol.sae_variant == "jumprelu"
         task = _Task(
             rule=_Rule.sae(protocol),
-            theta=theta | thresholds if trains_thresholds else theta,
+            theta=dict(start.parameters),
             coefficient=l1,
             samples=activations,
             sample_of=ae_of_sae,
             batches=batches,
             batch_size=protocol.sae_batch_size,
-            rates=_rates(sae_schedule(protocol), start.W_enc.dtype),
+            rates=_rates(sae_schedule(protocol), start.W_dec.dtype),
         )
-        return SparseAutoencoders(**thresholds | self._train(task))
+        return SparseAutoencoders(self._train(task))
 
     def _train(self, task: _Task) -> dict[str, _Array]:
         """The trained parameters, (…, R)."""

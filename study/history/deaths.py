@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,9 @@ from search_spaces.protocol import Protocol
 from study.data import importances
 from study.engines.compiled import CompiledEngine
 from study.engines.contract import Autoencoders, SparseAutoencoders
-from study.engines.reference import code
+from study.history.history import History
 from study.metrics.moments import autoencoder_moments
-from study.run_pack import History
+from study.variants.registry import variant_of
 
 _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
@@ -52,13 +51,14 @@ def latents_died_at(history: History, protocol: Protocol) -> list[int | None]:
     saes = history.saes
     if saes is None:
         return []
-    n_latents, states = saes.b_enc.shape
+    n_latents, states = saes.W_dec.shape[0], saes.W_dec.shape[2]
+    compete = variant_of(protocol).latents_compete
     h = CompiledEngine().hidden(history.W_read[..., None].astype(np.float64), history.x[None])[0]  # (S, H)
 
     def alive(block: slice, wanted: NDArray[np.int64]) -> _Bool:
-        latents = np.arange(n_latents) if protocol.sae_variant == "topk" else wanted  # there they compete
-        own = _of_latents(saes, latents, block)
-        seen = np.zeros((own.b_enc.shape[1], n_latents), np.bool_)
+        latents = np.arange(n_latents) if compete else wanted
+        own = _of_latents(saes, latents, block, protocol)
+        seen = np.zeros((own.W_dec.shape[2], n_latents), np.bool_)
         seen[:, latents] = _in_distinct_states(own, h, protocol)
         return seen
 
@@ -77,31 +77,32 @@ def _died_at(alive: Callable[[slice, NDArray[np.int64]], _Bool], states: int, un
     return [None if at == states - 1 else int(at) + 1 for at in last]
 
 
-def _of_latents(saes: SparseAutoencoders, latents: NDArray[np.int64], states: slice | NDArray[np.int64]) -> SparseAutoencoders:
+def _of_latents(
+    saes: SparseAutoencoders, latents: NDArray[np.int64], states: slice | NDArray[np.int64], protocol: Protocol
+) -> SparseAutoencoders:
     """Some latents in some states, in float64."""
-    of_latents = (saes.W_enc, saes.b_enc, saes.W_dec, saes.threshold)
-    W_enc, b_enc, W_dec, threshold = (part[latents][..., states].astype(np.float64) for part in of_latents)
-    return SparseAutoencoders(W_enc, b_enc, W_dec, saes.b_dec[:, states].astype(np.float64), threshold)
+    chosen = {}
+    for parameter in variant_of(protocol).parameters:
+        values = saes.parameters[parameter.name][..., states]
+        chosen[parameter.name] = (values[latents] if parameter.axes.startswith("L") else values).astype(np.float64)
+    return SparseAutoencoders(chosen)
 
 
 def _in_distinct_states(saes: SparseAutoencoders, h: _Float, protocol: Protocol) -> _Bool:
-    """Whether each latent fires on any of h (S, H), (T, L). A dead latent stands still: equal states are looked at once."""
-    deciding = [saes.W_enc, saes.b_enc, saes.threshold, *([saes.b_dec] if protocol.sae_subtract_decoder_bias else [])]
+    """Whether each latent fires on any of h (S, H), (T, L). A dead latent does not move: equal states are looked at once."""
+    ignored = set() if protocol.sae_subtract_decoder_bias else {"b_dec"}
+    deciding = [values for name, values in saes.parameters.items() if name not in ignored]
     rows = np.concatenate([part.reshape(-1, part.shape[-1]) for part in deciding])
     new = np.concatenate([[True], (np.diff(rows, axis=1) != 0).any(axis=0)])  # NaN differs from itself: looked at
     first = np.flatnonzero(new)
-    everything = np.arange(len(saes.b_enc))
+    everything = np.arange(len(saes.W_dec))
     pieces = math.ceil(len(first) * len(everything) * len(h) / VALUES_AT_ONCE)
-    fires = [_fires(_of_latents(saes, everything, piece), h, protocol) for piece in np.array_split(first, pieces)]
+    fires = [_fires(_of_latents(saes, everything, piece, protocol), h, protocol) for piece in np.array_split(first, pieces)]
     return np.concatenate(fires)[np.cumsum(new) - 1]
 
 
 def _fires(saes: SparseAutoencoders, h: _Float, protocol: Protocol) -> _Bool:
     """Whether f_j is not 0 on any of h (S, H), in each of T states: (T, L)."""
-    u: _Float = h[:, :, None]  # (S, H, 1)
     with np.errstate(all="ignore"):
-        if protocol.sae_subtract_decoder_bias:
-            u = u - saes.b_dec  # (S, H, T)
-        terms = (saes.W_enc[:, i] * u[:, None, i] for i in range(h.shape[1]))  # (S, L, T) each
-        s = reduce(np.add, terms, saes.b_enc)
-        return np.asarray((code(s, saes.threshold, protocol) != 0).any(axis=0).T)
+        f = variant_of(protocol).forward(saes.parameters, h[:, :, None], protocol).f  # (S, H, 1) -> (S, L, T)
+    return np.asarray((f != 0).any(axis=0).T)

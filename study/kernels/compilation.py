@@ -19,14 +19,8 @@ import numba
 import numpy as np
 from filelock import FileLock
 
-KERNEL_SOURCES = (
-    "kernels/compilation.py",
-    "kernels/simd.py",
-    "kernels/lanes.py",
-    "engines/l1_controller.py",
-    "engines/compiled.py",
-    "metrics/moments.py",
-)
+KERNEL_SOURCES = ("kernels", "engines", "metrics")
+"""Folders of `study` with kernels. A variant's lane code is told apart by its own type (`lane_code.py`)."""
 _OPTIONS = {"error_model": "numpy", "nogil": True}  # no fastmath: every operation is IEEE's, in the order written
 
 
@@ -43,7 +37,7 @@ def _writable(folder: Path) -> bool:
 def cache_folder() -> Path:
     """The first that can be written of $NUMBA_CACHE_DIR, the user's cache and the machine's temporary folder."""
     here = Path(__file__).parents[1]
-    sources = b"".join((here / name).read_bytes() for name in KERNEL_SOURCES)
+    sources = b"".join(file.read_bytes() for name in KERNEL_SOURCES for file in sorted((here / name).glob("*.py")))
     name = f"sae-study-{hashlib.sha256(sources).hexdigest()[:12]}"
     given, user = os.environ.get("NUMBA_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     places = [*([Path(given)] if given else []), Path(user).expanduser(), Path(tempfile.gettempdir())]
@@ -89,4 +83,6 @@ def _kind(argument: Any) -> Any:
     if isinstance(argument, np.ndarray):
         flags = argument.flags
         return argument.dtype.char, argument.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable, flags.aligned
-    return type(argument)
+    if isinstance(argument, tuple):
+        return type(argument), *map(_kind, argument)
+    return getattr(argument, "key", type(argument))

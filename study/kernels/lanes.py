@@ -1,4 +1,4 @@
-"""What the kernels share: replicates laid out as lanes and back, and the pieces that training and measuring both compute.
+"""What kernels share: replicates laid out as lanes and back, and the pieces that training and measuring both compute.
 
 Arrays of a kernel are (rows, lanes), one vector of `study.kernels.simd` a row. Samples (A, S, N) become (S·N, lanes).
 """
@@ -6,16 +6,13 @@ Arrays of a kernel are (rows, lanes), one vector of `study.kernels.simd` a row. 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from study.kernels.compilation import called, inlined, kernel
-from study.kernels.simd import lanes_of, load, rows, store, where_at_most, where_less
-
-RELU, TOPK, JUMPRELU = 0, 1, 2
-VARIANTS = {"relu": RELU, "topk": TOPK, "jumprelu": JUMPRELU}
+from study.kernels.compilation import inlined, kernel
+from study.kernels.simd import everywhere, lanes_of, load, rows, store, where_at_most
 
 
 def groups(count: int, dtype: DTypeLike) -> Iterator[NDArray[np.int64]]:
@@ -30,6 +27,22 @@ def rows_of(columns: NDArray[Any], lanes: NDArray[np.int64]) -> NDArray[Any]:
     out = rows(len(columns), columns.dtype)
     out[:] = columns[:, lanes]
     return out
+
+
+class Constants(NamedTuple):
+    """Vectors of one number each."""
+
+    zero: Any
+    one: Any
+    two: Any
+    minus_one: Any
+
+
+@inlined
+def constants_of(array):
+    """The constants in the dtype of an array."""
+    number = array.dtype.type
+    return Constants(everywhere(number(0)), everywhere(number(1)), everywhere(number(2)), everywhere(number(-1)))
 
 
 @kernel
@@ -66,29 +79,17 @@ def product(P, p, X, x, count):
 
 
 @inlined
+def product_from(start, P, p, X, x, count):
+    """start + Σ_i P[p + i] X[x + i]."""
+    for i in range(count):
+        start = start + load(P, p + i) * load(X, x + i)
+    return start
+
+
+@inlined
 def relu(value, zero):
     """max(value, 0); NaN stays NaN."""
     return where_at_most(value, zero, zero, value)
-
-
-@called
-def keep(scratch, P, s, f, thresholds, n_latents, variant, active, zero, one):
-    """Set f = max(s, 0) to 0 where `topk` or `jumprelu` does not keep it.
-
-    Pre-activations and f are n_latents rows of the scratch from s and f on; the thresholds' rows begin at P[thresholds].
-    """
-    for j in range(n_latents):
-        value, code = load(scratch, s + j), load(scratch, f + j)
-        if variant == JUMPRELU:
-            kept = where_less(load(P, thresholds + j), value, code, zero)
-        else:
-            before = zero
-            for i in range(j):
-                before = before + where_at_most(value, load(scratch, s + i), one, zero)
-            for i in range(j + 1, n_latents):
-                before = before + where_less(value, load(scratch, s + i), one, zero)
-            kept = where_less(before, active, code, zero)
-        store(scratch, f + j, kept)
 
 
 @kernel

@@ -107,9 +107,8 @@ def _finite(trained: Trained) -> tuple[NDArray[np.bool_], Trained]:
     finite = of_ae[trained.ae_of_sae]
     saes = trained.saes
     if saes is not None:
-        arrays = {field.name: getattr(saes, field.name) for field in dataclasses.fields(saes)}
-        finite = np.logical_and.reduce([finite, *map(_lanes_finite, arrays.values())])
-        saes = SparseAutoencoders(**{name: np.where(finite, array, 0) for name, array in arrays.items()})
+        finite = np.logical_and.reduce([finite, *map(_lanes_finite, saes.parameters.values())])
+        saes = saes.each(lambda array: np.where(finite, array, 0))
     autoencoders, readers = (Autoencoders(*(np.where(of_ae, array, 0) for array in own)) for own in weights)
     return finite, dataclasses.replace(trained, autoencoders=autoencoders, readers=readers, saes=saes)
 

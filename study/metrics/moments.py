@@ -7,6 +7,7 @@ algebra library.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,16 @@ from numpy.typing import NDArray
 from search_spaces.protocol import Protocol
 from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.kernels.compilation import called, kernel
-from study.kernels.lanes import RELU, VARIANTS, groups, keep, lay_out, product, relu, rows_of
+from study.kernels.forward import TILE, decoded, encode, layout_of
+from study.kernels.lanes import constants_of, groups, lay_out, product, relu, rows_of
 from study.kernels.simd import everywhere, load, rows, store, where_at_most, where_less
+from study.sums import ordered_sum
+from study.variants.registry import lane_code_of, variant_of
 
 _Float = NDArray[np.float64]
 
-TILE = 4
-"""Samples that are summed together: an accumulator is loaded and stored once for all of them."""
+SAMPLES_AT_ONCE = 1024
+"""Of which a variant without lane code computes f at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,28 +93,44 @@ def autoencoder_moments(autoencoders: Autoencoders, x: _Float, importances: _Flo
 
 def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArray[np.int64], protocol: Protocol) -> SaeMoments:
     """SAEs and W (H, N, A), all finite; evaluation samples x (A, S, N); ae_of_sae (R,) says whose each SAE reads."""
-    (n_latents, n_hidden, count), n_features, samples = saes.W_enc.shape, W.shape[1], x.shape[1]
-    blocks = saes.W_enc.reshape(-1, count), saes.b_enc, saes.W_dec.reshape(-1, count), saes.b_dec, saes.threshold
-    parameters = np.concatenate(blocks).astype(np.float64)
+    (n_latents, n_hidden, count), n_features, samples = saes.W_dec.shape, W.shape[1], x.shape[1]
+    variant, parameters = variant_of(protocol), saes.stacked().astype(np.float64)
+    code = lane_code_of(variant if variant.has_lane_code else variant_of(Protocol()))
+    at = layout_of(saes.rows, n_hidden, n_latents, protocol)
+    settings = np.array(variant.lane_settings(protocol), np.float64)
     matrices = W.reshape(-1, W.shape[2]).astype(np.float64)
     sizes = 2, n_latents, n_features, n_latents * n_features, *[n_hidden**2] * 3, 3
     tiles = -(-samples // TILE) * TILE
     X, H, Y = (rows(tiles * width, np.float64) for width in (n_features, n_hidden, n_hidden))
     scratch, out = rows(3 * n_hidden + (1 + TILE) * n_latents, np.float64), rows(sum(sizes), np.float64)
     total = np.empty((count, sum(sizes)))
-    variant, centred = VARIANTS[protocol.sae_variant], protocol.sae_subtract_decoder_bias
     for lanes in groups(count, np.float64):
         lay_out(x, ae_of_sae[lanes], X)
         out[:] = 0
         scratch[:] = 0
-        weights = rows_of(parameters, lanes), rows_of(matrices, ae_of_sae[lanes])
-        widths = samples, n_features, n_hidden, n_latents
-        _sum_saes(*weights, X, H, Y, scratch, out, variant, float(protocol.sae_k or 0), centred, *widths)
+        P, codes = rows_of(parameters, lanes), rows(0, np.float64)
+        if not variant.has_lane_code:
+            codes = _codes(saes.with_values(P), W[..., ae_of_sae[lanes]], x[ae_of_sae[lanes]], protocol)
+        on = _Evaluation(X, H, Y, codes, scratch, out, samples, n_features)
+        _sum_saes(code, P, rows_of(matrices, ae_of_sae[lanes]), on, at, settings)
         total[lanes] = out.T
     one, latents, features, together, XX, YY, XY, norms = np.split(total, np.cumsum(sizes)[:-1], axis=1)
     square = (count, n_hidden, n_hidden)
     pair = PairMoments(samples, XX.reshape(square), YY.reshape(square), XY.reshape(square), *norms.T)
     return SaeMoments(one[:, 0], one[:, 1], latents, features, together.reshape(count, n_latents, n_features), pair)
+
+
+def _codes(saes: SparseAutoencoders, W: _Float, x: _Float, protocol: Protocol) -> _Float:
+    """f (S·L, lanes) by the variant's own forward pass; W (H, N, lanes), x (lanes, S, N)."""
+    variant, parts = variant_of(protocol), []
+    with np.errstate(all="ignore"):
+        for block in np.array_split(np.transpose(x, (1, 2, 0)), -(-x.shape[1] // SAMPLES_AT_ONCE)):  # (B, N, lanes)
+            h = ordered_sum(W[:, i] * block[:, None, i] for i in range(block.shape[1]))  # (B, H, lanes)
+            parts.append(variant.forward(saes.parameters, h, protocol).f)
+    f = np.concatenate(parts)
+    out = rows(f.shape[0] * f.shape[1], np.float64)
+    out[:] = f.reshape(-1, f.shape[2])
+    return out
 
 
 @kernel
@@ -137,64 +157,69 @@ def _sum_autoencoders(P, X, h, out, importances, n_features, n_hidden):
         store(out, 2, squares)
 
 
-@kernel
-def _sum_saes(P, W, X, H, Y, scratch, out, variant, active, centred, samples, n_features, n_hidden, n_latents):
-    """Rows of `out` as `sae_moments` cuts them. X, H and Y have rows of zeros behind the samples, up to a whole tile.
+class _Evaluation(NamedTuple):
+    """What a group of SAEs is measured on, and where the sums go."""
 
-    H and Y (S·H, lanes) keep h and ĥ until their means are known.
-    """
-    zero, one = everywhere(0.0), everywhere(1.0)
-    b_enc = n_latents * n_hidden
-    W_dec = b_enc + n_latents
-    b_dec = W_dec + n_latents * n_hidden
-    thresholds = b_dec + n_hidden
+    X: Any
+    """Samples; X, H and Y have rows of zeros behind them, up to a whole tile."""
+    H: Any
+    """(S·H, lanes): h, kept until its mean is known."""
+    Y: Any
+    """ĥ, likewise."""
+    codes: Any
+    """f (S·L, lanes) of a variant without lane code; no rows where the kernel computes it."""
+    scratch: Any
+    out: Any
+    samples: int
+    n_features: int
+
+
+@kernel
+def _sum_saes(code, P, W, on, at, settings):
+    """Rows of `out` as `sae_moments` cuts them."""
+    X, H, Y, scratch, out, n_hidden, n_latents = on.X, on.H, on.Y, on.scratch, on.out, at.n_hidden, at.n_latents
+    k, given = constants_of(X), on.codes.shape[0] > 0
     # Rows of the scratch: sums of h and of ĥ, the encoder's input, pre-activations, then f of each sample of a tile.
     u, s, f = 2 * n_hidden, 3 * n_hidden, 3 * n_hidden + n_latents
-    latents, features = 2, 2 + n_latents
-    together = features + n_features
-    for first in range(0, samples, TILE):
-        for tile in range(TILE):
-            x, h, code = (first + tile) * n_features, (first + tile) * n_hidden, f + tile * n_latents
-            if first + tile >= samples:
+    for first in range(0, on.samples, TILE):
+        for sample in range(first, first + TILE):
+            h, own = sample * n_hidden, f + (sample - first) * n_latents
+            if sample >= on.samples:
                 for j in range(n_latents):
-                    store(scratch, code + j, zero)
+                    store(scratch, own + j, k.zero)
                 continue
             for i in range(n_hidden):
-                value = product(W, i * n_features, X, x, n_features)
+                value = product(W, i * on.n_features, X, sample * on.n_features, on.n_features)
                 store(H, h + i, value)
                 store(scratch, i, load(scratch, i) + value)
-                store(scratch, u + i, value - load(P, b_dec + i) if centred else value)
-            for j in range(n_latents):
-                value = load(P, b_enc + j)
-                for i in range(n_hidden):
-                    value = value + load(P, j * n_hidden + i) * load(scratch, u + i)
-                store(scratch, s + j, value)
-                store(scratch, code + j, relu(value, zero))
-            if variant != RELU:
-                keep(scratch, P, s, code, thresholds, n_latents, variant, everywhere(active), zero, one)
+                store(scratch, u + i, value - load(P, at.b_dec + i) if at.centred else value)
+            if given:
+                for j in range(n_latents):
+                    store(scratch, own + j, load(on.codes, sample * n_latents + j))
+            else:
+                encode(code, P, at, scratch, u, s, own, settings, k)
             error, total = load(out, 0), load(out, 1)
             for i in range(n_hidden):
-                value = load(P, b_dec + i)
-                for j in range(n_latents):
-                    value = value + load(P, W_dec + j * n_hidden + i) * load(scratch, code + j)
+                value = decoded(P, at, i, scratch, own)
                 store(Y, h + i, value)
                 store(scratch, n_hidden + i, load(scratch, n_hidden + i) + value)
                 difference = load(H, h + i) - value
                 error = error + difference * difference
             for j in range(n_latents):
-                total = total + load(scratch, code + j)
+                total = total + load(scratch, own + j)
             store(out, 0, error)
             store(out, 1, total)
-        _count(scratch, f, X, first * n_features, out, latents, features, together, n_features, n_latents)
+        _count(scratch, f, X, first * on.n_features, out, on.n_features, n_latents)
     for i in range(2 * n_hidden):
-        store(scratch, i, load(scratch, i) / everywhere(1.0 * samples))
-    _sum_pairs(H, Y, scratch, out, together + n_latents * n_features, samples, n_hidden)
+        store(scratch, i, load(scratch, i) / everywhere(1.0 * on.samples))
+    _sum_pairs(H, Y, scratch, out, 2 + n_latents + (1 + n_latents) * on.n_features, on.samples, n_hidden)
 
 
 @called
-def _count(F, f, X, x, out, latents, features, together, n_features, n_latents):
+def _count(F, f, X, x, out, n_features, n_latents):
     """Count, over a tile of samples, active latents, present features and both together."""
     zero, one = everywhere(0.0), everywhere(1.0)
+    latents, features, together = 2, 2 + n_latents, 2 + n_latents + n_features
     for i in range(n_features):
         count = load(out, features + i)
         for tile in range(TILE):

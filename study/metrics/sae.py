@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cache
 
 import numpy as np
@@ -15,6 +14,8 @@ from study.engines.contract import SparseAutoencoders
 from study.metrics.autoencoder import replicates_first, represented_features
 from study.metrics.moments import SaeMoments, sae_moments
 from study.metrics.similarity import similarities
+from study.variants.contract import Penalised
+from study.variants.registry import variant_of
 
 _Float = NDArray[np.float64]
 
@@ -34,17 +35,16 @@ def sae_metrics(
     W_read (H, N, A) gives the SAE its h = W_read x where that is not W x, which has the features' columns.
     Where a weight, of the SAE or the AE, is not finite all are NaN.
     """
-    fields = [getattr(saes, field.name) for field in dataclasses.fields(saes)]
     finite_ae: NDArray[np.bool_] = np.asarray(np.isfinite(W).all(axis=(0, 1)))
-    parts = [np.isfinite(weights).all(axis=tuple(range(weights.ndim - 1))) for weights in fields]
+    parts = [np.isfinite(weights).all(axis=tuple(range(weights.ndim - 1))) for weights in saes.parameters.values()]
     finite = np.logical_and.reduce([finite_ae[ae_of_sae], *parts])
-    saes = SparseAutoencoders(*(np.where(finite, weights, 0) for weights in fields))
+    saes = saes.each(lambda weights: np.where(finite, weights, 0))
     W, W_read = np.where(finite_ae, W, 0), np.where(finite_ae, W if W_read is None else W_read, 0)
-    samples, n_latents, n_hidden = x.shape[1], *saes.W_enc.shape[:2]
+    samples, n_latents, n_hidden = x.shape[1], *saes.W_dec.shape[:2]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         moments = sae_moments(saes, W_read, x, ae_of_sae, protocol)
         explained_variance = 1 - moments.squared_error / np.trace(moments.hidden_recon.XX, axis1=1, axis2=2)
-        counted = moments.latents.sum(axis=1) if protocol.sae_variant == "jumprelu" else moments.code
+        counted = moments.code if variant_of(protocol).penalised is Penalised.CODE else moments.latents.sum(axis=1)
         loss = moments.squared_error / samples + l1 * (counted / samples)
         alive = moments.latents / samples >= protocol.dead_below  # (R, L)
         recovery = _recoveries(saes, W, ae_of_sae, moments, alive, protocol)

@@ -33,7 +33,7 @@ from search_spaces.errors import MisuseError
 from search_spaces.learners.contract import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
-from study.engines.registry import engine_named
+from study.engines.registry import engine_for
 from study.failures import FailureKind
 from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
@@ -162,7 +162,7 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
 def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
     """Raise MisuseError if the study's rows were made by a procedure, or an engine family, that this one cannot go on with."""
     manifest = folder.read_json("manifest.json") or {}
-    for key, ours in (("procedure_version", PROCEDURE_VERSION), ("engine_family", engine_named(spec.engine).family)):
+    for key, ours in (("procedure_version", PROCEDURE_VERSION), ("engine_family", engine_for(spec.engine, spec.protocol).family)):
         theirs = manifest.get(key, ours)
         if theirs != ours:
             raise MisuseError(
@@ -244,7 +244,7 @@ def _outcome(folder: StudyFolder, spec: StudySpec, work: _Work, watch: Watch, se
         trained=watch.trained,
         failures=dict(watch.failures),
         seconds=seconds,
-        engine=engine_named(spec.engine).name,
+        engine=engine_for(spec.engine, spec.protocol).name,
         errors=tuple(watch.errors),
         learner=work.batches.learner if work.batches else None,
     )
@@ -357,7 +357,7 @@ def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, stop: threading.Event)
 
 def _manifest(spec: StudySpec) -> dict[str, Any]:
     """What made the study: versions, environment, the protocol's fields."""
-    engine = engine_named(spec.engine)
+    engine = engine_for(spec.engine, spec.protocol)
     packages = ("sae-study", "ray", "numpy", "numba", "scipy", "pandas", "pyarrow", *(["torch"] if engine.name == "torch" else []))
     return {
         "created_at": datetime.now(UTC).isoformat(),

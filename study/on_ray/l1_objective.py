@@ -29,7 +29,6 @@ from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol, protocol_from
 from search_spaces.searches import BEFORE_SAE, RECOVERY_COLUMNS
 from search_spaces.spaces import parse_seeds
-from study.engines.registry import engine_named
 from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack
@@ -57,11 +56,11 @@ def l1_objective(
     if dtype not in ("float64", "float32"):
         raise MisuseError(f"dtype={dtype!r} is unknown. Expected float64 or float32.")
     fixed = {"architecture": architecture, "sparsity": sparsity}
-    own_seeds, own_protocol, own_engine = parse_seeds(seeds), protocol_from(protocol), engine_named(engine).name
+    own_seeds, own_protocol = parse_seeds(seeds), protocol_from(protocol)
 
     def objective(config: dict[str, Any]) -> dict[str, Any]:
         at = config | {name: value for name, value in fixed.items() if value is not None}
-        return _figures(_pack(at, own_seeds, own_protocol, own_engine, dtype), RECOVERY_COLUMNS[recovery])
+        return _figures(_pack(at, own_seeds, own_protocol, engine, dtype), RECOVERY_COLUMNS[recovery])
 
     return objective
 

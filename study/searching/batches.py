@@ -12,7 +12,6 @@ import pyarrow as pa
 from search_spaces.cells import Replicates
 from search_spaces.learners.contract import LEARNED_FROM, Learner, Rows
 from search_spaces.study_files import StudySpec
-from study.engines.registry import engine_named
 from study.packs import Pack
 
 COLUMNS = ("replicate_id", *LEARNED_FROM)
@@ -86,7 +85,7 @@ class Batches:
         return packs
 
     def _pack(self, replicates: Replicates) -> Pack:
-        return Pack(replicates, self.spec.protocol, self.spec.dtype, engine_named(self.spec.engine).name)
+        return Pack(replicates, self.spec.protocol, self.spec.dtype, self.spec.engine)
 
     def _keep(self, rows: pa.Table) -> set[str]:
         ids = rows["replicate_id"].to_pylist()

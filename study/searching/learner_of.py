@@ -19,10 +19,12 @@ from search_spaces.searches import SEARCHES, L1Search, MapSearch, Search, kind_o
 from search_spaces.spaces import GridSpace
 from search_spaces.study_files import StudySpec
 from search_spaces.surface.domain import Domain
+from search_spaces.variants import VARIANTS
 from study import theory
 from study.data import importances
 from study.storage.status import existing_study
 from study.storage.study_folder import StudyFolder
+from study.variants.registry import variant_of
 
 MakesLearner = Callable[[Any, StudySpec, Rows | None], Learner]
 """The learner of a search (of the class it is registered for), its study, and the rows that the search `starts_from`."""
@@ -53,8 +55,9 @@ def _map_learner(search: MapSearch, spec: StudySpec, earlier: Rows | None) -> Re
 def _l1_learner(search: L1Search, spec: StudySpec, _: Rows | None) -> L1Learner:
     protocol, space = spec.protocol, spec.space
     assert isinstance(space, GridSpace)
-    if protocol.sae_variant == "topk" or not protocol.has_sae:
-        raise MisuseError(f"protocol={protocol.name!r} has no L1 penalty to search. Use one whose SAE is relu or jumprelu.")
+    if variant_of(protocol).pressure != "l1" or not protocol.has_sae:
+        sparser = ", ".join(name for name, variant in VARIANTS.items() if variant.pressure == "l1")
+        raise MisuseError(f"protocol={protocol.name!r} has no L1 penalty to search. Use one that trains an SAE of {sparser}.")
     cells = tuple((name, sparsity) for name in space.architectures for sparsity in space.sparsities)
     return L1Learner(
         L1SearchSpec(
@@ -102,8 +105,9 @@ def earlier_rows(folder: StudyFolder, spec: StudySpec) -> pa.Table | None:
 
 def _within(rows: pa.Table, domain: Domain) -> pa.Table:
     inside = pc.is_in(rows["architecture"], pa.array(list(domain.architectures)))
-    for axis, (lowest, highest) in (("sparsity", domain.sparsity), ("l1", domain.l1)):
-        inside = pc.and_(inside, pc.and_(pc.greater_equal(rows[axis], lowest), pc.less_equal(rows[axis], highest)))
+    for axis in (domain.x, domain.y):
+        values = rows[axis.coordinate.name]
+        inside = pc.and_(inside, pc.and_(pc.greater_equal(values, axis.low), pc.less_equal(values, axis.high)))
     return rows.filter(inside)
 
 
@@ -112,11 +116,11 @@ def predicted_edge(architecture: Architecture, sparsity: float, protocol: Protoc
 
     Decoders that start as normal(0, sae_init_std) die from the first steps' pull on; unit columns at the optimum, l1 = 2.
     """
-    if protocol.sae_input != "as_is" or protocol.sae_variant != "relu":
+    if protocol.sae_input != "as_is" or not variant_of(protocol).dies_of_l1:
         return None
     if protocol.sae_decoder_init == "unit_norm":
         return float(theory.death_line(1.0))
-    weights = importances(architecture.n_features, protocol)
-    represented = int(theory.features_represented(sparsity, weights, architecture.n_hidden))
+    of_features = importances(architecture.n_features, protocol)
+    represented = int(theory.features_represented(sparsity, of_features, architecture.n_hidden))
     init_std = protocol.sae_init_std * protocol.sae_init_scale
     return float(theory.initial_death_line(init_std, 1.0, architecture.n_latents, represented))

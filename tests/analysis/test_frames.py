@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy.stats import binom
 
 from analysis import load, tune_frame
 from analysis.comparisons.published import published_experiment, rate_text, side_by_side
 from analysis.figures import verdicts as plots
-from analysis.figures.phase import failure_curves
+from analysis.figures.failure_curves import failure_curves
+from analysis.frames import tidy
 from analysis.rates.cells import cell_rates, on_lattice, rate_interval
 from analysis.report.page import findings, verdict_table, write_report
 from search_spaces import MisuseError, study_from
@@ -24,6 +26,7 @@ from study.run_pack import run_pack
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
+from tests.study.test_replicate import EARLIER_STUDY
 
 
 def frame_of(failures: dict[tuple[str, float, float], list[str]]) -> pd.DataFrame:
@@ -97,6 +100,15 @@ def test_verdict_shares_sum_to_one() -> None:
     assert composition.kinds == (FailureKind.SAE_DEAD, FailureKind.UNFAITHFUL, FailureKind.NONE)
     assert composition.shares[0].tolist() == [1 / 3, 0]
     assert composition.replicates.tolist() == [3, 1]
+
+
+def test_a_verdict_that_is_not_registered_is_refused() -> None:
+    """Figures and shares would leave its replicates out: the message says what to import."""
+    rows = Storage.at(EARLIER_STUDY.parent).study(EARLIER_STUDY.name).read_shards().rows
+    place = rows.schema.get_field_index("failure")
+    with pytest.raises(MisuseError, match="'lopsided' is unknown"):
+        tidy(rows.set_column(place, "failure", pa.array(["lopsided"] * len(rows))))
+    assert len(tidy(rows)) == len(rows)
 
 
 def test_every_verdict_has_a_colour_and_a_sentence() -> None:

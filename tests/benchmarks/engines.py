@@ -113,7 +113,8 @@ class Models:
         self.autoencoders = Autoencoders((source.normal(size=(H, N, R)) * 0.3).astype(self.dtype), np.zeros((N, R), self.dtype))
         encoders, decoders = ((source.normal(size=(L, H, R)) * 0.3).astype(self.dtype) for _ in range(2))
         latents = np.zeros((L, R), self.dtype)
-        self.saes = SparseAutoencoders(encoders, latents, decoders, np.zeros((H, R), self.dtype), latents)
+        parts = {"W_enc": encoders, "b_enc": latents, "W_dec": decoders, "b_dec": np.zeros((H, R), self.dtype)}
+        self.saes = SparseAutoencoders(parts)
 
     def step_seconds(self, engine: Engine, protocol: Protocol, repeats: int = 5, l1s: int = 1) -> tuple[float, float]:
         """Seconds of a model and step: of an autoencoder, and of an SAE, `l1s` of which share an autoencoder and a seed."""
@@ -138,7 +139,8 @@ def loop_step_seconds(architecture: Architecture, steps: int = 4000) -> tuple[fl
     """Seconds of a step of the yardstick, float64."""
     models = Models(architecture, 1, "float64")
     W, b, saes = models.autoencoders.W[..., 0].copy(), models.autoencoders.b[..., 0].copy(), models.saes
-    parts = saes.W_enc[..., 0].copy(), saes.b_enc[..., 0].copy(), saes.W_dec[..., 0].T.copy(), saes.b_dec[..., 0].copy()
+    W_enc, b_enc, W_dec, b_dec = (values[..., 0].copy() for values in saes.parameters.values())
+    parts = W_enc, b_enc, W_dec.T.copy(), b_dec
     importances = data.importances(architecture.n_features, DISSERTATION)
     ae = best(lambda: loop_autoencoder(W, b, models.x[0], importances, steps), 3) / steps
     return ae, best(lambda: loop_sae(*parts, models.h[0], 0.01, steps), 3) / steps

@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from search_spaces.surface.surface import Surface, fit_surface, misclassified_volume
+from search_spaces.surface.surface import Surface, expected_misclassified_volume, fit_surface
 from tests.truths import DOMAIN, TRUTHS, Rate, lattice, sobol
 
 LATTICES, REPLICATES = ((12, 13), (24, 25)), (1, 5, 20, 50)
@@ -35,7 +35,7 @@ class Quality:
         low, high = made.interval(0.9)
         held, between = (low <= truth) & (truth <= high), (truth > 0.1) & (truth < 0.9)
         wrong = (made.mean >= 0.5) != (truth >= 0.5)
-        return cls(wrong.mean(), misclassified_volume(made), held.mean(), held[between].mean())
+        return cls(wrong.mean(), expected_misclassified_volume(made), held.mean(), held[between].mean())
 
     def __str__(self) -> str:
         return (

@@ -23,14 +23,14 @@ from search_spaces.failures import failed
 from search_spaces.learners.contract import LEARNED_FROM, Rows
 from search_spaces.learners.failure_map import MapSpec, Refinement
 from search_spaces.searches import MapSearch
-from search_spaces.surface.domain import Domain
 from search_spaces.surface.surface import Surface
 from study.packs import Pack
 from study.run_pack import run_pack
+from tests.truths import domain_over
 
 Floats = NDArray[np.float64]
 
-DOMAIN = Domain(("5-3-5", "10-5-10"), sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
+DOMAIN = domain_over(("5-3-5", "10-5-10"), sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
 SIDE, SEEDS = 32, 64
 FIRST_SEED = 1_000_000
 """Of the grid; the map's seeds start at 0."""
@@ -50,11 +50,11 @@ def grid_rows(folder: Path) -> pa.Table:
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for architecture in DOMAIN.architectures:
-        for sparsity in DOMAIN.sparsity_at(np.linspace(0, 1, SIDE)):
+        for sparsity in DOMAIN.x.from_unit(np.linspace(0, 1, SIDE)):
             path = folder / f"{architecture}_{sparsity:.6f}.parquet"
             if not path.exists():
                 l1, seed = (
-                    part.ravel() for part in np.meshgrid(DOMAIN.l1_at(np.linspace(0, 1, SIDE)), np.arange(SEEDS) + FIRST_SEED)
+                    part.ravel() for part in np.meshgrid(DOMAIN.y.from_unit(np.linspace(0, 1, SIDE)), np.arange(SEEDS) + FIRST_SEED)
                 )
                 replicates = Replicates(Architecture.parse(architecture), np.full(len(l1), sparsity), l1, seed, seed, seed, seed)
                 pq.write_table(trained(replicates), path)
@@ -131,12 +131,12 @@ def search(truth: Truth, seed: int) -> Outcome:
     covered = None
     while not learner.done:
         learner.tell(columns(pa.concat_tables(trained(asked) for asked in learner.ask())))
-        if learner.told < FIRST_PASS:
+        if learner.replicates < FIRST_PASS:
             continue
         if truth.misclassified(learner.surface) > WANTED:
             kept = math.inf
             continue
-        reached, kept = min(reached, learner.told), min(kept, learner.told)
+        reached, kept = min(reached, learner.replicates), min(kept, learner.replicates)
         covered = covered or truth.covered(learner.surface)
     return Outcome(reached, kept, covered or truth.covered(learner.surface))
 

@@ -67,17 +67,17 @@ def searched(name: str, seed: int) -> Run:
     learner = Refinement(MapSpec(DOMAIN, MapSearch(budget=BUDGET), seed=seed))
     while not learner.done:
         learner.tell(_trained(learner, rate, rng))
-        if learner.told < learner.spec.search.first_pass:
+        if learner.replicates < learner.spec.search.first_pass:
             continue
         made = learner.surface.at(PLACES.architecture, PLACES.sparsity, PLACES.l1)
-        run.path[learner.told] = float(((made.mean >= 0.5) != truth).mean())
+        run.path[learner.replicates] = float(((made.mean >= 0.5) != truth).mean())
         if name in ISLANDS and math.isinf(run.sure):
             made = learner.surface.on_grid()
             if _over_half_of_each_island(name, made.mean > 0.3):
-                run.seen = min(run.seen, learner.told)
+                run.seen = min(run.seen, learner.replicates)
             if _over_half_of_each_island(name, made.exceedance(0.5) >= 0.5):
-                run.sure = learner.told
-        if seed >= WHOLE_RUNS and (run.sure < math.inf if name == "island" else run.path[learner.told] <= WANTED):
+                run.sure = learner.replicates
+        if seed >= WHOLE_RUNS and (run.sure < math.inf if name == "island" else run.path[learner.replicates] <= WANTED):
             break
     else:
         run.end = Quality.of(learner.surface, rate)
@@ -89,7 +89,7 @@ def _trained(learner: Refinement, rate: Rate, rng: np.random.Generator) -> Rows:
     asked = learner.ask()
     names = np.repeat([str(part.architecture) for part in asked], [len(part) for part in asked])
     columns = {name: np.concatenate([getattr(part, name) for part in asked]) for name in ("sparsity", "l1", "seed")}
-    p = rate(DOMAIN.index(names), DOMAIN.u(columns["sparsity"]), DOMAIN.v(columns["l1"]))
+    p = rate(DOMAIN.index(names), DOMAIN.x.to_unit(columns["sparsity"]), DOMAIN.y.to_unit(columns["l1"]))
     return {"architecture": names, **columns, "failure": np.where(rng.random(len(p)) < p, "sae_dead", "none")}
 
 

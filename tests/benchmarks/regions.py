@@ -59,8 +59,8 @@ class Lattice:
         return pd.DataFrame(
             {
                 "architecture": np.array(DOMAIN.architectures, dtype=object)[a],
-                "sparsity": DOMAIN.sparsity_at(u),
-                "l1": DOMAIN.l1_at(v),
+                "sparsity": DOMAIN.x.from_unit(u),
+                "l1": DOMAIN.y.from_unit(v),
                 "seed": np.tile(np.arange(seeds), len(a) // seeds),
                 "failure": np.where(fails, "sae_dead", "none"),
                 "sae_all_dead": fails,
@@ -70,9 +70,9 @@ class Lattice:
     def cells(self, region: Region) -> NDArray[np.bool_]:
         """(A, U, V): the box around a region."""
         a, u, v = self.at
-        sparsity, l1 = DOMAIN.sparsity_at(u), DOMAIN.l1_at(v)
+        sparsity, l1 = DOMAIN.x.from_unit(u), DOMAIN.y.from_unit(v)
         inside = np.isin(np.array(DOMAIN.architectures)[a], region.architectures)
-        for axis, (low, high) in ((sparsity, region.sparsity), (np.log10(l1), np.log10(region.l1))):
+        for axis, (low, high) in ((sparsity, region.extents["sparsity"]), (np.log10(l1), np.log10(region.extents["l1"]))):
             inside &= (axis >= low - 1e-9) & (axis <= high + 1e-9)
         return inside
 
@@ -141,7 +141,7 @@ def _covered(lattice: Lattice, surface: Surface) -> tuple[float, float]:
     own = np.isin(PLACES.architecture, SHAPES[lattice.shape][0])
     a, u, v = PLACES.architecture[own], PLACES.u[own], PLACES.v[own]
     truth = lattice.rate(a, u, v)
-    made: Posterior = surface.at(_names(a), DOMAIN.sparsity_at(u), DOMAIN.l1_at(v))
+    made: Posterior = surface.at(_names(a), DOMAIN.x.from_unit(u), DOMAIN.y.from_unit(v))
     low, high = made.interval(0.9)
     held, between = (low <= truth) & (truth <= high), (truth > 0.1) & (truth < 0.9)
     return float(held.mean()), float(held[between].mean())
@@ -203,8 +203,9 @@ def _compared(lattice: Lattice, seeds: int) -> tuple[float, ...]:
     failed = frame["failure"].to_numpy() != "none"
     counts, surface = tally.counts(failed), tally.surface(failed)
     names = np.array(tally.domain.architectures)[counts.architecture].tolist()
-    truth = lattice.rate(DOMAIN.index(names), DOMAIN.u(tally.sparsity), DOMAIN.v(tally.l1))
-    made = surface.at(names, tally.sparsity, tally.l1)
+    x, y = tally.domain.x.from_unit(tally.cells.u), tally.domain.y.from_unit(tally.cells.v)
+    truth = lattice.rate(DOMAIN.index(names), DOMAIN.x.to_unit(x), DOMAIN.y.to_unit(y))
+    made = surface.at(names, x, y)
     own = counts.failures / counts.replicates
     between = (truth > 0.1) & (truth < 0.9)
     ends = made.interval(0.9), rate_interval(counts.failures, counts.replicates, 0.9)

@@ -10,22 +10,41 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, norm
 
 from analysis.comparisons import studies as comparison
 from analysis.comparisons.metric_trust import separation
 from analysis.comparisons.studies import compare
 from analysis.rates import claims as statistics
-from analysis.rates.cells import Interval, cell_rates, rate_interval, wilson_interval
+from analysis.rates.cells import cell_rates, rate_interval
 from analysis.rates.claims import local_maximum_power, local_maximum_probability, monotonicity, replicates_for_local_maximum
 from analysis.rates.significance import fisher_greater
 from tests.analysis.test_frames import frame_of
 from tests.benchmarks.machine import machine
 
+Floats = NDArray[np.float64]
 STUDIES = 500
 RATES = np.linspace(0.01, 0.99, 99)
-INTERVALS: dict[str, Interval] = {"Jeffreys": rate_interval, "Wilson": wilson_interval}
+
+
+def wilson_interval(failures: ArrayLike, replicates: ArrayLike, confidence: float = 0.95) -> tuple[Floats, Floats]:
+    """Wilson's score interval: the rates p with |k/n − p| ≤ z √(p(1 − p)/n).
+
+    ((k + z²/2) ± z √(k(n − k)/n + z²/4)) / (n + z²), Wilson 1927. Without replicates: (0, 1).
+    """
+    k, n = np.asarray(failures, dtype=np.float64), np.asarray(replicates, dtype=np.float64)
+    z = norm.ppf((1 + confidence) / 2)
+    middle, half = k + z**2 / 2, z * np.sqrt(k * (n - k) / np.maximum(n, 1) + z**2 / 4)
+    low, high = (middle - half) / (n + z**2), (middle + half) / (n + z**2)
+    return np.where(k == 0, 0.0, low), np.where(k == n, 1.0, high)
+
+
+Interval = Callable[[ArrayLike, ArrayLike], tuple[Floats, Floats]]
+INTERVALS: dict[str, Interval] = {
+    "Jeffreys": rate_interval,
+    "Wilson": wilson_interval,
+}
 CLAIMS = (
     ((0.05, 0.60, 0.05), 15),
     ((0.30, 0.60, 0.30), 75),
@@ -84,8 +103,9 @@ def simulated_coverage() -> Iterator[tuple[object, ...]]:
         for _ in range(STUDIES):
             kinds = np.where(random.uniform(size=len(frame)) < frame["l1"], "sae_dead", "none")
             for name, interval in INTERVALS.items():
-                rates = cell_rates(frame.assign(failure=kinds), interval=interval)
-                held[name] += ((rates["low"] <= RATES) & (rates["high"] >= RATES)).mean() / STUDIES
+                rates = cell_rates(frame.assign(failure=kinds))
+                low, high = interval(rates["failures"], rates["replicates"])
+                held[name] += ((low <= RATES) & (high >= RATES)).mean() / STUDIES
         for name, share in held.items():
             yield replicates, name, float(share)
 

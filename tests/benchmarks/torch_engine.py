@@ -90,7 +90,7 @@ def _saes(engine: TorchEngine, architecture: Architecture, dtype: str, protocol:
     n_hidden, n_latents, lanes = architecture.n_hidden, architecture.n_latents, engine.lanes
     W = random.normal(0, 0.1, (n_latents, n_hidden, lanes)).astype(dtype)
     latents = np.zeros((n_latents, lanes), dtype)
-    start = SparseAutoencoders(W, latents, W, np.zeros((n_hidden, lanes), dtype), latents)
+    start = SparseAutoencoders({"W_enc": W, "b_enc": latents, "W_dec": W, "b_dec": np.zeros((n_hidden, lanes), dtype)})
     activations = random.normal(0, 0.5, (lanes, SAMPLES, n_hidden)).astype(dtype)
 
     def train(steps: int) -> object:

@@ -54,7 +54,7 @@ class Trained:
         r = self.rows.index.get_loc(sparsity)
         x = data.draw_data(10, 123, PROTOCOLS["dissertation"]).features(sparsity)
         h = x @ self.autoencoders.W[..., r].T
-        f = np.maximum(h @ self.saes.W_enc[..., r].T + self.saes.b_enc[..., r], 0)
+        f = np.maximum(h @ self.saes.parameters["W_enc"][..., r].T + self.saes.parameters["b_enc"][..., r], 0)
         return h, f @ self.saes.W_dec[..., r] + self.saes.b_dec[..., r]
 
 

@@ -20,8 +20,9 @@ from search_spaces import PROTOCOLS, Architecture, Cell, Protocol, Replicate, Re
 from study import data
 from study.failures import Cause, FailureKind
 from study.history.deaths import latents_died_at, outputs_died_at
+from study.history.history import training_history
 from study.packs import Pack
-from study.run_pack import run_pack, train_autoencoders, training_history
+from study.run_pack import run_pack, train_autoencoders
 from tests import textbook
 from tests.study.test_run_pack import BATCHED, ONLINE, science
 
@@ -174,7 +175,9 @@ def test_rescaled_activations_have_the_stated_norm_and_the_features_stay() -> No
     assert [before[name] for name in ae] == [after[name] for name in ae]
     assert history.saes is not None
     saes, h = history.saes, history.x @ history.W_read.T
-    W_enc, b_enc, W_dec, b_dec = (part[..., -1] for part in (saes.W_enc, saes.b_enc, saes.W_dec, saes.b_dec))
+    W_enc, b_enc, W_dec, b_dec = (
+        part[..., -1] for part in (saes.parameters["W_enc"], saes.parameters["b_enc"], saes.W_dec, saes.b_dec)
+    )
     recon = textbook.sae_code(W_enc, b_enc, b_dec, h, changed) @ W_dec + b_dec
     assert after["sae_mse"] == pytest.approx(np.mean((h - recon) ** 2), rel=1e-9)
 
@@ -228,11 +231,9 @@ def test_deaths_are_those_of_a_look_at_every_state(base: Protocol, changes: dict
         h = history.x @ history.W_read.T.astype(np.float64)
         states = range(ae.b.shape[1])
         outputs = [((history.x @ ae.W[..., t].T @ ae.W[..., t] + ae.b[:, t]) > 0).any(axis=0) for t in states]
-        encoder = [part.astype(np.float64) for part in (saes.W_enc, saes.b_enc, saes.b_dec)]
-        codes = (
-            textbook.sae_code(*(part[..., t] for part in encoder), h, protocol, saes.threshold[:, t])
-            for t in range(saes.b_enc.shape[1])
-        )
+        encoder = {name: part.astype(np.float64) for name, part in saes.parameters.items() if name != "W_dec"}
+        of_states = ({name: part[..., t] for name, part in encoder.items()} for t in range(saes.W_dec.shape[2]))
+        codes = (textbook.sae_code(h=h, protocol=protocol, **parts) for parts in of_states)
         latents = [(code > 0).any(axis=0) for code in codes]
         assert outputs_died_at(history, protocol) == naive_death(np.array(outputs))
         of_latents = latents_died_at(history, protocol)
@@ -253,7 +254,7 @@ def test_watched_training_has_the_bits_of_its_row(protocol: Protocol, dtype: str
     np.testing.assert_array_equal(history.autoencoders.W[..., 0], start)
     assert history.autoencoders.b.shape[1] == protocol.ae_training_steps + 1
     assert history.saes is not None
-    assert history.saes.b_enc.shape[1] == protocol.sae_training_steps + 1
+    assert history.saes.parameters["b_enc"].shape[1] == protocol.sae_training_steps + 1
     (row,) = run_pack(pack).to_pylist()
     assert sum(at is not None for at in outputs_died_at(history, protocol)) == row["ae_dead_outputs"]
 

@@ -14,11 +14,14 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from analysis.figures import failure_curves as curve_plots
+from analysis.figures import order_parameters as order_plots
 from analysis.figures import phase as phase_plots
 from analysis.figures import replicates as replicate_plots
 from analysis.figures import verdicts as plots
 from analysis.figures.style import edges, level_ticks, log_ticks
 from analysis.transitions.critical_points import ORDER_PARAMETERS
+from search_spaces.coordinates import L1
 from search_spaces.failures import verdicts
 from study.metrics.autoencoder import feature_dimensionality
 from tests.analysis.transitions.test_critical_points import death, study_frame
@@ -136,7 +139,7 @@ def test_phase_diagram_has_the_rates_of_its_cells(frame: pd.DataFrame) -> None:
     assert diagram.rate.shape == (9, 9)
     assert np.isnan(diagram.rate[-1, 0])
     assert diagram.replicates[-1, 0] == 0
-    one = cut[(cut["architecture"] == "10-5-10") & (cut["sparsity"] == 0.98) & (cut["l1"] == diagram.l1[5])]
+    one = cut[(cut["architecture"] == "10-5-10") & (cut["sparsity"] == 0.98) & (cut["l1"] == diagram.y[5])]
     assert diagram.rate[5, -1] == (one["failure"] == "sae_dead").mean()
     np.testing.assert_allclose(diagram.lines["death line 2‖w‖"], 2)
     measured = diagram.rate[np.isfinite(diagram.rate)]
@@ -163,7 +166,7 @@ def test_surface_is_drawn_as_lines_over_the_cells(frame: pd.DataFrame) -> None:
     mean = np.broadcast_to(np.linspace(0, 1, 40)[:, None], (40, 30))
     flat = np.full((40, 30), 0.2)
     for values, contours in ((mean, 3), (flat, 0)):
-        diagram = phase_plots.phase_diagram(frame, "5-3-5", surface=phase_plots.Surface(S, l1, values, 0.1 + 0 * values, values))
+        diagram = phase_plots.phase_diagram(frame, "5-3-5", fitted=phase_plots.FittedRate(S, l1, values, values))
         ax = Figure().subplots()
         phase_plots.plot_phase_diagram(diagram, ax)
         assert sum(type(artist).__name__ == "QuadContourSet" for artist in ax.collections) == contours
@@ -173,26 +176,26 @@ def test_surface_is_drawn_as_lines_over_the_cells(frame: pd.DataFrame) -> None:
 
 def test_curves_count_as_the_frame_does(frame: pd.DataFrame) -> None:
     """By architecture and by kind, along both axes; intervals hold the rates; the title names the highest."""
-    curves = phase_plots.failure_curves(frame, "sae_dead", axis="l1")
+    curves = curve_plots.failure_curves(frame, "sae_dead", along=L1)
     assert curves["series"].drop_duplicates().tolist() == ["5-3-5", "10-5-10"]
     assert (curves["replicates"] == 54).all()
     assert curves["failures"].sum() == (frame["failure"] == "sae_dead").sum()
     assert ((curves["low"] <= curves["rate"]) & (curves["rate"] <= curves["high"])).all()
-    assert phase_plots.curves_title(curves, "sae_dead", "l1").startswith("Highest: sae_dead, 5-3-5, 100% at l1 = ")
-    kinds = phase_plots.failure_curves(frame, by="failure")
+    assert curve_plots.curves_title(curves, "sae_dead", L1).startswith("Highest: sae_dead, 5-3-5, 100% at l1 = ")
+    kinds = curve_plots.failure_curves(frame, by="failure")
     assert kinds["series"].unique().tolist() == ["sae_dead"]
 
 
 def test_collapses_are_counted_for_each_autoencoder(frame: pd.DataFrame) -> None:
     """Nine l1 values on one autoencoder are one collapse by sparsity."""
-    curves = phase_plots.failure_curves(frame.assign(failure="ae_collapsed"), "ae_collapsed")
+    curves = curve_plots.failure_curves(frame.assign(failure="ae_collapsed"), "ae_collapsed")
     assert (curves["replicates"] == 6).all()
 
 
 @pytest.mark.parametrize("column", [parameter.column for parameter in ORDER_PARAMETERS])
 def test_order_parameter_of_perfect_pairs_is_its_closed_form(frame: pd.DataFrame, column: str) -> None:
     """Candidates of the theory lie on the theory's line, at every sparsity."""
-    curve = phase_plots.order_parameter_curve(frame, "10-5-10", column)
+    curve = order_plots.order_parameter_curve(frame, "10-5-10", column)
     np.testing.assert_allclose(curve.quantiles[2], np.interp(curve.sparsities, curve.theory_sparsities, curve.theory), rtol=1e-9)
     assert curve.caption.startswith("54 autoencoders, 6 a sparsity")
 
@@ -254,13 +257,13 @@ def test_every_drawing_bears_an_odd_frame(frame: pd.DataFrame, case: str) -> Non
     plots.plot_verdict_composition(plots.verdict_composition(odd), axes[0])
     plots.plot_verdict_composition(plots.verdict_composition(odd, "architecture"), axes[1])
     phase_plots.plot_phase_diagram(phase_plots.phase_diagram(odd, "10-5-10", "sae_dead"), axes[2])
-    phase_plots.plot_failure_curves(phase_plots.failure_curves(odd), axes[3])
-    phase_plots.plot_failure_curves(phase_plots.failure_curves(odd, by="failure"), axes[4])
+    curve_plots.plot_failure_curves(curve_plots.failure_curves(odd), axes[3])
+    curve_plots.plot_failure_curves(curve_plots.failure_curves(odd, by="failure"), axes[4])
     if case != "l1 = 0":
-        phase_plots.plot_failure_curves(phase_plots.failure_curves(odd, axis="l1"), axes[5], axis="l1")
+        curve_plots.plot_failure_curves(curve_plots.failure_curves(odd, along=L1), axes[5], along=L1)
     replicate_plots.plot_metric_scatter(replicate_plots.metric_scatter(odd, "explained_variance", "l0"), axes[6], log_x=True)
     for ax, parameter in zip(axes[7:], ORDER_PARAMETERS):
-        phase_plots.plot_order_parameter(phase_plots.order_parameter_curve(odd, "10-5-10", parameter.column), ax)
+        order_plots.plot_order_parameter(order_plots.order_parameter_curve(odd, "10-5-10", parameter.column), ax)
     assert all(ax.get_title() for ax in [*axes[:5], *axes[6:11]])
     with matplotlib.rc_context({"svg.hashsalt": "x"}):
         written(figure, "png", *(["svg"] if case == "scattered" else []))
@@ -270,7 +273,8 @@ def test_every_drawing_bears_an_odd_frame(frame: pd.DataFrame, case: str) -> Non
 @pytest.mark.parametrize("case", ["empty", "none failed", "scattered"])
 def test_small_multiples_bear_an_odd_frame(frame: pd.DataFrame, case: str) -> None:
     """Unused Axes are switched off; the measured ones share their limits."""
-    diagrams = phase_plots.phase_diagrams(odd_frame(frame, case))
+    odd = odd_frame(frame, case)
+    diagrams = [phase_plots.phase_diagram(odd, name) for name in odd["architecture"].unique()]
     figure = Figure(layout="constrained")
     axes = list(figure.subplots(2, 2).ravel())
     phase_plots.plot_phase_diagrams(diagrams, axes)

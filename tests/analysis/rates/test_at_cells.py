@@ -12,7 +12,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from analysis.frames import load
-from analysis.rates.at_cells import COLUMNS, failure_rates, one_cell, read_cells, write_whole
+from analysis.rates.at_cells import RATE_COLUMNS, failure_rates, one_cell, read_cells, write_whole
 from analysis.rates.cells import rate_interval
 from analysis.rates.regions import failure_regions
 from analysis.rates.tally import ENOUGH, Tally
@@ -27,6 +27,8 @@ from study.storage.study_folder import Storage
 from tests.analysis.rates.test_regions import L1S, SPARSITIES, box, frame_of, lattice
 from tests.conftest import TINY
 from tests.service.cli.conftest import Run, run, stored  # noqa: F401
+
+COLUMNS = ["architecture", "sparsity", "l1", *RATE_COLUMNS]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def test_measured_where_there_are_enough(frame: pd.DataFrame) -> None:
     here = frame[(frame["architecture"] == "8-4-8") & (frame["sparsity"] == SPARSITIES[6]) & (frame["l1"] == L1S[4])]
     k, n = (here["failure"] != "none").sum(), len(here)
     low, high = rate_interval(k, n, 0.9)
-    assert told.columns.tolist() == list(COLUMNS)
+    assert told.columns.tolist() == COLUMNS
     assert told["source"].tolist() == ["measured", "surface"]
     assert told["replicates"].tolist() == [70, 30]
     assert told.iloc[0][["rate", "low", "high"]].tolist() == pytest.approx([k / n, float(low), float(high)])
@@ -126,7 +128,7 @@ def test_no_rows_no_rates() -> None:
     frame = lattice(box((0, 3), (0, 3), (0, 3)), 2)
     with pytest.raises(MisuseError, match="No row"):
         failure_rates(frame.head(0), one_cell("5-3-5", 0.5, 0.01))
-    assert failure_rates(frame, one_cell("5-3-5", 0.5, 0.01).head(0)).columns.tolist() == list(COLUMNS)
+    assert failure_rates(frame, one_cell("5-3-5", 0.5, 0.01).head(0)).columns.tolist() == COLUMNS
 
 
 def test_cells_go_round_by_csv(frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -191,8 +193,8 @@ def test_the_whole_range_of_a_search_can_be_asked_for(run: Run, tmp_path: Path) 
     assert (code, "outside the study's range, 0.3 to 0.98" in error) == (2, True)
     halves = (np.arange(24) + 0.5) / 24
     (whole,) = failure_regions(rows.assign(failure="sae_dead"), domain=spec.domain)
-    assert whole.sparsity == pytest.approx(tuple(0.3 + 0.68 * halves[[0, -1]]), rel=1e-12)
-    assert whole.l1 == pytest.approx(tuple(10 ** (-4 + 4 * halves[[0, -1]])), rel=1e-12)
+    assert whole.extents["sparsity"] == pytest.approx(tuple(0.3 + 0.68 * halves[[0, -1]]), rel=1e-12)
+    assert whole.extents["l1"] == pytest.approx(tuple(10 ** (-4 + 4 * halves[[0, -1]])), rel=1e-12)
 
 
 def test_command_tells_a_file(run: Run, stored: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -202,7 +204,7 @@ def test_command_tells_a_file(run: Run, stored: Path, tmp_path: Path) -> None:  
         "rate", "made", "--cells", tmp_path / "cells.csv", "--out", tmp_path / "r.csv", "--storage", stored, "--json"
     )
     assert (code, json.loads(out)["cells"]) == (0, 1)
-    assert pd.read_csv(tmp_path / "r.csv").columns.tolist() == list(COLUMNS)
+    assert pd.read_csv(tmp_path / "r.csv").columns.tolist() == COLUMNS
 
 
 @pytest.mark.parametrize(

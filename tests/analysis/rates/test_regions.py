@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from analysis.rates.regions import Region, _chance, all_regions, failure_regions
+from analysis.rates.tally import domain_of
 from search_spaces import MisuseError
+from search_spaces.coordinates import L1, SPARSITY, Plane
 
 ARCHITECTURES = ("5-3-5", "6-3-6", "8-4-8", "10-5-10")
 SPARSITIES = tuple(np.linspace(0.3, 0.96, 12).round(3).tolist())
@@ -66,7 +69,7 @@ def either(*boxes: Where) -> Where:
 
 def shapes(regions: list[Region]) -> list[tuple[list[str], tuple[float, float], tuple[float, float]]]:
     """Where regions lie."""
-    return [(region.architectures, region.sparsity, region.l1) for region in regions]
+    return [(region.architectures, region.extents["sparsity"], region.extents["l1"]) for region in regions]
 
 
 def test_a_box_is_found_with_its_extents() -> None:
@@ -191,8 +194,8 @@ def test_half_finished_lattice_speaks_of_what_is_there() -> None:
     there = np.random.default_rng(2).random(cells.max() + 1)[cells] > 0.33
     frame = whole[there & (whole["sparsity"] <= SPARSITIES[7])]
     largest = max(failure_regions(frame), key=lambda region: region.volume)
-    assert largest.sparsity == (SPARSITIES[3], SPARSITIES[7])
-    assert largest.l1 == (L1S[3], L1S[9])
+    assert largest.extents["sparsity"] == (SPARSITIES[3], SPARSITIES[7])
+    assert largest.extents["l1"] == (L1S[3], L1S[9])
     assert largest.confidence > 0.999
     assert largest.replicates % 20 == 0
 
@@ -202,9 +205,9 @@ def test_zero_l1_is_left_out() -> None:
     zero = lattice(1.0, 5, l1s=(0.0,))
     frame = pd.concat([lattice(box((0, 3), (6, 11), (6, 12))), zero], ignore_index=True)
     (region,) = failure_regions(frame)
-    assert region.l1[0] == L1S[6]
+    assert region.extents["l1"][0] == L1S[6]
     (alone,) = failure_regions(zero)
-    assert (alone.l1, alone.volume) == ((0.0, 0.0), 1.0)
+    assert (alone.extents["l1"], alone.volume) == ((0.0, 0.0), 1.0)
 
 
 def test_few_cells_speak_for_themselves() -> None:
@@ -213,7 +216,7 @@ def test_few_cells_speak_for_themselves() -> None:
         ["5-3-5"] * 40, [0.5] * 20 + [0.9] * 20, [0.01, 1.0] * 20, range(40), ["none", "sae_dead"] * 10 + ["sae_dead", "none"] * 10
     )
     found = failure_regions(frame)
-    assert sorted((region.sparsity[0], region.l1[0]) for region in found) == [(0.5, 1.0), (0.9, 0.01)]
+    assert sorted((region.extents["sparsity"][0], region.extents["l1"][0]) for region in found) == [(0.5, 1.0), (0.9, 0.01)]
     assert all(region.confidence > 0.95 for region in found)
     assert len({region.name for region in found}) == 2
 
@@ -225,9 +228,9 @@ def test_random_search_is_cut_into_bins(size: int) -> None:
     sparsity, l1 = generator.uniform(0.3, 0.98, size), 10 ** generator.uniform(-4, 0, size)
     frame = frame_of(["5-3-5"] * size, sparsity, l1, 0, np.where(l1 > 0.1, "sae_dead", "none"))
     (region,) = failure_regions(frame, "sae_dead")
-    assert 0.1 < region.l1[0] < 0.15
+    assert 0.1 < region.extents["l1"][0] < 0.15
     assert region.volume == pytest.approx(0.25, abs=1e-9)
-    assert region.sparsity[0] < 0.35
+    assert region.extents["sparsity"][0] < 0.35
     assert region.replicates == pytest.approx(size / 4, rel=0.04)
     assert region.confidence > 0.999
 
@@ -237,3 +240,17 @@ def test_level_moves_the_border() -> None:
     frame = lattice(lambda a, i, j: 0.02 + 0.08 * i, 60)
     volumes = [max(failure_regions(frame, level=level), key=lambda r: r.volume).volume for level in (0.22, 0.54, 0.86)]
     assert volumes == pytest.approx([9 / 12, 5 / 12, 1 / 12], abs=0.06)
+
+
+def test_coordinates_are_a_choice() -> None:
+    """Regions over another x are those over sparsity, but for its name: nothing knows the names of columns."""
+    noise = replace(SPARSITY, name="noise_std", symbol="σ", thirds=("quiet", "medium", "noisy"))
+    frame = lattice(box((0, 3), (6, 11), (6, 12)))
+    (region,) = failure_regions(frame)
+    renamed = frame.rename(columns={"sparsity": "noise_std"}).assign(sparsity=0.9)
+    (other,) = failure_regions(renamed, domain=domain_of(renamed, Plane(noise, L1)))
+    assert other.name == region.name.replace("sparse", "noisy")
+    assert other.extents == {"noise_std": region.extents["sparsity"], "l1": region.extents["l1"]}
+    assert replace(other, name="", extents={}) == replace(region, name="", extents={})
+    with pytest.raises(MisuseError, match="of the SAE alone"):
+        failure_regions(frame, domain=domain_of(frame, Plane(L1, SPARSITY)))

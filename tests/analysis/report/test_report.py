@@ -21,6 +21,7 @@ from analysis.report.study_rows import StudyRows
 from analysis.transitions.crossings import Answer
 from search_spaces import failures as table_of_verdicts
 from search_spaces import study_from
+from search_spaces.coordinates import L1
 from search_spaces.failures import Verdict
 from search_spaces.study_files import StudySpec
 from study import failures as conditions
@@ -208,7 +209,7 @@ def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) ->
 def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, StudyRows, str]) -> None:
     """Below the first level with fewer than half dead no crossing, above the last with more than half none either."""
     _, study, _ = plane
-    crossed = [p for p in study.deaths if p.axis == "l1" and p.crossing.answer is Answer.CROSSED]
+    crossed = [p for p in study.deaths if p.axis == L1 and p.crossing.answer is Answer.CROSSED]
     assert crossed
     for point in crossed:
         column = study.rows[(study.rows["architecture"] == point.architecture) & (study.rows["sparsity"] == point.at)]

@@ -21,6 +21,7 @@ from analysis.transitions.critical_points import (
 )
 from analysis.transitions.crossings import Answer, branches, crossings, weighted_quantiles
 from search_spaces import PROTOCOLS
+from search_spaces.coordinates import L1, SPARSITY
 from study import theory
 
 Array = NDArray[Any]
@@ -171,7 +172,7 @@ def death(S: float, log_l1: float) -> float:
 def test_death_in_l1_stands_beside_its_closed_forms() -> None:
     """Unit columns: the death line is l1 = 2, the initial pull that of normal(0, 0.01); the difference is in decades."""
     frame = study_frame(death)
-    points = [p for p in critical_points(frame, "sae_dead") if p.axis == "l1"]
+    points = [p for p in critical_points(frame, "sae_dead") if p.axis == L1]
     assert len(points) == 9
     assert sum(p.crossing.low <= 0.05 <= p.crossing.high for p in points) >= 7
     line, pull = points[0].predictions
@@ -187,7 +188,7 @@ def test_death_in_l1_stands_beside_its_closed_forms() -> None:
 
 def test_death_in_sparsity_is_not_crossed() -> None:
     """A death that does not depend on S stays on one side of the level at every l1 but the critical one."""
-    points = [p for p in critical_points(study_frame(death), "sae_dead") if p.axis == "sparsity"]
+    points = [p for p in critical_points(study_frame(death), "sae_dead") if p.axis == SPARSITY]
     sides = [p.crossing.direction for p in points if p.crossing.answer is Answer.NOT_CROSSED]
     assert sides.count("below") == 6
     assert sides.count("above") >= 2
@@ -198,7 +199,7 @@ def test_collapse_counts_each_autoencoder_once() -> None:
     """Its critical sparsity has no l1, and a ninth of the rows."""
     frame = study_frame(lambda S, _: S > 0.6, kind="ae_collapsed", seeds=5)
     (point,) = critical_points(frame, "ae_collapsed")
-    assert (point.at, point.axis, point.replicates, point.seeds) == (None, "sparsity", 45, 5)
+    assert (point.at, point.axis, point.replicates, point.seeds) == (None, SPARSITY, 45, 5)
     assert point.crossing.low <= 0.6 <= point.crossing.high
     assert point.holds(point.predictions[0]) is None
 
@@ -243,7 +244,7 @@ def test_missing_numbers_are_left_out_and_told() -> None:
     nothing = frame.assign(**dict.fromkeys(measured, np.nan))
     assert ae_order_parameters(nothing)["theory"].isna().all()
     assert order_transitions(nothing) == []
-    assert all(np.isnan(p.predictions[0].value) for p in critical_points(nothing, "sae_dead") if p.axis == "l1")
+    assert all(np.isnan(p.predictions[0].value) for p in critical_points(nothing, "sae_dead") if p.axis == L1)
 
 
 @pytest.mark.parametrize("case", ["empty", "one row", "one seed", "one sparsity", "one l1", "no seeds' columns"])
@@ -260,7 +261,7 @@ def test_odd_frames_are_answered(case: str) -> None:
     points = critical_points(cut, "sae_dead") + order_transitions(cut)
     table = critical_table(points)
     assert len(table) >= len(points)
-    assert {p.axis for p in critical_points(cut, "sae_dead")} == {
+    assert {p.axis.name for p in critical_points(cut, "sae_dead")} == {
         "empty": set(), "one row": set(), "one sparsity": {"l1"}, "one l1": {"sparsity"}
     }.get(case, {"sparsity", "l1"})  # fmt: skip
     if case == "one seed":

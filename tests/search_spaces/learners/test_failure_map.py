@@ -13,10 +13,10 @@ from search_spaces.learners.contract import Rows
 from search_spaces.learners.failure_map import MapSpec, Refinement, evenly, systematic
 from search_spaces.searches import MapSearch, search_from
 from search_spaces.surface.domain import Domain
-from tests.truths import DOMAIN, TRUTHS
+from tests.truths import DOMAIN, TRUTHS, domain_over
 
 Floats = NDArray[np.float64]
-PAIR = Domain(("5-3-5", "10-5-10"), sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
+PAIR = domain_over(("5-3-5", "10-5-10"), sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
 
 
 def slanted(a: NDArray[np.int64], u: Floats, v: Floats) -> Floats:
@@ -39,7 +39,7 @@ def asked_rows(asked: list[Replicates], fails: ArrayLike = False) -> Rows:
 def trained(asked: list[Replicates], domain: Domain = PAIR, rate: Callable[..., Floats] = slanted) -> Rows:
     """What comes of replicates: a coin that depends on the replicate alone."""
     rows = asked_rows(asked)
-    p = rate(domain.index(rows["architecture"]), domain.u(rows["sparsity"]), domain.v(rows["l1"]))
+    p = rate(domain.index(rows["architecture"]), domain.x.to_unit(rows["sparsity"]), domain.y.to_unit(rows["l1"]))
     coins = np.array([np.random.default_rng(abs(hash(key[1:]))).random() for key in identities(rows)])
     return asked_rows(asked, coins < p)
 
@@ -122,13 +122,13 @@ def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Rows]]) -> None:
         sizes.append(sum(map(len, asked)))
         learner.tell(trained(asked))
     assert sizes == [100, 100, 44]
-    assert learner.told == 700
+    assert learner.replicates == 700
     assert learner.ask() == []
 
 
 def test_batches_grow_with_what_was_asked() -> None:
     """Without a size: the first pass but for 256, these, then an eighth of what was asked beyond 5,000, 256 or more."""
-    cell = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
+    cell = domain_over(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
     learner, sizes = Refinement(MapSpec(cell, MapSearch(budget=12_000, first_pass=7_000))), []
     while not learner.done:
         asked = learner.ask()
@@ -153,7 +153,7 @@ FAILING = {"any": (1, 1, 1, 0), "sae_dead": (0, 1, 0, 0), "crashed": (0, 0, 1, 0
 @pytest.mark.parametrize("failure", FAILING)
 def test_failure_that_is_mapped_is_a_choice(failure: str) -> None:
     """Any failure, one kind, or all latents dead whatever the reason; a crashed replicate has no count of dead latents."""
-    domain = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
+    domain = domain_over(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
     learner = Refinement(MapSpec(domain, MapSearch(budget=4, failure=failure)))
     outcomes = {
         "failure": np.array(["ae_collapsed", "sae_dead", "crashed", "none"], dtype=object),
@@ -166,7 +166,7 @@ def test_failure_that_is_mapped_is_a_choice(failure: str) -> None:
 
 def near_boundary(rows: Rows) -> float:
     """The share within 0.15 of where the rate crosses the level."""
-    off = PAIR.u(rows["sparsity"]) + PAIR.v(rows["l1"]) - 1 - 0.2 * PAIR.index(rows["architecture"])
+    off = PAIR.x.to_unit(rows["sparsity"]) + PAIR.y.to_unit(rows["l1"]) - 1 - 0.2 * PAIR.index(rows["architecture"])
     return float((np.abs(off) / np.sqrt(2) < 0.15).mean())
 
 
@@ -189,7 +189,7 @@ def test_precision_asked_for_ends_the_search() -> None:
     """It stops at the first batch after which the expected misclassified volume, or the regret, is small enough."""
     for precision in ({"misclassified_volume": 0.08}, {"regret": 0.05}):
         learner = explored(MapSpec(PAIR, MapSearch(budget=5_000, first_pass=256, **precision), batch=200))  # type: ignore[arg-type]
-        assert 256 <= learner.told < 5_000
+        assert 256 <= learner.replicates < 5_000
         assert learner.expected_misclassified_volume <= 0.08 or learner.expected_regret <= 0.05
 
 
@@ -208,7 +208,7 @@ def test_first_pass_is_taken_whole() -> None:
     assert not learner.done
     while not learner.done:
         learner.tell(trained(learner.ask()))
-    assert learner.told == 256 + 100
+    assert learner.replicates == 256 + 100
 
 
 @pytest.mark.parametrize("l1s", [4, 10])
@@ -231,7 +231,7 @@ def test_earlier_rows_are_used_and_cost_nothing(begun: tuple[MapSpec, list[Rows]
     spec, told = begun
     earlier = {name: np.concatenate([rows[name] for rows in told]) for name in told[0]}
     learner = Refinement(spec, earlier)
-    assert learner.told == 0
+    assert learner.replicates == 0
     asked = learner.ask()
     rows = asked_rows(asked)
     assert len(rows["seed"]) == 100
@@ -240,20 +240,20 @@ def test_earlier_rows_are_used_and_cost_nothing(begun: tuple[MapSpec, list[Rows]
     learner.tell(trained(asked))
     while not learner.done:
         learner.tell(trained(learner.ask()))
-    assert learner.told == 700
+    assert learner.replicates == 700
 
 
 def test_one_sparsity_or_one_l1_is_enough() -> None:
     """On a line the learner works as on a plane; where no l1 varies none is shared."""
-    for domain in (Domain(("5-3-5",), (0.9, 0.9), (1e-4, 1)), Domain(("5-3-5",), (0.3, 0.98), (0.01, 0.01))):
+    for domain in (domain_over(("5-3-5",), (0.9, 0.9), (1e-4, 1)), domain_over(("5-3-5",), (0.3, 0.98), (0.01, 0.01))):
         learner = explored(MapSpec(domain, MapSearch(budget=200, first_pass=64, l1s_per_autoencoder=4), batch=68), domain)
-        assert learner.told == 200
+        assert learner.replicates == 200
         assert learner.surface.on_grid().mean.shape == domain.shape()
 
 
 def test_single_cell_is_measured_again_and_again() -> None:
     """Where nothing varies, every replicate has a seed of its own and the rate is one Beta posterior."""
-    domain = Domain(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
+    domain = domain_over(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
     learner, failures, seeds = Refinement(MapSpec(domain, MapSearch(budget=40, first_pass=16), batch=12)), 0, set()
     while not learner.done:
         asked = learner.ask()

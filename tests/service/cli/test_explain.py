@@ -17,22 +17,22 @@ CHANGE = {change.name: change for change in CHANGES}
 def test_json_has_what_was_promised(run: Run, tmp_path: Path) -> None:
     """One document; a rate with its interval for each change; one entry an output or latent; both figures."""
     code, out, err = run("diagnose", "3-2-3/4", "--sparsity", 0.9, "--l1", 0.01, "--seed", 4, "--json", "--out", tmp_path / "new")
-    told = json.loads(out)
+    found = json.loads(out)
     assert (code, err) == (0, "")
-    assert told["failure"] in {kind.value for kind in FailureKind}
-    assert told["cause"] in {cause.value for cause in Cause} - {"unknown"}
-    assert {"replicates", "failures", "rate", "low", "high"} <= set(told["base_rate"])
-    assert told["base_rate"]["replicates"] == 1000
-    assert [one["change"] for one in told["interventions"]] == list(CHANGE)
-    for one in told["interventions"]:
+    assert found["failure"] in {kind.value for kind in FailureKind}
+    assert found["cause"] in {cause.value for cause in Cause} - {"unknown"}
+    assert {"replicates", "failures", "rate", "low", "high"} <= set(found["base_rate"])
+    assert found["base_rate"]["replicates"] == 1000
+    assert [one["change"] for one in found["interventions"]] == list(CHANGE)
+    for one in found["interventions"]:
         assert one["seeds"] == (100 if CHANGE[one["change"]].draws else 1)
         assert one["rate"] == one["failures"] / one["seeds"]
         assert 0 <= one["low"] <= one["rate"] <= one["high"] <= 1
         assert one["failures"] + sum(one["other"].values()) <= one["seeds"]
-    assert len(told["trajectory"]["ae_outputs_died_at"]) == 3
-    assert len(told["trajectory"]["sae_latents_died_at"]) == 4
+    assert len(found["trajectory"]["ae_outputs_died_at"]) == 3
+    assert len(found["trajectory"]["sae_latents_died_at"]) == 4
     assert sorted(path.suffix for path in (tmp_path / "new").iterdir()) == [".png", ".svg"]
-    assert told["verdict"].startswith("3-2-3/4 at S = 0.9")
+    assert found["verdict"].startswith("3-2-3/4 at S = 0.9")
 
 
 def test_without_an_sae_only_the_autoencoder_is_diagnosed(run: Run, tmp_path: Path) -> None:
@@ -43,9 +43,9 @@ def test_without_an_sae_only_the_autoencoder_is_diagnosed(run: Run, tmp_path: Pa
     assert (tmp_path / "why.svg").read_text().startswith("<?xml")
     assert "ae_epochs*4" in out
     assert not {"sae_seed", "l1*0", "rescale"} & set(out.split())
-    told = json.loads(run("diagnose", *cell, "--json")[1])
-    assert told["trajectory"]["sae_latents_died_at"] == []
-    assert len(told["interventions"]) == 6
+    found = json.loads(run("diagnose", *cell, "--json")[1])
+    assert found["trajectory"]["sae_latents_died_at"] == []
+    assert len(found["interventions"]) == 6
 
 
 GOOD = ["3-2-3", "--sparsity", "0.9", "--l1", "0.01", "--seed", "1"]

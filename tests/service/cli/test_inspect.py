@@ -1,4 +1,4 @@
-"""Commands that look at what there is."""
+"""Commands that read what is stored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_spaces_are_listed(run: Run) -> None:
 
 
 def test_broken_study_hides_no_other(run: Run, stored: Path) -> None:
-    """`status` of all tells the one that cannot be read, and goes on."""
+    """`status` of all studies reports the one that cannot be read, and shows the others."""
     (stored / "broken").mkdir()
     (stored / "broken" / "study.yaml").write_text("name: [")
     code, out, err = run("status", "--storage", stored)
@@ -31,8 +31,8 @@ def test_broken_study_hides_no_other(run: Run, stored: Path) -> None:
     assert "broken/study.yaml is not YAML" in err
 
 
-def test_status_and_list_tell_what_is_there(run: Run, stored: Path) -> None:
-    """All rows there and no driver: done."""
+def test_status_and_list_show_what_is_stored(run: Run, stored: Path) -> None:
+    """All rows are stored and no driver is running: done."""
     code, out, _ = run("status", "made", "--storage", stored, "--json")
     answer = json.loads(out)
     assert (code, answer["state"], answer["done"], answer["planned"]) == (0, "done", 16, 16)
@@ -53,8 +53,8 @@ def test_rows_are_written(run: Run, stored: Path) -> None:
     assert parquet["failure"].tolist() == csv["failure"].tolist()
 
 
-def test_replicate_is_made_again(run: Run, stored: Path) -> None:
-    """Alone, from the stored fields: identical in every science column; a tampered row is told."""
+def test_replicate_is_trained_again(run: Run, stored: Path) -> None:
+    """Alone, from the stored fields: identical in every science column; a tampered row is reported."""
     rows = Storage.at(stored).study("made").read_shards().rows
     replicate_id = rows["replicate_id"][5].as_py()
     code, out, _ = run("replicate", "made", replicate_id[:9], "--storage", stored, "--json")
@@ -97,4 +97,4 @@ def test_regions_say_what_they_leave_out(run: Run, stored: Path) -> None:
     rows.assign(l1=rows["l1"].where(rows["l1"] < 1, 0.0)).to_parquet(shard, index=False)
     code, out, err = run("regions", "made", "--storage", stored, "--json")
     assert (code, json.loads(out)["left_out_l1_zero"]) == (0, 8)
-    assert "8 replicates of l1 = 0 are left out" in err
+    assert "8 replicates with l1 = 0 are left out" in err

@@ -48,7 +48,7 @@ def test_bad_study_is_one_line_and_exit_2(run: Run, tmp_path: Path, space: str, 
 
 
 def test_storage_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> None:
-    """A file stands where the folder should be; an unknown kind of address."""
+    """A file is where the folder should be; the kind of address is unknown."""
     (tmp_path / "file").write_text("")
     code, _, err = run("launch", "smoke", "--storage", tmp_path / "file")
     assert code == 2
@@ -60,7 +60,7 @@ def test_storage_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> 
 
 
 def test_port_that_is_no_ray_is_refused(run: Run, tmp_path: Path) -> None:
-    """Ray itself waits there for minutes; its dashboard's port is such a one."""
+    """Ray itself would wait for minutes at such a port; that of its dashboard is one."""
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         code, _, err = run("launch", "smoke", "--address", f"127.0.0.1:{server.server_port}", "--storage", tmp_path / "studies")

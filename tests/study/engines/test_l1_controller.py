@@ -13,8 +13,9 @@ import pytest
 from search_spaces import PROTOCOLS, MisuseError, Protocol, grid, protocol_from
 from study.engines.l1_controller import L0, L1, LINE, SETTLED, L1Controller, starting_l1, steer
 from study.engines.schedules import sae_learning_rates
+from study.history.history import training_history
 from study.packs import Pack
-from study.run_pack import run_pack, training_history
+from study.run_pack import run_pack
 from study.storage.schema import added, row_schema
 from study.storage.study_folder import Storage
 from study.theory import expected_l0
@@ -163,7 +164,7 @@ def test_the_loss_has_the_l1_that_was_settled_on() -> None:
     (row,) = run_pack(pack).to_pylist()
     history = training_history(pack)
     assert history.saes is not None
-    W_enc, b_enc, W_dec, b_dec = (getattr(history.saes, name)[..., -1] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
+    W_enc, b_enc, W_dec, b_dec = (history.saes.parameters[name][..., -1] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
     h = history.x @ history.W_read.T
     f = np.maximum((h - b_dec) @ W_enc.T + b_enc, 0)
     loss = np.mean(np.sum((f @ W_dec + b_dec - h) ** 2, axis=1) + row["l1_final"] * f.sum(axis=1))

@@ -13,7 +13,8 @@ from search_spaces import PROTOCOLS, Architecture, MisuseError, Protocol
 from study import data
 from study.engines.contract import Autoencoders, Engine, Minibatches, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
-from study.engines.registry import engine_named
+from study.engines.registry import engine_for
+from study.variants.registry import variant_of
 from tests import textbook
 
 Array = NDArray[Any]
@@ -91,16 +92,9 @@ class SaeTask:
         random = np.random.default_rng(77)
         W = random.normal(size=(ARCHITECTURE.n_hidden, ARCHITECTURE.n_features))
         h = (samples_of(protocol, seeds) @ W.T).astype(dtype)
-        encoders, decoders = zip(*(data.sae_initial_weights(ARCHITECTURE, seed, protocol) for seed in seeds))
         subtracted = protocol.sae_decoder_bias_init == "mean"
         b_dec = h.mean(axis=1).T if subtracted else np.zeros((ARCHITECTURE.n_hidden, len(seeds)))
-        start = SparseAutoencoders(
-            W_enc=np.stack(encoders, axis=-1).astype(dtype),
-            b_enc=np.zeros((ARCHITECTURE.n_latents, len(seeds)), dtype),
-            W_dec=np.stack([W.T for W in decoders], axis=-1).astype(dtype),
-            b_dec=b_dec.astype(dtype),
-            threshold=np.full((ARCHITECTURE.n_latents, len(seeds)), data.sae_initial_threshold(protocol), dtype),
-        )
+        start = SparseAutoencoders(variant_of(protocol).start(ARCHITECTURE, seeds, b_dec.astype(dtype), protocol))
         batches = batches_of(protocol, data.SAE_MINIBATCHES, seeds, protocol.sae_training_steps, protocol.sae_batch_size)
         return cls(start, h, np.arange(len(seeds)), batches, np.full(len(seeds), l1), protocol)
 
@@ -108,14 +102,20 @@ class SaeTask:
         return engine.train_saes(self.start, self.activations, self.ae_of_sae, self.batches, self.l1, self.protocol)
 
     def take(self, lanes: list[int]) -> SaeTask:
-        start = SparseAutoencoders(*(getattr(self.start, f.name)[..., lanes].copy() for f in dataclasses.fields(self.start)))
+        start = self.start.each(lambda values: values[..., lanes].copy())
         batches, ae_of_sae = of_lanes(self.batches, lanes), self.ae_of_sae[lanes]
         return dataclasses.replace(self, start=start, ae_of_sae=ae_of_sae, batches=batches, l1=self.l1[lanes])
 
 
+def dense(saes: SparseAutoencoders, r: int) -> tuple[Array, ...]:
+    """W_enc (L, H), b_enc (L,), W_dec (H, L), b_dec (H,) of replicate r."""
+    W_enc, b_enc, W_dec, b_dec = (saes.parameters[name][..., r] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
+    return W_enc, b_enc, W_dec.T, b_dec
+
+
 def weights(models: Autoencoders | SparseAutoencoders) -> Array:
     """All parameters of a model as rows, (P, R)."""
-    parts = [getattr(models, f.name) for f in dataclasses.fields(models)]
+    parts = list(models.parameters.values()) if isinstance(models, SparseAutoencoders) else [models.W, models.b]
     return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
 
 
@@ -164,10 +164,8 @@ def test_sae_step_descends_the_gradient_of_its_loss(protocol: Protocol, l1: floa
     protocol = dataclasses.replace(protocol, **variant)
     task = SaeTask.of(reading(protocol), [1, 2, 3, 4], l1)
     random = np.random.default_rng(1)
-    shapes = [getattr(task.start, f.name).shape for f in dataclasses.fields(task.start)]
-    task.start = SparseAutoencoders(
-        *(np.abs(random.normal(size=shape)) if i == 4 else random.normal(size=shape) for i, shape in enumerate(shapes))
-    )
+    drawn = {name: random.normal(size=values.shape) for name, values in task.start.parameters.items()}
+    task.start = SparseAutoencoders({name: np.abs(values) if name == "threshold" else values for name, values in drawn.items()})
     before = weights(task.start).copy()
     read = gradient_read(before, weights(task.train()))
     for r in range(4):
@@ -211,9 +209,9 @@ def test_sae_trains_as_the_textbook(protocol: Protocol) -> None:
     start = task.take([0, 1, 2]).start
     trained = task.train()
     for r in range(len(seeds)):
-        W_enc, W_dec, b_dec = start.W_enc[..., r], start.W_dec[..., r].T, start.b_dec[..., r]
+        W_enc, W_dec, b_dec = start.parameters["W_enc"][..., r], start.W_dec[..., r].T, start.b_dec[..., r]
         expected = textbook.train_sae(W_enc, W_dec, b_dec, task.activations[r], lane(task.batches, r), 0.02, protocol)
-        found = trained.W_enc[..., r], trained.b_enc[..., r], trained.W_dec[..., r].T, trained.b_dec[..., r]
+        found = dense(trained, r)
         for one, other in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-13)
         assert np.abs(expected[2] - W_dec).max() > 0.05
@@ -225,7 +223,7 @@ def test_unit_norm_holds_after_every_step(dtype: str) -> None:
     for steps in (1, 2, 30):
         trained = SaeTask.of(lasting(BATCHED, steps), [3, 4], dtype=dtype).train()
         np.testing.assert_allclose(np.linalg.norm(trained.W_dec, axis=1), 1, rtol=4 * np.finfo(dtype).eps)
-        assert (trained.W_enc != trained.W_dec).any()
+        assert (trained.parameters["W_enc"] != trained.W_dec).any()
 
 
 def test_l1_shrinks_the_code() -> None:
@@ -235,7 +233,13 @@ def test_l1_shrinks_the_code() -> None:
     task.l1 = np.array([0.0, 0.1, 0.5, 10.0])
     trained = task.train()
     sizes = [
-        textbook.sae_code(trained.W_enc[..., r], trained.b_enc[..., r], trained.b_dec[..., r], task.activations[r], protocol).mean()
+        textbook.sae_code(
+            trained.parameters["W_enc"][..., r],
+            trained.parameters["b_enc"][..., r],
+            trained.b_dec[..., r],
+            task.activations[r],
+            protocol,
+        ).mean()
         for r in range(4)
     ]
     assert sizes == sorted(sizes, reverse=True)
@@ -325,7 +329,7 @@ def test_float32_stays_float32(protocol: Protocol) -> None:
     protocol = lasting(protocol, 100)
     for task in (AeTask, SaeTask):
         single, double = (task.of(protocol, [0, 1], dtype=dtype).train() for dtype in ("float32", "float64"))
-        assert {getattr(single, f.name).dtype for f in dataclasses.fields(single)} == {np.dtype("float32")}
+        assert weights(single).dtype == np.float32
         np.testing.assert_allclose(weights(single), weights(double), atol=1e-3)
         assert (weights(single) != weights(double).astype("float32")).any()
 
@@ -366,16 +370,16 @@ def test_tiny_second_moments_are_set_to_zero() -> None:
 
 def test_engines_are_found_by_name() -> None:
     """Each name gives its engine, `auto` the compiled one of the same family; another name is the user's to mend."""
-    assert [engine_named(name).name for name in ("reference", "compiled", "auto")] == ["reference", "compiled", "compiled"]
-    assert engine_named("auto").family == engine_named("reference").family == "exact"
+    assert [engine_for(name, ONLINE).name for name in ("reference", "compiled", "auto")] == ["reference", "compiled", "compiled"]
+    assert engine_for("auto", ONLINE).family == engine_for("reference", ONLINE).family == "exact"
     with pytest.raises(MisuseError, match="nonesuch"):
-        engine_named("nonesuch")
+        engine_for("nonesuch", ONLINE)
 
 
 @pytest.mark.parametrize("name", ["reference", "compiled"])
 def test_more_work_is_never_expected_to_take_less_time(name: str) -> None:
     """The estimate rises with replicates, steps and width; it is positive."""
-    engine = engine_named(name)
+    engine = engine_for(name, ONLINE).load()
     online, longer = ONLINE, dataclasses.replace(ONLINE, sae_epochs=40)
     small, large = Architecture(5, 3), Architecture(20, 10)
     estimates = [

@@ -80,12 +80,11 @@ def pair(h: Array, other: Array) -> PairMoments:
 
 def sae_rows(models: list[Model], protocol: Protocol) -> list[Row]:
     """The SAE columns of several models by one call of the code under test."""
-    saes = SparseAutoencoders(
-        *(last([getattr(m, name) for m in models]) for name in ("W_enc", "b_enc")),
-        last([m.W_dec.T for m in models]),
-        last([m.b_dec for m in models]),
-        last([np.zeros(len(m.b_enc)) if m.threshold is None else m.threshold for m in models]),
-    )
+    named = {name: last([getattr(m, name) for m in models]) for name in ("W_enc", "b_enc")}
+    named |= {"W_dec": last([m.W_dec.T for m in models]), "b_dec": last([m.b_dec for m in models])}
+    if models[0].threshold is not None:
+        named["threshold"] = last([m.threshold for m in models])
+    saes = SparseAutoencoders(named)
     x, l1 = np.stack([m.x for m in models]), np.array([m.l1 for m in models])
     columns = sae_metrics(saes, last([m.W for m in models]), x, np.arange(len(models)), l1, protocol)
     assert set(columns) == {column.name for column in columns_of(*OF_THE_SAE) if column.since == 1}

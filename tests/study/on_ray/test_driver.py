@@ -351,7 +351,7 @@ def test_stop_ends_a_running_study(tmp_path: Path) -> None:
     request_stop("s", str(tmp_path))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "go on with: sae-study resume s" in errors
+    assert "continue with: sae-study resume s" in errors
     assert status("s", str(tmp_path)).state == "stopped"
     with pytest.raises(MisuseError, match="not running"):
         request_stop("s", str(tmp_path))

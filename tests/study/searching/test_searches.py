@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from analysis import load, recommend_l1
 from analysis.searches.l1 import l1_sentences, l1_table, nothing_safe, place_in, read_l1
 from search_spaces import Architecture, MisuseError, Replicates, grid, protocol_from
+from search_spaces.coordinates import L1, SPARSITY, Axis
 from search_spaces.learners.contract import Rows
 from search_spaces.learners.failure_map import Refinement
 from search_spaces.learners.l1_search import L1Interval, L1Learner, LowerEdge, UpperEdge
@@ -51,7 +52,7 @@ def test_a_map_searches_the_space_s_ranges() -> None:
     assert isinstance(learner, Refinement)
     domain = learner.spec.domain
     assert domain.architectures == ("5-3-5", "6-3-6")
-    assert (domain.sparsity, domain.l1) == ((0.5, 0.9), (1e-3, 1.0))
+    assert (domain.x, domain.y) == (Axis(SPARSITY, 0.5, 0.9), Axis(L1, 1e-3, 1.0))
     assert (learner.spec.search.failure, learner.spec.search.level, learner.spec.search.budget) == ("sae_dead", 0.3, 77)
 
 

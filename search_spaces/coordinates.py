@@ -1,0 +1,161 @@
+"""What a study may vary continuously: coordinates, the axes that they make with a study's range, the planes of maps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from search_spaces.errors import MisuseError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """A number that a study may vary continuously, beside the architecture."""
+
+    name: str
+    """Its column of rows and of cells."""
+    scale: Literal["linear", "log"]
+    """How maps and figures lay it out."""
+    range: tuple[float, float]
+    """Allowed values: from the first up to, and without, the second."""
+    label: str
+    """Of a figure's axis."""
+    symbol: str
+    """In sentences, as in "S = 0.9"."""
+    hint: str
+    """What an error about its value adds: what it is, or a value to use."""
+    thirds: tuple[str, str, str]
+    """Names of the low, the middle and the high third of a map, for the names of regions."""
+    formula: str = ""
+    """Its definition, where one is short enough for a label."""
+    of_the_sae: bool = False
+    """Whether only the SAE depends on it, so that SAEs of several values can share an autoencoder."""
+
+    def checked(self, value: object) -> float:
+        """The value as a float in the allowed range, or MisuseError."""
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise MisuseError(f"{self.name}={value!r} is not a number. Write it without quotes, as in 0.01.")
+        number = float(value) + 0.0  # −0.0 is 0.0: one value, one replicate_id
+        low, high = self.range
+        if not low <= number < high:
+            allowed = f"outside [{low:g}, {high:g})" if math.isfinite(high) else f"not a finite number >= {low:g}"
+            raise MisuseError(f"{self.name}={value!r} is {allowed}. {self.hint}")
+        return number
+
+
+SPARSITY = Coordinate(
+    "sparsity",
+    scale="linear",
+    range=(0.0, 1.0),
+    label="sparsity S",
+    symbol="S",
+    hint="It is P(feature = 0): for one feature in ten active use 0.9.",
+    thirds=("dense", "medium", "sparse"),
+    formula="P(feature = 0)",
+)
+L1 = Coordinate(
+    "l1",
+    scale="log",
+    range=(0.0, math.inf),
+    label="l1",
+    symbol="l1",
+    hint="The source's value is 0.01; 0 switches it off.",
+    thirds=("low-l1", "mid-l1", "high-l1"),
+    of_the_sae=True,
+)
+
+COORDINATES: dict[str, Coordinate] = {}
+"""All registered ones, by name."""
+
+
+def register_coordinate(coordinate: Coordinate) -> None:
+    """Make a coordinate known by its name; ValueError where the name is another's."""
+    if COORDINATES.setdefault(coordinate.name, coordinate) != coordinate:
+        raise ValueError(f"coordinate {coordinate.name!r} is registered with other fields. Choose another name.")
+
+
+register_coordinate(SPARSITY)
+register_coordinate(L1)
+
+
+class Plane(NamedTuple):
+    """The two coordinates of a map."""
+
+    x: Coordinate = SPARSITY
+    y: Coordinate = L1
+
+    @property
+    def cell(self) -> list[str]:
+        """The columns that tell cells apart."""
+        return ["architecture", self.x.name, self.y.name]
+
+
+PLANE = Plane()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A coordinate from a lowest to a highest value, both included, or at a single value.
+
+    Raises MisuseError for values that are not allowed, a range that is upside down, and a logarithmic one that starts at
+    0, which has no logarithm (a single 0 is fine).
+    """
+
+    coordinate: Coordinate
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        name = self.coordinate.name
+        for end in ("low", "high"):
+            object.__setattr__(self, end, self.coordinate.checked(getattr(self, end)))
+        if self.low > self.high:
+            raise MisuseError(f"{name}={self.low, self.high} is no range. Expected (lowest, highest).")
+        if self._logarithmic and self.low <= 0:
+            raise MisuseError(
+                f"{name} from {self.low:g} to {self.high:g} cannot be an axis: it is mapped by log10 {name}, and 0 has none. "
+                f"Start it above 0, and look at {name} = 0 apart."
+            )
+
+    @property
+    def varies(self) -> bool:
+        """Whether it is more than one value."""
+        return self.low < self.high
+
+    def to_unit(self, values: ArrayLike) -> Floats:
+        """(x − low) / (high − low), of logarithms where the scale is one; ½ on an axis of one value. MisuseError outside.
+
+        >>> Axis(L1, 1e-4, 1.0).to_unit([1e-4, 1e-2, 1.0])
+        array([0. , 0.5, 1. ])
+        """
+        given = np.asarray(values, dtype=np.float64)
+        if self._logarithmic and (given <= 0).any():
+            raise MisuseError(
+                f"{self.coordinate.name} = 0 has no logarithm, so it has no place on this surface. Leave these rows out."
+            )
+        scale = np.log10 if self._logarithmic else np.asarray
+        scaled, low, high = scale(given), float(scale(self.low)), float(scale(self.high))
+        slack = 1e-9 * max(1.0, abs(low), abs(high))
+        outside = given[~((scaled >= low - slack) & (scaled <= high + slack))]
+        if outside.size:
+            raise MisuseError(
+                f"{self.coordinate.name} {outside.flat[0]:.6g} is outside this surface's range, {self.low:.6g} to {self.high:.6g}."
+            )
+        return np.clip((scaled - low) / (high - low), 0, 1) if self.varies else np.full(given.shape, 0.5)
+
+    def from_unit(self, units: ArrayLike) -> Floats:
+        """The inverse of `to_unit`."""
+        share = np.asarray(units, dtype=np.float64)
+        if self._logarithmic:
+            return np.clip(self.low * (self.high / self.low) ** share, self.low, self.high)
+        return np.clip(self.low + share * (self.high - self.low), self.low, self.high)
+
+    @property
+    def _logarithmic(self) -> bool:
+        return self.coordinate.scale == "log" and self.varies

@@ -1,0 +1,63 @@
+"""What a study may vary: the two coordinates that there are, and one that is made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from search_spaces import MisuseError
+from search_spaces.coordinates import COORDINATES, L1, PLANE, SPARSITY, Axis, Coordinate, Plane, register_coordinate
+
+NOISE = replace(SPARSITY, name="noise_std", range=(0.0, np.inf), label="noise σ", symbol="σ", hint="0 is none.", formula="")
+
+
+def test_sparsity_and_l1_are_registered() -> None:
+    """They are found by their names, and make the plane of maps that name no other."""
+    assert COORDINATES == {"sparsity": SPARSITY, "l1": L1}
+    assert tuple(PLANE) == (SPARSITY, L1)
+    assert PLANE.cell == ["architecture", "sparsity", "l1"]
+
+
+def test_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same coordinate twice is one; another of its name is refused."""
+    monkeypatch.setattr("search_spaces.coordinates.COORDINATES", dict(COORDINATES))
+    register_coordinate(SPARSITY)
+    register_coordinate(NOISE)
+    with pytest.raises(ValueError, match="noise_std"):
+        register_coordinate(replace(NOISE, symbol="s"))
+
+
+@pytest.mark.parametrize(
+    ("coordinate", "value", "complaint"),
+    [
+        (SPARSITY, 1.0, r"sparsity=1\.0 is outside \[0, 1\)"),
+        (SPARSITY, -0.1, "outside"),
+        (SPARSITY, np.nan, "outside"),
+        (L1, np.inf, "l1=inf is not a finite number >= 0"),
+        (L1, -1, "not a finite number"),
+        (L1, "0.1", "Write it without quotes"),
+        (SPARSITY, True, "is not a number"),
+    ],
+)
+def test_value_that_is_not_allowed_is_refused(coordinate: Coordinate, value: object, complaint: str) -> None:
+    with pytest.raises(MisuseError, match=complaint):
+        coordinate.checked(value)
+
+
+def test_negative_zero_is_zero() -> None:
+    """One value, so one replicate_id."""
+    assert str(L1.checked(-0.0)) == "0.0"
+
+
+@pytest.mark.parametrize("axis", [Axis(SPARSITY, 0.3, 0.98), Axis(L1, 1e-4, 1.0), Axis(NOISE, 0.0, 5.0), Axis(L1, 0.0, 0.0)])
+def test_units_can_be_undone(axis: Axis) -> None:
+    """from_unit inverts to_unit; the ends are exact."""
+    values = axis.from_unit(np.linspace(0, 1, 7))
+    np.testing.assert_allclose(axis.from_unit(axis.to_unit(values)), values, rtol=1e-12)
+    assert (values[0], values[-1]) == (axis.low, axis.high)
+
+
+def test_plane_of_other_coordinates_has_their_columns() -> None:
+    assert Plane(NOISE, L1).cell == ["architecture", "noise_std", "l1"]
