@@ -129,7 +129,11 @@ class Axis:
         return self.low < self.high
 
     def to_unit(self, values: ArrayLike) -> Floats:
-        """(x − low) / (high − low), of logarithms where the scale is one; ½ on an axis of one value. MisuseError outside."""
+        """(x − low) / (high − low), of logarithms where the scale is one; ½ on an axis of one value. MisuseError outside.
+
+        >>> Axis(L1, 1e-4, 1.0).to_unit([1e-4, 1e-2, 1.0])
+        array([0. , 0.5, 1. ])
+        """
         given = np.asarray(values, dtype=np.float64)
         if self._logarithmic and (given <= 0).any():
             raise MisuseError(

@@ -74,9 +74,10 @@ class Round:
 
 
 class Machines:
-    """Four nodes of one CPU on this machine, the head among them."""
+    """Nodes of one CPU on this machine, the head among them."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int = NODES) -> None:
+        self.nodes = nodes
         self.start()
 
     def start(self) -> None:
@@ -85,7 +86,7 @@ class Machines:
             self.client_port = free.getsockname()[1]
         head = _node(include_dashboard=False, ray_client_server_port=self.client_port)
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(NODES - 1):
+        for _ in range(self.nodes - 1):
             self.cluster.add_node(**_node())
 
     @property

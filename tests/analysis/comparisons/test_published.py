@@ -194,7 +194,6 @@ def test_sound_protocol_recovers_as_measured() -> None:
     assert not rows["failure"].isin(["ae_collapsed", "sae_dead"]).any()
 
 
-@pytest.mark.slow
 def test_published_replicate_is_judged_from_its_row() -> None:
     """The sentence about the published failure comes from the row: with a healthy AE it would say so."""
     pack = Pack(grid(["10-5-10"], [0.9], [0.01], [123, 0])[0], PROTOCOLS["dissertation"], "float64", "reference")

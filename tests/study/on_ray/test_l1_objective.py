@@ -57,7 +57,9 @@ def test_optuna_searches_l1(local_ray: Path, tmp_path: Path) -> None:
     found = tune.Tuner(
         l1_objective("5-3-5", 0.9, seeds="0:4", protocol=TINY),
         param_space={"l1": tune.loguniform(1e-4, 10)},
-        tune_config=tune.TuneConfig(metric="recovery", mode="max", search_alg=OptunaSearch(seed=0), num_samples=6),
+        tune_config=tune.TuneConfig(
+            metric="recovery", mode="max", search_alg=OptunaSearch(seed=0), num_samples=6, reuse_actors=True
+        ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     ).fit()
     assert len(found) == 6

@@ -109,7 +109,7 @@ def test_study_lives_in_a_bucket(bucket: str, tmp_path: Path) -> None:
         line = [sys.executable, "-m", "service.cli", *arguments, "--storage", bucket]
         return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    driver = command("launch", str(file), "--workers", "2")
+    driver = command("launch", str(file), "--workers", "1")
     deadline = time.monotonic() + 90
     while len(Storage.at(bucket).study("s").shard_ids()) < 2:
         assert time.monotonic() < deadline
@@ -122,7 +122,7 @@ def test_study_lives_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     assert there.state == "cut off"
     assert 0 < len(load("s", bucket)) == there.done < there.planned
 
-    resumed = command("resume", "s", "--workers", "2", "--json")
+    resumed = command("resume", "s", "--workers", "1", "--json")
     printed, errors = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, errors
     assert json.loads(printed)["trained"] == there.planned - there.done
