@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.extensions import note_extension
-from search_spaces.failures import FailureKind as FailureKind
-from search_spaces.failures import Verdict, failing_verdicts, insert_verdict
+from search_spaces.failures import FailureKind, Verdict, failing_verdicts, insert_verdict
 from search_spaces.protocol import Protocol
 from study.metrics.sae import corrected_mcc
 from study.storage.schema import names_of

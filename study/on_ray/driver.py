@@ -31,11 +31,11 @@ from ray.tune.logger import JsonLoggerCallback
 
 from search_spaces.errors import MisuseError
 from search_spaces.extensions import extensions
+from search_spaces.failures import FailureKind
 from search_spaces.learners.contract import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_for
-from study.failures import FailureKind
 from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
 from study.on_ray.pack_queues import LearnerQueue, PackQueue
