@@ -51,6 +51,13 @@ VARIANTS: dict[str, RegisteredVariant] = {}
 
 def check_variant(protocol: Any, default: str) -> None:
     """Raise MisuseError for a protocol whose variant is unknown, or cannot be trained under it."""
+    for other in VARIANTS.values():
+        for field in other.fields if other.name != protocol.sae_variant else ():
+            if field.default is None and field.of(protocol) is not None:
+                raise MisuseError(
+                    f"{field.name}={field.of(protocol)} with sae_variant={protocol.sae_variant!r}: the field is that of "
+                    f"{other.name!r}. Set sae_variant: {other.name}, or leave it out."
+                )
     variant = VARIANTS.get(protocol.sae_variant)
     if variant is not None:
         variant.check(protocol)

@@ -11,8 +11,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search_spaces.failures import FailureKind as FailureKind
-from search_spaces.failures import Verdict, failing_verdicts, insert_verdict
+from search_spaces.extensions import note_extension
+from search_spaces.failures import FailureKind, Verdict, failing_verdicts, insert_verdict
 from search_spaces.protocol import Protocol
 from study.metrics.sae import corrected_mcc
 from study.storage.schema import names_of
@@ -100,14 +100,14 @@ CONDITIONS: dict[str, Condition] = {
 def register_verdict(verdict: Verdict, applies: Condition, before: str = FailureKind.NONE) -> None:
     """Add a verdict that takes precedence over `before`: to `judge`, figures, reports and what `--failure` takes.
 
-    ValueError where its name is taken, `before` is no verdict, or one of its columns is no column of the rows. A worker
-    process judges by what is registered in it.
+    ValueError where its name is taken, `before` is no verdict, or one of its columns is no column of the rows.
     """
     if unknown := set(verdict.columns) - set(names_of()):
         raise ValueError(
             f"verdict {verdict.name!r} needs {', '.join(sorted(unknown))}, no column of the rows. Register its metric first."
         )
     insert_verdict(verdict, before)
+    note_extension(applies.__module__)
     CONDITIONS[verdict.name] = applies
 
 

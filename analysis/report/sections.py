@@ -26,9 +26,10 @@ from analysis.searches.l1 import l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
-from search_spaces.coordinates import L1
+from search_spaces.coordinates import L1, PLANE
 from search_spaces.failures import FailureKind
 from search_spaces.study_files import StudySpec
+from study.engines.registry import engine_for
 from study.packs import Pack
 from study.run_pack import train_autoencoders
 
@@ -174,11 +175,11 @@ def _l1_section(study: StudyRows) -> Section | None:
 
 
 def _verdict_section(study: StudyRows) -> Section:
-    axes = [axis for axis in _AXES if study.varies(axis)] or ["sparsity"]
+    axes = [axis for axis in _AXES if study.varies(axis)] or [PLANE.x.name]
     return Section("What became of the replicates", "verdicts", panels=[_composition_panel(study, axis) for axis in axes])
 
 
-_AXES = {"sparsity": "sparsities", "l1": "l1 values", "architecture": "architectures"}
+_AXES = {coordinate.name: coordinate.values for coordinate in PLANE} | {"architecture": "architectures"}
 
 
 def _composition_panel(study: StudyRows, axis: str) -> Panel:
@@ -187,7 +188,7 @@ def _composition_panel(study: StudyRows, axis: str) -> Panel:
     plots.plot_verdict_composition(composition, ax)
     others = [words for name, words in _AXES.items() if name != axis and study.varies(name)]
     over = f"Verdicts by {axis}, over all {', '.join(others)}{' and ' if others else ''}seeds"
-    name = "verdicts" if axis == "sparsity" else f"verdicts_{axis}"
+    name = "verdicts" if axis == PLANE.x.name else f"verdicts_{axis}"
     return Panel(name, figure, f"{over}. {composition.caption}")
 
 
@@ -370,6 +371,10 @@ def _gram_section(study: StudyRows) -> Section | None:
     if exact.empty:
         return None
     chosen = chosen_for_grams(exact)
+    title = f"WᵀW of the autoencoder, {chosen['architecture'].iloc[0]}"
+    engine = engine_for(study.spec.engine, study.spec.protocol)
+    if not engine.is_installed:
+        return Section(title, "grams", f"Not drawn: engine {engine.name!r}, which trained them, is not installed here.")
     W = _trained_weights(chosen, study.spec)
     figure, axes = _grid(len(chosen), min(4, len(chosen)), (1.9, 1.9), (0.35, 0.85), (0.35, 0.95, 0.3, 0.65))
     for lane, (ax, row) in enumerate(zip(axes, chosen.itertuples())):
@@ -379,7 +384,6 @@ def _gram_section(study: StudyRows) -> Section | None:
         f"{counted(len(chosen), 'autoencoder')}, one a sparsity, trained anew. A diagonal of ones: the features that are "
         "represented; blue and red off it: features that share a direction. A gap on it: a feature that is lost."
     )
-    title = f"WᵀW of the autoencoder, {chosen['architecture'].iloc[0]}"
     return Section(title, "grams", panels=[Panel("grams", figure, caption, wide=len(chosen) > 2)])
 
 
