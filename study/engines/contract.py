@@ -78,6 +78,31 @@ class Minibatches:
     """(R,): which of the D each lane takes."""
 
 
+@dataclass(frozen=True, eq=False)
+class SaeTask:
+    """What R SAEs are trained from, on and under."""
+
+    start: SparseAutoencoders
+    """(…, R), in the training dtype."""
+    activations: _Array
+    """h (A, S, H) of the A autoencoders."""
+    ae_of_sae: NDArray[np.int64]
+    """The autoencoder whose h each SAE sees, (R,)."""
+    batches: Minibatches | None
+    """None for stored order."""
+    l1: _Array
+    """(R,), held, unless there is a controller, whose l1 is taken."""
+    protocol: Protocol
+    controller: L1Controller | None = None
+    """It is told each minibatch's mean Σ_j [f_j > 0] after the step."""
+
+    @property
+    def cast_l1(self) -> _Array:
+        """l1 in the training dtype; one that is too large for float32 is inf, and the replicate diverges."""
+        with np.errstate(over="ignore"):
+            return self.l1.astype(self.start.W_dec.dtype)
+
+
 class Engine(Interface):
     """One procedure of training; `reference.py` is its definition."""
 
@@ -98,13 +123,4 @@ class Engine(Interface):
         self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
     ) -> Autoencoders: ...
 
-    def train_saes(
-        self,
-        start: SparseAutoencoders,
-        activations: _Array,
-        ae_of_sae: NDArray[np.int64],
-        batches: Minibatches | None,
-        l1: _Array,
-        protocol: Protocol,
-        controller: L1Controller | None = None,
-    ) -> SparseAutoencoders: ...
+    def train_saes(self, task: SaeTask) -> SparseAutoencoders: ...
