@@ -36,6 +36,22 @@ class Coordinate:
     """Its definition, where one is short enough for a label."""
     of_the_sae: bool = False
     """Whether only the SAE depends on it, so that SAEs of several values can share an autoencoder."""
+    plural: str = ""
+    """Several of its values, in sentences; left out, "NAME values"."""
+
+    @property
+    def values(self) -> str:
+        """Several of its values, in sentences."""
+        return self.plural or f"{self.name} values"
+
+    @property
+    def defined(self) -> str:
+        """Its label with its definition, where one is short enough.
+
+        >>> SPARSITY.defined
+        'sparsity S = P(feature = 0)'
+        """
+        return f"{self.label} = {self.formula}" if self.formula else self.label
 
     def checked(self, value: object) -> float:
         """The value as a float in the allowed range, or MisuseError."""
@@ -58,6 +74,7 @@ SPARSITY = Coordinate(
     hint="It is P(feature = 0): for one feature in ten active use 0.9.",
     thirds=("dense", "medium", "sparse"),
     formula="P(feature = 0)",
+    plural="sparsities",
 )
 L1 = Coordinate(
     "l1",

@@ -49,7 +49,7 @@ class Verdict:
     threshold: str | None = None
     """The protocol's field that the condition compares with."""
     of_sae: bool = False
-    """Whether it is a failure of the SAE, its autoencoder being healthy."""
+    """Whether it is a failure of the SAE, its autoencoder being healthy. An l1 search leaves out what failed otherwise."""
 
 
 # Okabe and Ito's hues, readable by the colour-blind, at different lightness; patterns and markers carry them in black and white.
@@ -125,6 +125,15 @@ def verdicts() -> tuple[Verdict, ...]:
 def failing_verdicts() -> tuple[Verdict, ...]:
     """`verdicts` without success."""
     return tuple(verdict for verdict in VERDICTS if verdict.name != FailureKind.NONE)
+
+
+def before_sae() -> tuple[str, ...]:
+    """The failures that no l1 cures: an l1 search counts such replicates, and leaves them out of its rates and scores.
+
+    >>> before_sae()
+    ('crashed', 'diverged', 'ae_collapsed')
+    """
+    return tuple(verdict.name for verdict in failing_verdicts() if not verdict.of_sae)
 
 
 def verdict_named(name: str) -> Verdict:

@@ -13,12 +13,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, ValidationError, model_validator
 
 from search_spaces.errors import MisuseError
-from search_spaces.failures import FailureKind, checked_failure
+from search_spaces.failures import FailureKind, before_sae, checked_failure
 from search_spaces.protocol import closest
 from search_spaces.spaces import GridSpace, Range, StrictModel, complaint
 
-BEFORE_SAE = tuple(kind.value for kind in (FailureKind.CRASHED, FailureKind.DIVERGED, FailureKind.AE_COLLAPSED))
-"""Failures that no l1 cures: such replicates are counted, and left out of every rate and score."""
 RISING = tuple(
     kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
 )
@@ -129,8 +127,8 @@ class L1Search(Search):
     def _checked(self) -> L1Search:
         if not 0.01 <= self.level <= 0.5:
             raise MisuseError(f"level={self.level!r} is outside [0.01, 0.5].")
-        if set(self.failure) & set(BEFORE_SAE):
-            raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(BEFORE_SAE)}.")
+        if set(self.failure) & set(before_sae()):
+            raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(before_sae())}.")
         if not self.failure or set(self.failure) - set(RISING):
             raise MisuseError(
                 f"failure={list(self.failure)}: expected what too much l1 brings, one or more of {', '.join(RISING)}."

@@ -12,8 +12,8 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search_spaces.failures import FailureKind as FailureKind
-from search_spaces.failures import Verdict, failing_verdicts, insert_verdict
+from search_spaces.extensions import note_extension
+from search_spaces.failures import FailureKind, Verdict, failing_verdicts, insert_verdict
 from search_spaces.protocol import Protocol
 from study.metrics.sae import corrected_mcc
 from study.storage.schema import names_of
@@ -101,14 +101,14 @@ CONDITIONS: dict[str, Condition] = {
 def register_verdict(verdict: Verdict, applies: Condition, before: str = FailureKind.NONE) -> None:
     """Add a verdict that takes precedence over `before`: `judge`, the figures, the reports and `--failure` then know it.
 
-    Raises ValueError if its name is taken, if `before` is no verdict, or if the rows lack one of its columns. Each worker
-    process judges by the verdicts that are registered in that process.
+    Raises ValueError if its name is taken, if `before` is no verdict, or if the rows lack one of its columns.
     """
     if unknown := set(verdict.columns) - set(names_of()):
         raise ValueError(
             f"verdict {verdict.name!r} needs columns that rows lack: {', '.join(sorted(unknown))}. Register its metric first."
         )
     insert_verdict(verdict, before)
+    note_extension(applies.__module__)
     CONDITIONS[verdict.name] = applies
 
 

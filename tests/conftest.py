@@ -65,10 +65,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """One local Ray of two CPUs; its workers meet with accidents at the seeds above."""
+    import study.on_ray  # noqa: F401, I001  (sets Ray's environment before Ray is imported)
+
     import ray
     from ray import cloudpickle
 
-    import study.on_ray.driver  # noqa: F401  (sets Ray's environment before Ray is imported)
     import tests.conftest as here
 
     cloudpickle.register_pickle_by_value(here)

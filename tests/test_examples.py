@@ -23,6 +23,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_published_failure_is_the_autoencoders(capsys: pytest.CaptureFixture[str]) -> None:
     """The script ends with the cause that the README gives."""
     runpy.run_path(str(EXAMPLES / "reproduce_the_published_failure.py"))

@@ -73,7 +73,7 @@ def plot_failure_curves(curves: pd.DataFrame, ax: Axes, failure: str = "any", al
         bars = 100 * np.stack([own["rate"] - own["low"], own["high"] - own["rate"]])
         drawn = ax.errorbar(x, 100 * own["rate"], bars, capsize=1.5, elinewidth=1, label=name, color=colour, marker=marker)
         drawn.lines[0].set(linestyle=line, linewidth=0.8, markersize=4, clip_on=False)
-    ax.set_xlabel(f"{along.label} = {along.formula}" if along.formula else along.label)
+    ax.set_xlabel(along.defined)
     ax.set_ylabel(f"{'each verdict' if set(names) & _verdict_names() else failure_text(failure)}, % of seeds")
     ax.set_ylim(0, min(100, 115 * curves["high"].max()) if len(curves) else 100)
     ax.set_title(curves_title(curves, failure, along), fontsize=9)

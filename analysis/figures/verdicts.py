@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.style import level_ticks
 from analysis.rates.cells import per_autoencoder
+from search_spaces.coordinates import COORDINATES
 from search_spaces.failures import FailureKind, verdict_named, verdicts
 from study.storage.schema import Group, names_of
 
@@ -27,7 +28,7 @@ class VerdictComposition:
     """Shares of verdicts by the levels of one axis."""
 
     by: str
-    """`sparsity`, `l1` or `architecture`."""
+    """`architecture`, or the name of a coordinate."""
     levels: tuple[float | str, ...]
     kinds: tuple[str, ...]
     """Those that occur, in order of precedence."""
@@ -44,16 +45,13 @@ class VerdictComposition:
             return "No replicate failed" if len(self.levels) else "No replicate"
         commonest = max(failing, key=lambda i: float(self.shares[i] @ self.replicates))
         share, at = float(self.shares[commonest].max()), self.levels[int(np.argmax(self.shares[commonest]))]
-        where = f"{_SYMBOLS.get(self.by, self.by)} = {at:.3g}" if isinstance(at, float) else str(at)
+        where = f"{COORDINATES[self.by].symbol} = {at:.3g}" if isinstance(at, float) else str(at)
         return f"Most often {self.kinds[commonest]}: up to {share:.0%} (at {where})"
 
     @property
     def caption(self) -> str:
         """How many replicates the bars stand for."""
         return f"{self.replicates.sum()} replicates, {_range(self.replicates)} a bar."
-
-
-_SYMBOLS = {"sparsity": "S", "l1": "l1"}
 
 
 def _range(counts: NDArray[np.int64]) -> str:
@@ -64,7 +62,7 @@ def _range(counts: NDArray[np.int64]) -> str:
 
 
 def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictComposition:
-    """Shares of each verdict by sparsity, l1 or architecture, over everything else in the frame."""
+    """Shares of each verdict by architecture or by a coordinate, over everything else in the frame."""
     if by == "architecture":
         frame = frame.sort_values(["n_features", "n_hidden"], kind="stable")
     counts = frame.groupby([by, "failure"], sort=by != "architecture").size().unstack(fill_value=0)
@@ -86,9 +84,11 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
         bottom += shares
     if composition.by == "architecture":
         ax.set_xticks(positions, [str(level) for level in composition.levels], rotation=30, ha="right", fontsize=8)
+        ax.set_xlabel(composition.by)
     else:
+        along = COORDINATES[composition.by]
         level_ticks(ax, np.array(composition.levels, dtype=np.float64))
-    ax.set_xlabel({"sparsity": "sparsity S = P(feature = 0)", "l1": "l1 (a bar each level)"}.get(composition.by, composition.by))
+        ax.set_xlabel(f"{along.defined} (a bar each level)" if along.scale == "log" else along.defined)
     ax.set_ylabel("share of replicates")
     ax.set_ylim(0, 1)
     ax.set_title(composition.title, fontsize=10)

@@ -28,9 +28,8 @@ from analysis.rates.significance import (
 )
 from search_spaces.coordinates import SPARSITY, Coordinate
 from search_spaces.errors import MisuseError
-from search_spaces.failures import failed
+from search_spaces.failures import FailureKind, failed
 from study.data import stream
-from study.failures import FailureKind
 
 _Float = NDArray[np.float64]
 _Whole = NDArray[np.int64]

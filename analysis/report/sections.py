@@ -26,7 +26,7 @@ from analysis.searches.l1 import l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
-from search_spaces.coordinates import L1
+from search_spaces.coordinates import L1, PLANE
 from search_spaces.failures import FailureKind
 from search_spaces.study_files import StudySpec
 from study.packs import Pack
@@ -174,11 +174,11 @@ def _l1_section(study: StudyRows) -> Section | None:
 
 
 def _verdict_section(study: StudyRows) -> Section:
-    axes = [axis for axis in _AXES if study.varies(axis)] or ["sparsity"]
+    axes = [axis for axis in _AXES if study.varies(axis)] or [PLANE.x.name]
     return Section("What became of the replicates", "verdicts", panels=[_composition_panel(study, axis) for axis in axes])
 
 
-_AXES = {"sparsity": "sparsities", "l1": "l1 values", "architecture": "architectures"}
+_AXES = {coordinate.name: coordinate.values for coordinate in PLANE} | {"architecture": "architectures"}
 
 
 def _composition_panel(study: StudyRows, axis: str) -> Panel:
@@ -187,7 +187,7 @@ def _composition_panel(study: StudyRows, axis: str) -> Panel:
     plots.plot_verdict_composition(composition, ax)
     others = [words for name, words in _AXES.items() if name != axis and study.varies(name)]
     over = f"Verdicts by {axis}, over all {', '.join(others)}{' and ' if others else ''}seeds"
-    name = "verdicts" if axis == "sparsity" else f"verdicts_{axis}"
+    name = "verdicts" if axis == PLANE.x.name else f"verdicts_{axis}"
     return Panel(name, figure, f"{over}. {composition.caption}")
 
 

@@ -15,9 +15,10 @@ from analysis.figures.render import draw
 from search_spaces import coordinates
 from search_spaces.cells import Architecture
 from search_spaces.errors import MisuseError
+from search_spaces.failures import FailureKind, before_sae
 from search_spaces.learners.l1_search import Ends, L1Interval, L1Learner, LowerEdge, UpperEdge
 from search_spaces.protocol import PROTOCOLS, Protocol
-from search_spaces.searches import BEFORE_SAE, L1Search
+from search_spaces.searches import L1Search
 from search_spaces.study_files import study_from
 from study.in_process import run_here
 from study.searching.learner_of import learner_of
@@ -169,8 +170,9 @@ def l1_sentences(found: Sequence[L1Interval], protocol: Protocol) -> list[str]:
         told.append(f"No l1 is safe, SAEs die before their codes are sparse: {', '.join(map(_cell, empty))}.")
     collapsed = sum(interval.failed_before_sae for interval in found)
     if collapsed:
+        kinds = ", ".join(kind for kind in before_sae() if kind != FailureKind.CRASHED)
         told.append(
-            f"{collapsed} of {sum(interval.replicates for interval in found)} replicates ({', '.join(BEFORE_SAE[1:])}) failed "
+            f"{collapsed} of {sum(interval.replicates for interval in found)} replicates ({kinds}) failed "
             "before the SAE: no l1 cures them, and no rate here counts them."
         )
     if protocol.protocol_id == PROTOCOLS["dissertation"].protocol_id:

@@ -1,4 +1,4 @@
-"""The result of a study's search: one line per kind in RESULTS."""
+"""The result of a study's search: one line per learner in RESULTS."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from analysis.searches.contract import SearchResult
 from analysis.searches.failure_map import failure_map
 from analysis.searches.l1 import l1_result
 from search_spaces.learners.contract import Learner
-from search_spaces.searches import L1Search, MapSearch, Search
-from study.storage.status import read_spec
+from search_spaces.learners.failure_map import Refinement
+from search_spaces.learners.l1_search import L1Learner
 from study.storage.study_folder import StudyFolder
 
-RESULTS: dict[type[Search], Callable[[StudyFolder, Any], SearchResult]] = {MapSearch: failure_map, L1Search: l1_result}
+RESULTS: dict[type[Any], Callable[[StudyFolder, Any], SearchResult]] = {Refinement: failure_map, L1Learner: l1_result}
 """What makes a result from a study's folder and its learner, done."""
 
 
 def search_result(folder: StudyFolder, learner: Learner) -> SearchResult | None:
-    """What a study's search came to; None for a kind that has nothing to say beyond its rows."""
-    search = read_spec(folder).search
-    made = RESULTS.get(type(search)) if search else None
+    """What a study's search came to; None for a learner that has nothing to say beyond its rows."""
+    made = RESULTS.get(type(learner))
     return made(folder, learner) if made else None
 
 

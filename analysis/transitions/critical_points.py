@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from analysis.rates.cells import on_lattice, per_autoencoder
 from analysis.transitions.crossings import Answer, Crossing, crossings
 from search_spaces.coordinates import L1, PLANE, SPARSITY, Coordinate, Plane
-from search_spaces.failures import failed
+from search_spaces.failures import FailureKind, failed
 from search_spaces.protocol import PROTOCOLS, Protocol
 from study import theory
-from study.failures import FailureKind
 
 _Float = NDArray[np.float64]
 

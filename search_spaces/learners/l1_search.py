@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
-from search_spaces.failures import FailureKind
+from search_spaces.failures import FailureKind, before_sae
 from search_spaces.learners.contract import Rows
 from search_spaces.learners.l1_curves import STEP, CrossingPosterior, Descent, Floats, Ints, Monotony, RisingRate, Score
-from search_spaces.searches import BEFORE_SAE, L1Search
+from search_spaces.searches import L1Search
 
 BATCH = 24
 """Replicates of a cell in a batch."""
@@ -132,7 +132,7 @@ class L1Interval:
     autoencoders: int
     """Distinct ones among the replicates."""
     failed_before_sae: int
-    """Replicates left out, because the fault lies before the SAE: BEFORE_SAE."""
+    """Replicates left out, because the fault lies before the SAE: `before_sae`."""
     upper: UpperEdge
     lower: LowerEdge
     bump_l1: float | None
@@ -286,7 +286,7 @@ class _CellRows:
     @property
     def _judged(self) -> NDArray[np.bool_]:
         """Rows whose SAE was trained on a healthy autoencoder."""
-        return ~np.isin(self._failure, BEFORE_SAE)
+        return ~np.isin(self._failure, before_sae())
 
     def _counts(self, failed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
         """Failures and replicates at each value of the lattice."""

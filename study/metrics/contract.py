@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.cells import Replicates
+from search_spaces.extensions import note_extension
 from search_spaces.protocol import Protocol
 from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.metrics.moments import SaeMoments, sae_moments
@@ -70,14 +71,12 @@ METRICS: list[Metric] = []
 
 
 def register_metric(metric: Metric) -> None:
-    """Measure it in every replicate from now on; ValueError where one of its columns' names is taken.
-
-    A worker process measures what is registered in it.
-    """
+    """Measure it in every replicate from now on, on Ray's workers too; ValueError where one of its columns' names is taken."""
     for column in metric.columns:
         register_column(column)
     if metric not in METRICS:
         METRICS.append(metric)
+        note_extension(metric.measure.__module__)
 
 
 def registered_metrics(trained: Trained) -> dict[str, _Array]:

@@ -34,11 +34,12 @@ from ray.exceptions import RayError, RayTaskError
 from ray.tune.logger import JsonLoggerCallback
 
 from search_spaces.errors import MisuseError
+from search_spaces.extensions import extensions
+from search_spaces.failures import FailureKind
 from search_spaces.learners.contract import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_for
-from study.failures import FailureKind
 from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
 from study.on_ray.pack_queues import LearnerQueue, PackQueue
@@ -178,6 +179,8 @@ def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
 def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     """Train what the study lacks. Raises MisuseError, before anything starts, if it cannot be run."""
     local_workers(options.workers)  # raises MisuseError for a number below 1
+    extensions()  # raises MisuseError for those that workers could not import
+    engine_for(spec.engine, spec.protocol).check_installed()
     refuse_other_procedure(folder, spec)
     refuse_unreachable(options.address)
     if options.address is not None and options.address.startswith(CLIENT):

@@ -26,10 +26,10 @@ import pyarrow.compute as pc
 
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.errors import MisuseError
+from search_spaces.failures import FailureKind, before_sae
 from search_spaces.protocol import Protocol, protocol_from
-from search_spaces.searches import BEFORE_SAE, RECOVERY_COLUMNS
+from search_spaces.searches import RECOVERY_COLUMNS
 from search_spaces.spaces import parse_seeds
-from study.failures import FailureKind
 from study.packs import Pack
 from study.run_pack import run_pack
 
@@ -81,7 +81,7 @@ def _pack(at: dict[str, Any], seeds: tuple[int, ...], protocol: Protocol, engine
 def _figures(pack: Pack, recovery: str) -> dict[str, Any]:
     rows = run_pack(pack)
     counts = Counter(rows["failure"].to_pylist())
-    sound = rows.filter(pc.invert(pc.is_in(rows["failure"], pa.array(BEFORE_SAE))))
+    sound = rows.filter(pc.invert(pc.is_in(rows["failure"], pa.array(before_sae()))))
     verdicts = np.array(sound["failure"].to_pylist(), dtype=object)
 
     def mean(column: str) -> float:

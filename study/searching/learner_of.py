@@ -48,8 +48,9 @@ def learner_of(spec: StudySpec, earlier: pa.Table | None = None) -> Learner:
 
 
 def register_search(search: type[Search], learner: MakesLearner) -> None:
-    """Add a kind of search: its class, and the function that makes its learner."""
-    SEARCHES[kind_of(search)] = search
+    """Add a kind of search: its class, and the function that makes its learner. Raises ValueError if the kind is taken."""
+    if SEARCHES.setdefault(kind_of(search), search) is not search:
+        raise ValueError(f"kind {kind_of(search)!r} is registered for another class. Give the new search another kind.")
     _LEARNERS[search] = learner
 
 

@@ -19,8 +19,7 @@ from analysis.frames import tidy
 from analysis.rates.cells import cell_rates, on_lattice, rate_interval
 from analysis.report.page import findings, verdict_table, write_report
 from search_spaces import MisuseError, study_from
-from search_spaces.failures import failed, verdicts
-from study.failures import FailureKind
+from search_spaces.failures import FailureKind, failed, verdicts
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.study_folder import Storage

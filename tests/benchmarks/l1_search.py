@@ -25,8 +25,9 @@ from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
 
 from search_spaces import PROTOCOLS, Architecture, Replicates
+from search_spaces.failures import before_sae
 from search_spaces.learners.l1_search import L1Interval, L1Learner, L1SearchSpec
-from search_spaces.searches import BEFORE_SAE, L1Search
+from search_spaces.searches import L1Search
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.searching.learner_of import predicted_edge
@@ -132,7 +133,7 @@ def counts(
     rows: dict[str, NDArray[Any]], failed: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """log10 of each l1, how many replicates with a healthy autoencoder failed there, and how many of those there are."""
-    healthy = ~np.isin(rows["failure"], BEFORE_SAE)
+    healthy = ~np.isin(rows["failure"], before_sae())
     levels, level = np.unique(rows["l1"], return_inverse=True)
     failures, judged = (np.bincount(level, weights, len(levels)).astype(float) for weights in (failed & healthy, healthy))
     return np.log10(levels), failures, judged
@@ -141,7 +142,7 @@ def counts(
 def mean_scores(rows: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
     """Of each l1, over seeds with a healthy autoencoder."""
     levels, level = np.unique(rows["l1"], return_inverse=True)
-    good = ~np.isin(rows["failure"], BEFORE_SAE) & np.isfinite(rows[SCORE])
+    good = ~np.isin(rows["failure"], before_sae()) & np.isfinite(rows[SCORE])
     return np.bincount(level[good], rows[SCORE][good], len(levels)) / np.bincount(level[good], minlength=len(levels))
 
 

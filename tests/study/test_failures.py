@@ -10,7 +10,7 @@ import pytest
 
 from search_spaces import PROTOCOLS, Protocol
 from search_spaces import failures as spaces_failures
-from search_spaces.failures import FailureKind, Verdict, failed, failing_verdicts, verdict_named, verdicts
+from search_spaces.failures import FailureKind, Verdict, before_sae, failed, failing_verdicts, verdict_named, verdicts
 from study import failures
 from study.failures import judge, register_verdict
 
@@ -72,6 +72,7 @@ def test_failures_of_the_sae_come_after_those_that_it_cannot_help() -> None:
     """Crashes, divergence and a collapsed autoencoder are not its own."""
     assert [kind.of_sae for kind in failing_verdicts()] == [False] * 3 + [True] * 5
     assert not verdict_named("none").of_sae
+    assert before_sae() == ("crashed", "diverged", "ae_collapsed")
 
 
 @pytest.mark.parametrize("kind", FAILURES)

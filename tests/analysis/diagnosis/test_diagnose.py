@@ -17,8 +17,9 @@ from analysis.diagnosis.diagnose import CHANGES, INITIALISATIONS, SMALLER_L1, In
 from analysis.figures import diagnosis as cause_plots
 from analysis.rates.cells import rate_interval
 from search_spaces import PROTOCOLS, Architecture, Cell, Protocol, Replicate, Replicates, grid
+from search_spaces.failures import FailureKind
 from study import data
-from study.failures import Cause, FailureKind
+from study.failures import Cause
 from study.history.deaths import latents_died_at, outputs_died_at
 from study.history.history import training_history
 from study.packs import Pack

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis.diagnosis.diagnose import CHANGES
-from study.failures import Cause, FailureKind
+from search_spaces.failures import FailureKind
+from study.failures import Cause
 from tests.service.cli.conftest import Run
 
 CHANGE = {change.name: change for change in CHANGES}

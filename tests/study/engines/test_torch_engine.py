@@ -93,7 +93,7 @@ def test_compiled_autoencoders_train_as_in_the_reference() -> None:
     assert_equals_reference(COMPILED, AeTask.of(lasting(ONLINE, 1000), [0, 1, 2]), "float64")
 
 
-@pytest.mark.parametrize("engine", [COMPILED, PLAIN], ids=["compiled", "plain"])
+@pytest.mark.parametrize("engine", [pytest.param(COMPILED, marks=pytest.mark.slow), PLAIN], ids=["compiled", "plain"])
 def test_every_number_of_steps_is_trained_to_its_end(engine: TorchEngine) -> None:
     """0, 1, 7 and 8 steps, two a call: no step is lost or made twice."""
     for steps in (0, 1, 7, 8):
@@ -133,9 +133,9 @@ def crowd(kind: str, size: int, dtype: str = "float64") -> AeTask | SaeTask:
 EVERY_WAY = pytest.mark.parametrize(
     ("engine", "kind", "dtype"),
     [
-        (COMPILED, "autoencoder", "float64"),
-        (COMPILED, "online relu", "float32"),
-        (COMPILED, "minibatch jumprelu", "float64"),
+        pytest.param(COMPILED, "autoencoder", "float64", marks=pytest.mark.slow),
+        pytest.param(COMPILED, "online relu", "float32", marks=pytest.mark.slow),
+        pytest.param(COMPILED, "minibatch jumprelu", "float64", marks=pytest.mark.slow),
         (PLAIN, "autoencoder", "float32"),
         (PLAIN, "minibatch topk", "float32"),
         (PLAIN, "minibatch jumprelu", "float64"),
@@ -169,6 +169,7 @@ def test_a_diverging_replicate_leaves_its_neighbours_alone(engine: TorchEngine, 
     np.testing.assert_array_equal(trained[:, [0, 1, 3, 4]], healthy[:, [0, 1, 3, 4]])
 
 
+@pytest.mark.slow
 def test_an_l1_that_float32_cannot_hold_ruins_its_own_lane() -> None:
     """l1 = 1.7e308 is inf in float32: that lane diverges, the others keep their bits."""
     task = crowd("online relu", 4, "float32")
@@ -178,6 +179,7 @@ def test_an_l1_that_float32_cannot_hold_ruins_its_own_lane() -> None:
     np.testing.assert_array_equal(trained[:, [0, 1, 3]], healthy)
 
 
+@pytest.mark.slow
 def test_packs_of_any_size_share_one_program() -> None:
     """After the first pack, one of another size compiles nothing."""
     counters = torch._dynamo.utils.counters["stats"]

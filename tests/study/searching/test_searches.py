@@ -152,6 +152,14 @@ def test_a_further_kind_of_search_is_one_class_and_one_call(monkeypatch: pytest.
         searched(kind="corner")
 
 
+def test_a_kind_of_search_that_is_taken_is_refused() -> None:
+    """What `kind: map` means never changes under a study."""
+    another = type("Another", (MapSearch,), {})
+    with pytest.raises(ValueError, match="kind 'map' is registered for another class"):
+        register_search(another, Corners)
+    assert SEARCHES["map"] is MapSearch
+
+
 @pytest.mark.parametrize("search", [MapSearch, L1Search])
 def test_every_field_of_a_search_has_a_default_and_a_meaning(search: type[Search]) -> None:
     """Which are its command's too."""
