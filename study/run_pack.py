@@ -75,8 +75,8 @@ def _measure(
 ) -> dict[str, _Array]:
     """Metrics in float64 from the trained weights. The SAEs read h = W x with the W of `readers`; x (A, S, N) is for evaluation."""
     protocol, replicates = chunk.pack.protocol, chunk.pack.replicates
-    weights = importances(replicates.architecture.n_features, protocol)
-    of_ae = ae_metrics(autoencoders, x, weights, chunk.autoencoders.replicates.sparsity, protocol)
+    of_features = importances(replicates.architecture.n_features, protocol)
+    of_ae = ae_metrics(autoencoders, x, of_features, chunk.autoencoders.replicates.sparsity, protocol)
     l1 = controller.state[SETTLED].astype(np.float64) if controller else replicates.l1
     if saes is None:
         of_sae: dict[str, _Array] = {}

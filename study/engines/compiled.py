@@ -48,8 +48,6 @@ CALL_SECONDS = 0.2
 class CompiledEngine:
     """The default on CPUs: bit-equal to the reference, at the speed of the processor's divider."""
 
-    name = "compiled"
-    family = "exact"
     lanes = 64
     """Autoencoders whose samples are laid out together, with all SAEs on them; a multiple of a group."""
 
@@ -76,25 +74,25 @@ class CompiledEngine:
         return h
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders:
         """As `ReferenceEngine.train_autoencoders`, to the bit."""
         n_hidden, n_features, count = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, count), start.b])
         training = _Training.of(parameters, ae_schedule(protocol), protocol.ae_batch_size, protocol, self.watch)
-        twice_weights, sizes = (2 * weights).astype(parameters.dtype), (n_features, n_hidden)
+        twice_importances, sizes = (2 * importances).astype(parameters.dtype), (n_features, n_hidden)
         scratch = rows(TILE * 2 * (n_features + n_hidden) + len(parameters), parameters.dtype)
         if batches is None and protocol.ae_batch_size == 1:
             x = rows(samples.shape[1] * n_features, parameters.dtype)
             for model, lanes in training.groups(scratch):
                 lay_out(samples, lanes, x)
-                training.run(train_ae_online, model, x, twice_weights, *sizes)
+                training.run(train_ae_online, model, x, twice_importances, *sizes)
                 training.take_back(model, lanes)
         else:
             samples = samples.astype(parameters.dtype)
             for model, lanes in training.groups(scratch):
                 source = _source(samples, batches, lanes, lanes, protocol.ae_batch_size)
-                training.run(train_ae_minibatch, model, source, twice_weights, AeLayout.of(*sizes))
+                training.run(train_ae_minibatch, model, source, twice_importances, AeLayout.of(*sizes))
                 training.take_back(model, lanes)
         return Autoencoders(parameters[: n_hidden * n_features].reshape(start.W.shape), parameters[n_hidden * n_features :])
 

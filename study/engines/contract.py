@@ -81,8 +81,6 @@ class Minibatches:
 class Engine(Interface):
     """One procedure of training; `reference.py` is its definition."""
 
-    name: str
-    family: str
     lanes: int
     """Autoencoders whose samples are laid out together, with all SAEs on them."""
 
@@ -95,7 +93,7 @@ class Engine(Interface):
         ...
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders: ...
 
     def train_saes(

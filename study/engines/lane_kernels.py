@@ -116,7 +116,7 @@ def _adam(model, row, gradient, step):
 
 
 @kernel
-def train_ae_online(model, steps, first, last, X, twice_weights, n_features, n_hidden):
+def train_ae_online(model, steps, first, last, X, twice_importances, n_features, n_hidden):
     """Steps first … last of the autoencoder; X (S·N, lanes)."""
     P, scratch, zero = model.P, model.scratch, constants_of(X, steps.settings).zero
     samples = X.shape[0] // n_features
@@ -130,7 +130,7 @@ def train_ae_online(model, steps, first, last, X, twice_weights, n_features, n_h
             s = load(P, bias + i)
             for k in range(n_hidden):
                 s = s + load(P, k * n_features + i) * load(scratch, k)
-            ds = everywhere(twice_weights[i]) * (relu(s, zero) - load(X, x + i))
+            ds = everywhere(twice_importances[i]) * (relu(s, zero) - load(X, x + i))
             store(scratch, error + i, where_less(zero, s, ds, zero))
         for k in range(n_hidden):
             h, q = load(scratch, k), product(P, k * n_features, scratch, error, n_features)
@@ -230,14 +230,14 @@ class AeLayout(NamedTuple):
 
 
 @kernel
-def train_ae_minibatch(model, steps, first, last, source, twice_weights, at):
+def train_ae_minibatch(model, steps, first, last, source, twice_importances, at):
     """Steps first … last of the autoencoder on minibatches of samples (A, S, N)."""
     P, scratch, zero = model.P, model.scratch, constants_of(model.P, steps.settings).zero
     for t in range(first, last):
         _clear(scratch, at.G, P.shape[0], zero)
         for n in range(0, source.batch_size, TILE):
             _gather(source, t, n, scratch, at.n_features)
-            _ae_errors(P, at, scratch, twice_weights, source.batch_size - n, zero)
+            _ae_errors(P, at, scratch, twice_importances, source.batch_size - n, zero)
             _ae_gradients(P, at, scratch)
         step, mean = _adam_step(steps, t, zero), everywhere(steps.adam[3])
         for row in range(P.shape[0]):
@@ -245,7 +245,7 @@ def train_ae_minibatch(model, steps, first, last, source, twice_weights, at):
 
 
 @inlined
-def _ae_errors(P, at, scratch, twice_weights, left, zero):
+def _ae_errors(P, at, scratch, twice_importances, left, zero):
     """h of a tile, and dL/ds; 0 for samples behind the minibatch's end, of which `left` are left."""
     n_features, n_hidden = at.n_features, at.n_hidden
     for k in range(n_hidden):
@@ -258,7 +258,7 @@ def _ae_errors(P, at, scratch, twice_weights, left, zero):
         for i in range(n_features):
             row = at.ds + tile * n_features + i
             s = load(scratch, row)
-            slope = everywhere(twice_weights[i]) * (relu(s, zero) - load(scratch, tile * n_features + i))
+            slope = everywhere(twice_importances[i]) * (relu(s, zero) - load(scratch, tile * n_features + i))
             slope = where_less(zero, s, slope, zero)
             store(scratch, row, slope if tile < left else zero)
 

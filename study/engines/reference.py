@@ -10,7 +10,7 @@ It is the definition that other engines are held to, to the bit where they add i
       M ← β1 M + g,   V ← β2 V + g²,   θ ← θ − A_t M / (√V + E_t),
       A_t = lr_t √(1−β2^t) (1−β1) / ((1−β1^t) √(1−β2)),   E_t = ε √(1−β2^t) / √(1−β2).
 * M and V whose absolute value is under 1e-30 (float32) or 1e-290 (float64) are set to 0: no denormals.
-* ReLU is max(s, 0); its derivative at 0 is 0. Of equal pre-activations `topk` takes the one of lower index.
+* ReLU is max(s, 0); its derivative at 0 is 0. A variant says in `study/variants/` how latents follow from pre-activations.
 
 A replicate is one lane of the last axis and never meets another, so its bits do not depend on its pack mates.
 A diverging lane goes to inf or NaN and leaves the others alone.
@@ -40,8 +40,6 @@ _Float = NDArray[np.float64]
 class ReferenceEngine:
     """NumPy, readable beside the formulas; the oracle of the `exact` engine family."""
 
-    name = "reference"
-    family = "exact"
     lanes = 256
     """Autoencoders that are trained together, with all SAEs on them; of so many the parameters stay in a core's cache."""
 
@@ -77,12 +75,12 @@ class ReferenceEngine:
         return h
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders:
         """Minimise the mean over a minibatch of Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b).
 
         start: W (H, N, R) and b (N, R) in the training dtype; samples (R, S, N), cast to it; batches: None for stored order;
-        weights: the importances I, (N,).
+        importances: I, (N,).
         """
         n_hidden, n_features, lanes = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, lanes), start.b])
@@ -90,7 +88,7 @@ class ReferenceEngine:
         gradient = np.empty_like(parameters)
         W, b = _blocks(parameters, (n_hidden, n_features), (n_features,))
         grad_W, grad_b = _blocks(gradient, (n_hidden, n_features), (n_features,))
-        twice_weights = (2 * weights).astype(parameters.dtype)[:, None]
+        twice_importances = (2 * importances).astype(parameters.dtype)[:, None]
         adam = _Adam(parameters, ae_schedule(protocol), protocol)
 
         self._show(parameters)
@@ -98,7 +96,7 @@ class ReferenceEngine:
             for x in _minibatches(samples, batches, protocol.ae_batch_size, protocol.ae_training_steps):  # (B, N, R)
                 h = ordered_sum(W[:, i] * x[:, None, i] for i in range(n_features))  # (B, H, R)
                 s = ordered_sum((W[k] * h[:, k, None] for k in range(n_hidden)), b)  # (B, N, R)
-                error = twice_weights * (np.maximum(s, 0) - x)
+                error = twice_importances * (np.maximum(s, 0) - x)
                 error = np.where(s > 0, error, 0)  # dL/ds
                 q = ordered_sum(W[:, i] * error[:, None, i] for i in range(n_features))  # dL/dh: (B, H, R)
                 mean_over_batch(grad_W, (h[n][:, None] * error[n] + q[n][:, None] * x[n] for n in range(len(x))), len(x))

@@ -373,9 +373,6 @@ def _tensor(array: _Array, device: str, dtype: torch.dtype) -> Tensor:
 class TorchEngine:
     """PyTorch, compiled; float32 and float64, on CUDA where there is such a device, else on the CPU."""
 
-    name = "torch"
-    family = "torch"
-
     def __init__(
         self,
         lanes: int | None = None,
@@ -426,14 +423,14 @@ class TorchEngine:
         return h.cpu().numpy()
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders:
-        """As the reference engine; start: W (H, N, R), b (N, R); samples (R, S, N); weights (N,)."""
+        """As the reference engine; start: W (H, N, R), b (N, R); samples (R, S, N); importances (N,)."""
         replicates = len(samples)
         task = _Task(
             rule=_Rule.autoencoder(protocol),
             theta={"W": start.W, "b": start.b},
-            coefficient=np.broadcast_to(weights[:, None], start.b.shape),
+            coefficient=np.broadcast_to(importances[:, None], start.b.shape),
             samples=samples,
             sample_of=np.arange(replicates),
             batches=batches,

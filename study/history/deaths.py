@@ -34,14 +34,14 @@ def outputs_died_at(history: History, protocol: Protocol) -> list[int | None]:
     """When each output of the autoencoder died, N entries."""
     models = history.autoencoders
     n_features, states = models.b.shape
-    weights = importances(n_features, protocol)
+    of_features = importances(n_features, protocol)
 
     def alive(block: slice, _: NDArray[np.int64]) -> _Bool:
         W, b = models.W[..., block].astype(np.float64), models.b[:, block].astype(np.float64)
         finite = np.isfinite(np.concatenate([W.reshape(-1, W.shape[2]), b])).all(axis=0, keepdims=True)
         sane = Autoencoders(np.where(finite, W, 0), np.where(finite, b, 0))
         x = np.broadcast_to(history.x, (b.shape[1], *history.x.shape))
-        return (autoencoder_moments(sane, x, weights).fires > 0) | ~finite.T  # NaN is not 0
+        return (autoencoder_moments(sane, x, of_features).fires > 0) | ~finite.T  # NaN is not 0
 
     return _died_at(alive, states, n_features)
 

@@ -44,7 +44,7 @@ def test_misuse_is_one_line_and_exit_2(run: Run, tmp_path: Path, arguments: list
     """What was wrong, what was expected; no traceback; the storage is left as it was."""
     storage = ["--storage", str(tmp_path / "studies")] if len(arguments) > 1 else []
     if complaint is None:
-        arguments, complaint = [*arguments[:-1], "nine"], "seeds='nine' is no range"
+        arguments, complaint = [*arguments[:-1], "nine"], "seeds='nine' is not a range"
     code, out, err = run(*arguments, *storage)
     assert (code, out) == (2, "")
     assert complaint in err
