@@ -1,19 +1,20 @@
 """The reference engine: plain NumPy, replicates on the last axis, every sum in a stated order.
 
-It is the definition that other engines are held to, to the bit where they add in the same order. Hence:
+It defines the training procedure: an engine that adds in the same order must agree with it to the bit. What a variant
+computes (forward pass, gradients) is in `study/variants/`; learning rates are in `schedules.py`. The rules:
 
-* A sum over features, hidden units or latents starts at its first term (or at the bias, where there is one)
-  and adds the others one by one, in index order; a sum over the samples of a minibatch likewise, then is
-  multiplied by 1/B. Nothing is contracted (no fused multiply-add) and nothing is reassociated.
-* Everything is computed in the training dtype. Adam's step sizes and epsilons are tabled in float64 and cast.
-* Adam keeps m/(1 − β1) and v/(1 − β2), which saves two products a step: with g the gradient,
+* A sum over features, hidden units or latents starts at its first term (or at the bias, if there is one)
+  and adds the others one by one, in index order. A sum over the samples of a minibatch does the same and is
+  then multiplied by 1/B. Nothing is contracted (no fused multiply-add) and nothing is reassociated.
+* Everything is computed in the training dtype. Adam's step sizes and epsilons are tabulated in float64 and cast.
+* Adam keeps m/(1 − β1) and v/(1 − β2), which saves two products per step: with g the gradient,
       M ← β1 M + g,   V ← β2 V + g²,   θ ← θ − A_t M / (√V + E_t),
       A_t = lr_t √(1−β2^t) (1−β1) / ((1−β1^t) √(1−β2)),   E_t = ε √(1−β2^t) / √(1−β2).
-* M and V whose absolute value is under 1e-30 (float32) or 1e-290 (float64) are set to 0: no denormals.
-* ReLU is max(s, 0); its derivative at 0 is 0. A variant says in `study/variants/` how latents follow from pre-activations.
+* M and V are set to 0 if their absolute value is below 1e-30 (float32) or 1e-290 (float64), to avoid denormals.
+* ReLU is max(s, 0); its derivative at 0 is 0.
 
-A replicate is one lane of the last axis and never meets another, so its bits do not depend on its pack mates.
-A diverging lane goes to inf or NaN and leaves the others alone.
+A replicate is one lane of the last axis. Lanes never mix, so a replicate's bits do not depend on its pack mates, and a
+lane that diverges to inf or NaN leaves the others unchanged.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ _Float = NDArray[np.float64]
 
 
 class ReferenceEngine:
-    """NumPy, readable beside the formulas; the oracle of the `exact` engine family."""
+    """NumPy, readable beside the formulas: the definition of the `exact` engine family."""
 
     lanes = 256
-    """Autoencoders that are trained together, with all SAEs on them; of so many the parameters stay in a core's cache."""
+    """Autoencoders that are trained together, with all SAEs on them: the parameters of this many stay in a core's cache."""
 
     def __init__(self, watch: Watch | None = None) -> None:
         self.watch = watch
@@ -51,7 +52,7 @@ class ReferenceEngine:
             self.watch(parameters)
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
-        """Measured on one core of a 2-core server: a call's overhead a step, and a cost a parameter and sample."""
+        """Measured on one core of a 2-core server: the overhead of calls per step, and a cost per parameter and sample."""
         n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
 
         def training(steps: int, batch_size: int, units: int, parameters: int, models: int) -> float:
@@ -115,17 +116,17 @@ class ReferenceEngine:
         protocol: Protocol,
         controller: L1Controller | None = None,
     ) -> SparseAutoencoders:
-        """Minimise the variant's loss, its mean over a minibatch.
+        """Minimise the mean of the variant's loss over a minibatch.
 
-        start: the variant's parameters, (…, R) in the training dtype; activations h (A, S, H) of the A autoencoders, ae_of_sae
-        (R,) the one that each SAE sees; l1 (R,), held, unless there is a controller, whose l1 is taken and which is told the
-        minibatch's mean Σ_j [f_j > 0] after each step.
+        start: the variant's parameters, (…, R) in the training dtype; activations: h (A, S, H) of the A autoencoders; ae_of_sae
+        (R,): the autoencoder of each SAE; l1 (R,). With a controller, each step uses the controller's l1 instead, and the
+        controller then gets the minibatch's mean of Σ_j [f_j > 0].
         """
         variant, parameters = variant_of(protocol), start.stacked()
         saes = start.with_values(parameters)
         gradient = np.zeros_like(parameters)
         slopes = start.with_values(gradient).parameters
-        with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
+        with np.errstate(over="ignore"):  # an l1 too large for float32 becomes inf, and the replicate diverges
             l1 = l1.astype(parameters.dtype)
         adam, initial = _Adam(parameters, sae_schedule(protocol), protocol), parameters.copy()
         unit_norm = protocol.sae_decoder_norm == "unit"
@@ -158,7 +159,7 @@ def _products(one: _Array, other: _Array) -> _Array:
 
 
 def _remove_radial_part(gradient: _Array, columns: _Array) -> None:
-    """What of the gradient changes the columns' norms, in place."""
+    """Remove the part of the gradient that changes the columns' norms, in place."""
     gradient -= _products(gradient, columns)[:, None] * columns
 
 
@@ -200,7 +201,7 @@ class _Adam:
 
 
 def _blocks(flat: _Array, *shapes: tuple[int, ...]) -> list[_Array]:
-    """Views of (P, R) as the parameters that lie in it one behind the other, each (*shape, R)."""
+    """Views of (P, R) as its consecutive parameters, each (*shape, R)."""
     views, offset = [], 0
     for shape in shapes:
         size = int(np.prod(shape))
