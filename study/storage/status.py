@@ -1,4 +1,4 @@
-"""Which driver runs a study, how far it has come, and how to stop it: all read from the study's folder."""
+"""Which driver runs a study, how far the study has come, and how to stop it: all from files in the study's folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SILENT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """How far a study is."""
+    """How far a study has come."""
 
     name: str
     state: str
@@ -34,7 +34,7 @@ class Status:
     planned: int
     """Replicates of the specification; for a search that is not done, the most that it trains."""
     done: int
-    """Replicates whose rows are there."""
+    """Replicates whose rows are stored."""
     failures: dict[str, int]
     """Rows by FailureKind, `none` left out."""
     unreadable_shards: tuple[str, ...]
@@ -43,7 +43,7 @@ class Status:
 
 
 def status(name: str, storage: str = DEFAULT_STORAGE) -> Status:
-    """The status of a study; MisuseError where there is none of that name."""
+    """The status of a study. Raises MisuseError if there is none of that name."""
     folder = existing_study(name, storage)
     shards = folder.read_shards(["replicate_id", "failure"])
     driver = folder.read_json(DRIVER_FILE)
@@ -67,7 +67,7 @@ def status(name: str, storage: str = DEFAULT_STORAGE) -> Status:
 
 
 def existing_study(name: str, storage: str) -> StudyFolder:
-    """The folder of a study that is there, or MisuseError with those that are."""
+    """The folder of an existing study. Raises MisuseError, which lists the existing ones, if there is none of that name."""
     place = Storage.at(storage)
     folder = place.study(name)
     if "/" in name or not folder.exists():
@@ -81,7 +81,7 @@ def read_spec(folder: StudyFolder) -> StudySpec:
     """The specification that a study was launched with."""
     text = folder.read_text("study.yaml")
     if text is None:
-        raise MisuseError(f"{folder.place('study.yaml')} is not there. A study's folder cannot do without it.")
+        raise MisuseError(f"{folder.place('study.yaml')} is missing. A study cannot be read without it.")
     return study_from_yaml(text, folder.place("study.yaml"))
 
 
@@ -107,11 +107,11 @@ def _alive(pid: int) -> bool:
 
 
 def request_stop(name: str, storage: str = DEFAULT_STORAGE) -> None:
-    """Ask the driver of a running study to stop; MisuseError where none is running."""
+    """Ask the driver of a running study to stop. Raises MisuseError if none is running."""
     folder = existing_study(name, storage)
     driver = folder.read_json(DRIVER_FILE)
     if not is_running(driver):
-        raise MisuseError(f"study={name!r} is not running: nothing to stop. `{folder.command('status')}` says how far it is.")
+        raise MisuseError(f"study={name!r} is not running: nothing to stop. `{folder.command('status')}` shows how far it is.")
     assert driver is not None
     folder.write_text(STOP_FILE, json.dumps({"token": driver["token"]}))
 
@@ -127,11 +127,11 @@ class _Record:
 
 
 class DriverRecord:
-    """driver.json: says that a study has a driver. A second driver is refused while the first one beats.
+    """driver.json: says that a study has a driver. A second driver is refused while the first one updates its record.
 
     This is not a strict lock: two drivers that pass it at the same moment do double work but no harm, because shards are
-    named by their content. Use it as a context: on entry it claims the study and starts to beat, on exit it records
-    `done` or `stopped`.
+    named by their content. Use it as a context: on entry it claims the study and starts to update the record every
+    BEAT_SECONDS, on exit it records `done` or `stopped`.
     """
 
     def __init__(self, folder: StudyFolder, force: bool, on_stop: Callable[[], None]) -> None:
@@ -145,7 +145,7 @@ class DriverRecord:
         self.refuse_second()
         self._write()
         if not self._force:
-            time.sleep(0.1)  # a driver that claimed it in the same instant has overwritten our record, or we theirs
+            time.sleep(0.1)  # a driver that claimed the study at the same moment has overwritten our record, or we its record
             self.refuse_second()
         self._thread.start()
         return self
@@ -188,4 +188,4 @@ class DriverRecord:
         if self._folder.exists():
             self._write()
         else:
-            self._folder.delete(DRIVER_FILE)  # nothing was begun: leave nothing behind
+            self._folder.delete(DRIVER_FILE)  # no study was begun: leave nothing behind
