@@ -50,7 +50,7 @@ from study.packs import Pack, missing_packs, plan_packs
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
-from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
+from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState, existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
 CANCEL_SECONDS = 10.0
@@ -63,8 +63,8 @@ class Outcome:
 
     study: str
     path: str
-    state: str
-    """`done`, `stopped` (rows are missing), or `failed` (a pack raised)."""
+    state: StudyState
+    """`done`, `stopped` or `failed`."""
     planned: int
     done: int
     trained: int
@@ -197,7 +197,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
                 _write_study(folder, spec, work.earlier)
                 _fit(folder, spec, work.missing, crew, watch, stop)
         outcome = _outcome(folder, spec, work, watch, time.monotonic() - began)
-        record.end("done" if outcome.state == "done" else "stopped")
+        record.end(StudyState.DONE if outcome.state == StudyState.DONE else StudyState.STOPPED)
     return outcome
 
 
@@ -245,7 +245,7 @@ def _outcome(folder: StudyFolder, spec: StudySpec, work: _Work, watch: Watch, se
     return Outcome(
         study=folder.name,
         path=folder.place(),
-        state="failed" if watch.errors else "done" if complete else "stopped",
+        state=StudyState.FAILED if watch.errors else StudyState.DONE if complete else StudyState.STOPPED,
         planned=watch.done if complete else work.planned,
         done=watch.done,
         trained=watch.trained,

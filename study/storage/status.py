@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
 from search_spaces.errors import MisuseError
@@ -24,13 +25,25 @@ SILENT_SECONDS = 60.0
 """A driver silent for this long is presumed dead."""
 
 
+class StudyState(StrEnum):
+    """What a study is doing, or how its last run ended."""
+
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    """By a user or an error; rows are missing."""
+    FAILED = "failed"
+    """A pack raised an exception."""
+    CUT_OFF = "cut off"
+    """Its driver died."""
+
+
 @dataclass(frozen=True)
 class Status:
     """How far a study has come."""
 
     name: str
-    state: str
-    """`running`, `done`, `stopped` (by a user or an error), or `cut off` (its driver died)."""
+    state: StudyState
     planned: int
     """Replicates of the specification; for a search that is not done, the most that it trains."""
     done: int
@@ -53,16 +66,16 @@ def status(name: str, storage: str = DEFAULT_STORAGE) -> Status:
         planned = done + sum(map(len, missing))
     else:
         done = len(shards.rows)
-        ended = driver is not None and driver.get("state") == "done"
+        ended = driver is not None and driver.get("state") == StudyState.DONE
         planned = done if ended else max(done, spec.search_budget)
     failures = Counter(shards.rows["failure"].to_pylist())
     failures.pop("none", None)
     if is_running(driver):
-        state = "running"
+        state = StudyState.RUNNING
     elif done >= planned:
-        state = "done"
+        state = StudyState.DONE
     else:
-        state = "stopped" if driver and driver.get("state") == "stopped" else "cut off"
+        state = StudyState.STOPPED if driver and driver.get("state") == StudyState.STOPPED else StudyState.CUT_OFF
     return Status(name, state, planned, done, dict(failures), shards.unreadable, folder.place())
 
 
@@ -91,7 +104,7 @@ STOP_FILE = "stop.json"
 
 def is_running(driver: dict[str, Any] | None) -> bool:
     """Whether the driver that wrote this record is running: its last beat is recent and, on this host, its process is alive."""
-    if driver is None or driver.get("state") != "running" or time.time() - driver["beat_at"] > SILENT_SECONDS:
+    if driver is None or driver.get("state") != StudyState.RUNNING or time.time() - driver["beat_at"] > SILENT_SECONDS:
         return False
     return driver["host"] != socket.gethostname() or _alive(driver["pid"])
 
@@ -121,7 +134,7 @@ class _Record:
     token: str
     host: str
     pid: int
-    state: str
+    state: StudyState
     started_at: float
     beat_at: float
 
@@ -137,7 +150,7 @@ class DriverRecord:
     def __init__(self, folder: StudyFolder, force: bool, on_stop: Callable[[], None]) -> None:
         self._folder, self._force, self._on_stop = folder, force, on_stop
         now = time.time()
-        self._record = _Record(uuid.uuid4().hex, socket.gethostname(), os.getpid(), "running", now, now)
+        self._record = _Record(uuid.uuid4().hex, socket.gethostname(), os.getpid(), StudyState.RUNNING, now, now)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="driver-record")
 
@@ -171,7 +184,7 @@ class DriverRecord:
     def _write(self) -> None:
         self._folder.write_text(DRIVER_FILE, json.dumps(asdict(self._record)))
 
-    def end(self, state: str) -> None:
+    def end(self, state: StudyState) -> None:
         """Record how the run ended: `done` or `stopped`."""
         self._record.state = state
 
@@ -179,8 +192,8 @@ class DriverRecord:
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._record.state == "running":
-            self._record.state = "stopped"
+        if self._record.state == StudyState.RUNNING:
+            self._record.state = StudyState.STOPPED
         current = self._folder.read_json(DRIVER_FILE)
         if current is not None and current["token"] != self._record.token:
             return  # another driver has taken over
