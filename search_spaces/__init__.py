@@ -1,4 +1,8 @@
-"""What may be asked: architectures, cells, replicates, protocols, spaces and study files."""
+"""The vocabulary of a study: architectures, cells, replicates, protocols, spaces and study files.
+
+Beside them are the learners (`learners/`), which decide what an adaptive search measures next, and the surface of failure
+rates (`surface/`) that they learn. Nothing here trains anything: `study` does.
+"""
 
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.errors import MisuseError

@@ -1,4 +1,4 @@
-"""Architecture, cell and replicate: what may be asked for, one at a time or thousands as columns."""
+"""Architecture, cell and replicate: what a study trains, as single values or as columns of thousands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ARCHITECTURE = re.compile(r"(\d+)-(\d+)-(\d+)(?:/(\d+))?")
 class Architecture:
     """An autoencoder n_features-n_hidden-n_features and the width of the SAE on its bottleneck.
 
-    Written "10-5-10", or "10-5-10/20" where the SAE has not as many latents as the input has features.
+    Written "10-5-10", or "10-5-10/20" where the number of latents differs from the number of features.
     Raises MisuseError unless 1 <= n_hidden < n_features and n_latents >= 1.
     """
 
@@ -28,7 +28,7 @@ class Architecture:
     n_hidden: int
     """H, width of the bottleneck h."""
     n_latents: int = 0
-    """L, width of the SAE's code f; 0 stands for n_features."""
+    """L, width of the SAE's code f; 0 means n_features."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.n_hidden < self.n_features:
@@ -60,8 +60,8 @@ class Architecture:
         left, hidden, right, latents = found.groups()
         if left != right:
             raise MisuseError(
-                f"architecture={text!r} has two outer widths, {left} and {right}: the autoencoder gives back its "
-                f"input, so they must be equal. Write {left}-{hidden}-{left} or {right}-{hidden}-{right}."
+                f"architecture={text!r} has two outer widths, {left} and {right}: the autoencoder reconstructs "
+                f"its input, so they must be equal. Write {left}-{hidden}-{left} or {right}-{hidden}-{right}."
             )
         if latents is not None and int(latents) == 0:
             raise MisuseError(f"architecture={text!r} asks for an SAE of no latents. Give 1 or more after the slash.")
@@ -81,7 +81,7 @@ def checked_seed(value: object) -> int:
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """What is asked, without the seed: (architecture, sparsity S, l1)."""
+    """What a study asks about, without the seed: (architecture, sparsity S, l1)."""
 
     architecture: Architecture
     sparsity: float
@@ -96,7 +96,7 @@ class Cell:
 
 @dataclass(frozen=True, order=True)
 class Replicate:
-    """A cell with a seed: the atom that is trained. One seed feeds data, AE and SAE unless they are set apart.
+    """A cell with a seed: the smallest unit that is trained. One seed feeds data, AE and SAE unless they are given their own.
 
     >>> cell = Cell(Architecture.parse("10-5-10"), sparsity=0.9, l1=0.01)
     >>> one = Replicate(cell, seed=123, ae_seed=7)
@@ -131,7 +131,7 @@ class Replicates:
 
     @classmethod
     def of(cls, replicates: Iterable[Replicate]) -> Replicates:
-        """Columns of replicates that share one architecture; MisuseError where there are none or several."""
+        """Columns of replicates that share one architecture; MisuseError for no architecture or several."""
         rows = list(replicates)
         architectures = {row.cell.architecture for row in rows}
         if len(architectures) != 1:

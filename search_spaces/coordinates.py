@@ -1,4 +1,8 @@
-"""What a study may vary continuously: coordinates, the axes that they make with a study's range, the planes of maps."""
+"""What a study may vary continuously.
+
+A `Coordinate` is such a number, an `Axis` is a coordinate with the range that a study covers, and a `Plane` is the two
+coordinates of a map.
+"""
 
 from __future__ import annotations
 
@@ -19,21 +23,21 @@ class Coordinate:
     """A number that a study may vary continuously, beside the architecture."""
 
     name: str
-    """Its column of rows and of cells."""
+    """The name of its column in rows and cells."""
     scale: Literal["linear", "log"]
-    """How maps and figures lay it out."""
+    """Whether maps and figures space it evenly or by its logarithm."""
     range: tuple[float, float]
-    """Allowed values: from the first up to, and without, the second."""
+    """Allowed values: from the first, included, to the second, excluded."""
     label: str
-    """Of a figure's axis."""
+    """The label of a figure's axis."""
     symbol: str
-    """In sentences, as in "S = 0.9"."""
+    """Its symbol in sentences, as in "S = 0.9"."""
     hint: str
-    """What an error about its value adds: what it is, or a value to use."""
+    """What an error about its value adds: what the coordinate is, or a value to use."""
     thirds: tuple[str, str, str]
-    """Names of the low, the middle and the high third of a map, for the names of regions."""
+    """Names of the low, middle and high third of its axis, used in the names of regions."""
     formula: str = ""
-    """Its definition, where one is short enough for a label."""
+    """Its definition, if one is short enough for a label."""
     of_the_sae: bool = False
     """Whether only the SAE depends on it, so that SAEs of several values can share an autoencoder."""
     plural: str = ""
@@ -54,7 +58,7 @@ class Coordinate:
         return f"{self.label} = {self.formula}" if self.formula else self.label
 
     def checked(self, value: object) -> float:
-        """The value as a float in the allowed range, or MisuseError."""
+        """The value as a float; MisuseError if it is not a number in the allowed range."""
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
             raise MisuseError(f"{self.name}={value!r} is not a number. Write it without quotes, as in 0.01.")
         number = float(value) + 0.0  # −0.0 is 0.0: one value, one replicate_id
@@ -88,11 +92,11 @@ L1 = Coordinate(
 )
 
 COORDINATES: dict[str, Coordinate] = {}
-"""All registered ones, by name."""
+"""All registered coordinates, by name."""
 
 
 def register_coordinate(coordinate: Coordinate) -> None:
-    """Make a coordinate known by its name; ValueError where the name is another's."""
+    """Make a coordinate known by its name; ValueError if another coordinate has that name."""
     if COORDINATES.setdefault(coordinate.name, coordinate) != coordinate:
         raise ValueError(f"coordinate {coordinate.name!r} is registered with other fields. Choose another name.")
 
@@ -109,7 +113,7 @@ class Plane(NamedTuple):
 
     @property
     def cell(self) -> list[str]:
-        """The columns that tell cells apart."""
+        """The columns that identify a cell."""
         return ["architecture", self.x.name, self.y.name]
 
 
@@ -118,10 +122,10 @@ PLANE = Plane()
 
 @dataclass(frozen=True)
 class Axis:
-    """A coordinate from a lowest to a highest value, both included, or at a single value.
+    """A coordinate with the range that a study covers: from `low` to `high`, both included, or a single value.
 
-    Raises MisuseError for values that are not allowed, a range that is upside down, and a logarithmic one that starts at
-    0, which has no logarithm (a single 0 is fine).
+    Raises MisuseError for a value that is not allowed, for low > high, and for a logarithmic range that starts at 0, which
+    has no logarithm (a single 0 is fine).
     """
 
     coordinate: Coordinate
@@ -133,20 +137,22 @@ class Axis:
         for end in ("low", "high"):
             object.__setattr__(self, end, self.coordinate.checked(getattr(self, end)))
         if self.low > self.high:
-            raise MisuseError(f"{name}={self.low, self.high} is no range. Expected (lowest, highest).")
+            raise MisuseError(f"{name}={self.low, self.high} is not a range. Expected (lowest, highest).")
         if self._logarithmic and self.low <= 0:
             raise MisuseError(
                 f"{name} from {self.low:g} to {self.high:g} cannot be an axis: it is mapped by log10 {name}, and 0 has none. "
-                f"Start it above 0, and look at {name} = 0 apart."
+                f"Start it above 0, and study {name} = 0 separately."
             )
 
     @property
     def varies(self) -> bool:
-        """Whether it is more than one value."""
+        """Whether it has more than one value."""
         return self.low < self.high
 
     def to_unit(self, values: ArrayLike) -> Floats:
-        """(x − low) / (high − low), of logarithms where the scale is one; ½ on an axis of one value. MisuseError outside.
+        """(x − low) / (high − low), of the logarithms if the scale is `log`; ½ on an axis of one value.
+
+        Raises MisuseError for a value outside the axis.
 
         >>> Axis(L1, 1e-4, 1.0).to_unit([1e-4, 1e-2, 1.0])
         array([0. , 0.5, 1. ])

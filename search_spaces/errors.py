@@ -1,9 +1,9 @@
-"""The one error that is the user's to mend."""
+"""The one error that the user can fix."""
 
 
 class MisuseError(ValueError):
-    """What was asked for cannot be done; the message says what was wrong, what was expected, what to do.
+    """The request cannot be carried out; the message says what was wrong, what was expected and what to do.
 
-    The command line prints it as one line on standard error and exits with 2. Nothing was started and nothing
-    was written when it is raised.
+    The command line prints it as one line on standard error and exits with 2. It is raised before anything
+    is started or written.
     """

@@ -1,6 +1,6 @@
-"""The table of verdicts: which there are, in order of precedence, what they mean and how figures show them.
+"""The table of verdicts: their names in order of precedence, what they mean and how figures show them.
 
-When each applies to a row is in study/failures.py; `study.failures.register_verdict` adds one.
+The conditions under which a row gets each verdict are in study/failures.py; `study.failures.register_verdict` adds one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from search_spaces.protocol import closest
 
 
 class FailureKind(StrEnum):
-    """The names of the built-in verdicts; `verdicts` has those that were registered, too."""
+    """The names of the built-in verdicts; `verdicts()` also has those that were registered."""
 
     CRASHED = "crashed"
     DIVERGED = "diverged"
@@ -30,26 +30,26 @@ class FailureKind(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is seen in a replicate, and how it is shown."""
+    """What can be observed in a replicate, and how figures show it."""
 
     name: str
-    """As rows store it."""
+    """The name that rows store."""
     meaning: str
     """The sentence shown to readers."""
     condition: str
-    """What a row must meet, in Markdown, for docs/definitions.md."""
+    """The condition that a row must meet, in Markdown, for docs/definitions.md."""
     columns: tuple[str, ...]
-    """Those that the condition is a function of."""
+    """The columns that the condition depends on."""
     colour: str
-    """#rrggbb: in black and white too far enough from the others, or with another pattern."""
+    """#rrggbb: distinguishable from the others in black and white too, by lightness or by pattern."""
     pattern: str
-    """Matplotlib's hatch of areas in that colour."""
+    """Matplotlib's hatch for areas in that colour."""
     marker: str
-    """Matplotlib's marker of single replicates."""
+    """Matplotlib's marker for single replicates."""
     threshold: str | None = None
-    """The protocol's field that the condition compares with."""
+    """The protocol field that the condition compares with."""
     of_sae: bool = False
-    """Whether it is a failure of the SAE, its autoencoder being healthy. An l1 search leaves out what failed otherwise."""
+    """Whether it is a failure of the SAE on a healthy autoencoder. An l1 search leaves out all other failures."""
 
 
 # Okabe and Ito's hues, readable by the colour-blind, at different lightness; patterns and markers carry them in black and white.
@@ -114,11 +114,11 @@ VERDICTS = [
         FailureKind.NONE.value, "no failure", "otherwise", (), colour="#B3E2CD", pattern="", marker="o"
     ),
 ]  # fmt: skip
-"""In order of precedence, success last."""
+"""All verdicts in order of precedence, success last."""
 
 
 def verdicts() -> tuple[Verdict, ...]:
-    """All of them in order of precedence, success last."""
+    """All verdicts in order of precedence, success last."""
     return tuple(VERDICTS)
 
 
@@ -128,7 +128,7 @@ def failing_verdicts() -> tuple[Verdict, ...]:
 
 
 def before_sae() -> tuple[str, ...]:
-    """The failures that no l1 cures: an l1 search counts such replicates, and leaves them out of its rates and scores.
+    """The failures that no l1 cures. An l1 search counts such replicates, but leaves them out of its rates and scores.
 
     >>> before_sae()
     ('crashed', 'diverged', 'ae_collapsed')
@@ -137,7 +137,7 @@ def before_sae() -> tuple[str, ...]:
 
 
 def verdict_named(name: str) -> Verdict:
-    """The verdict that rows store under this name; MisuseError where none has it."""
+    """The verdict that rows store under this name; MisuseError if there is none."""
     for verdict in VERDICTS:
         if verdict.name == name:
             return verdict
@@ -146,14 +146,17 @@ def verdict_named(name: str) -> Verdict:
 
 
 def insert_verdict(verdict: Verdict, before: str = FailureKind.NONE) -> None:
-    """Add a verdict to the table, taking precedence over `before`; ValueError where its name is taken or `before` unknown."""
+    """Add a verdict to the table, with precedence over `before`; ValueError if its name is taken or `before` is unknown."""
     if verdict.name in failure_choices() or verdict.name == FailureKind.NONE:
         raise ValueError(f"verdict {verdict.name!r} is taken. Give the new one another name.")
     VERDICTS.insert(VERDICTS.index(verdict_named(before)), verdict)
 
 
 def failure_choices() -> tuple[str, ...]:
-    """What may be asked for: any failure, one kind, or what the source called one (all latents dead, whatever the reason)."""
+    """The failures that one can ask about.
+
+    They are any failure, each kind, and what the source called a failure (all latents dead, whatever the reason).
+    """
     return ("any", *(verdict.name for verdict in failing_verdicts()), "sae_all_dead")
 
 
@@ -166,10 +169,10 @@ def checked_failure(failure: str) -> str:
 
 
 def failed(rows: Mapping[str, Any], failure: str = "any") -> Any:
-    """Whether each row failed in the way asked for, as an array of the columns' kind; MisuseError for an unknown way.
+    """Whether each row has the given failure, as an array of the same kind as the columns; MisuseError for an unknown failure.
 
-    rows: `failure`, and for `sae_all_dead` that column, or `dead_latents` and `n_latents`. A missing `dead_latents` (NaN) is
-    not all dead.
+    rows: `failure`, and for `sae_all_dead` that column, or `dead_latents` and `n_latents`. A row whose `dead_latents` is
+    missing (NaN) does not count as all dead.
     """
     checked_failure(failure)
     if failure == "any":

@@ -1,4 +1,4 @@
-"""The protocol: everything that a study holds constant. Changing a field changes its id."""
+"""The protocol: everything that a study holds constant, and the named protocols. Changing a field changes its id."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from search_spaces.errors import MisuseError
+from search_spaces.extensions import note_extension
 from search_spaces.variants import VARIANTS, RegisteredVariant, check_variant
 
 PROCEDURE_VERSION = 2
-"""Raised when the same replicate under the same protocol would give another row: rows made before are then no
-longer comparable with new ones. Part of every `replicate_id`."""
+"""To be raised when the same replicate under the same protocol would give a different row: rows made before are then no
+longer comparable with new ones. It is part of every `replicate_id`."""
 
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,31 +32,31 @@ DEFAULT_VARIANT = "relu"
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Protocol:
-    """How a replicate is made, trained and judged. The defaults are the `dissertation` protocol.
+    """How a replicate is generated, trained and judged. The defaults are the `dissertation` protocol.
 
-    Every field is given by keyword. Variants that are registered add the fields that they declare
-    (`search_spaces/variants.py`). Raises pydantic's ValidationError for a value out of range, MisuseError for fields that
-    contradict each other.
+    Every field is given by keyword. Registered variants add the fields that they declare (`search_spaces/variants.py`).
+    Raises pydantic's ValidationError for a value out of range, MisuseError for fields that contradict each other.
     """
 
     # Data
     generator: Literal["legacy", "pcg64"] = "legacy"
     """`legacy`: NumPy's RandomState(seed), restarted for data, AE and SAE, as the source did. `pcg64`: one
-    stream a purpose."""
+    stream per purpose."""
     samples: _Count = 2000
     """Training samples, the same for AE and SAE."""
     eval_samples: _Count | None = None
-    """Fresh samples on which the metrics are computed; None: on the training samples themselves."""
+    """Number of fresh samples on which the metrics are computed; None: the training samples are used."""
     importance_decay: _Share = 0.7
     """The loss weighs feature i with importance_decay**i."""
     sample_order: Literal["stored", "with_replacement"] = "stored"
-    """`stored`: minibatches run through the samples in order, epoch after epoch. `with_replacement`: each is drawn anew."""
+    """`stored`: minibatches run through the samples in order, epoch after epoch. `with_replacement`: each sample is drawn
+    at random."""
 
     # Autoencoder
     ae_init_std: _Positive | Literal["xavier"] = 0.01
     """W ~ normal(0, ae_init_std); `xavier`: sqrt(2 / (n_features + n_hidden))."""
     ae_init_scale: _Positive = 1.0
-    """What was drawn is multiplied by this: the same weights, larger or smaller."""
+    """The drawn weights are multiplied by this: the same weights, larger or smaller."""
     ae_epochs: Annotated[int, Field(ge=0)] | None = 5
     """Passes over the samples; an epoch is samples / ae_batch_size steps. Exactly one of epochs and steps is set."""
     ae_steps: Annotated[int, Field(ge=0)] | None = None
@@ -68,10 +69,10 @@ class Protocol:
 
     # Sparse autoencoder
     sae_input: Literal["as_is", "rescaled"] = "as_is"
-    """What is h to the SAE: the bottleneck's activations as they are, or divided by their mean norm over the training samples
-    and multiplied by sqrt(n_hidden). The SAE's columns are then those of the rescaled h."""
+    """What the SAE gets as h. `as_is`: the bottleneck's activations. `rescaled`: these divided by their mean norm over the
+    training samples and multiplied by sqrt(n_hidden); the SAE's columns are then those of the rescaled h."""
     sae_variant: str = DEFAULT_VARIANT
-    """A registered variant: how latents follow from the pre-activations, and what their activity costs."""
+    """The name of a registered variant: how latents are computed from the pre-activations, and what their activity costs."""
     sae_init_std: _Positive = 0.01
     """W_enc and W_dec ~ normal(0, sae_init_std), before the two settings below."""
     sae_init_scale: _Positive = 1.0
@@ -79,9 +80,9 @@ class Protocol:
     sae_decoder_init: Literal["normal", "unit_norm"] = "normal"
     """`unit_norm`: the decoder's columns are scaled to norm 1 at the start."""
     sae_encoder_init: Literal["normal", "decoder_transpose"] = "normal"
-    """`decoder_transpose`: the encoder starts tied to the decoder, W_enc = W_dec^T."""
+    """`decoder_transpose`: the encoder starts as the transposed decoder, W_enc = W_dec^T."""
     sae_decoder_norm: Literal["free", "unit"] = "free"
-    """`unit`: columns are set back to norm 1 after each step, the gradient's radial part removed before it."""
+    """`unit`: the gradient's radial part is removed before each step, and the columns are rescaled to norm 1 after it."""
     sae_decoder_bias_init: Literal["zero", "mean"] = "zero"
     """`mean`: b_dec starts at the mean of h over the training samples."""
     sae_subtract_decoder_bias: bool = False
@@ -94,10 +95,10 @@ class Protocol:
     sae_warmup_steps: Annotated[int, Field(ge=0)] = 0
     sae_schedule: Literal["constant", "cosine"] = "constant"
     sae_target_l0: _Positive | None = None
-    """The mean number of active latents that l1 is steered to during training (study/l1_controller.py), from the cell's l1 on, or
-    from the closed form where that is 0; None: l1 is held."""
+    """The mean number of active latents to which l1 is steered during training (study/engines/l1_controller.py). Steering
+    starts from the cell's l1, or from the closed form if that is 0. None: l1 is held constant."""
 
-    # Adam, both models
+    # Adam, for both models
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     adam_epsilon: _Positive = 1e-8
@@ -111,7 +112,7 @@ class Protocol:
     constant_below: _Positive = 1e-12
     """Similarities are NaN where the reconstruction's variance is under this share of h's."""
     collapsed_from: _Positive = 0.95
-    """`ae_collapsed` from this share of the bias-only loss on."""
+    """`ae_collapsed` at or above this share of the bias-only loss."""
     starved_below: _Share = 0.5
     """`sae_starved` below this share of the represented features."""
     dense_above: _Positive = 3.0
@@ -121,7 +122,7 @@ class Protocol:
     unrecovered_below: _Finite = 0.5
     """`unrecovered` below this corrected MCC."""
     reached_within: _Share = 0.05
-    """`sae_target_l0` is reached within this share of it."""
+    """`sae_target_l0` counts as reached when l0 is within this share of it."""
 
     def __init__(self, **given: Any) -> None:
         for name, value in _validator()(**given):
@@ -130,8 +131,8 @@ class Protocol:
         self._check_data()
         if self.sae_target_l0 is not None and not self.has_sae:
             raise MisuseError(
-                f"sae_target_l0={self.sae_target_l0} with {self.sae_training_steps} SAE steps: only the l1 of an SAE that is "
-                "trained can be steered. Train one, or use sae_target_l0: null."
+                f"sae_target_l0={self.sae_target_l0} with {self.sae_training_steps} SAE steps: l1 can be steered only while an "
+                "SAE is trained. Train one, or use sae_target_l0: null."
             )
         check_variant(self, DEFAULT_VARIANT)
         if self.ae_training_steps == 0:
@@ -148,7 +149,7 @@ class Protocol:
 
     @property
     def _identity(self) -> tuple[tuple[str, Any], ...]:
-        """The fields that are not at their defaults: what a variant adds later changes nothing for older protocols."""
+        """The fields that are not at their defaults, so that fields which a variant adds later do not change older protocols."""
         return tuple(_differences(self, _DEFAULTS).items())
 
     def _check_training(self) -> None:
@@ -162,7 +163,7 @@ class Protocol:
             if self.samples % batch_size and self.sample_order == "stored":
                 raise MisuseError(
                     f"{model}_batch_size={batch_size} does not divide samples={self.samples}: "
-                    "samples taken in stored order need whole minibatches. Choose a divisor, or sample_order: with_replacement."
+                    "stored order needs whole minibatches. Choose a divisor, or sample_order: with_replacement."
                 )
 
     def _check_data(self) -> None:
@@ -179,14 +180,14 @@ class Protocol:
     def protocol_id(self) -> str:
         """Hash of the fields, 12 hexadecimal digits.
 
-        A field at its default does not enter, so that a later version may add fields without renaming every
-        protocol of the past. A default never changes: that would be another PROCEDURE_VERSION.
+        Fields at their defaults are left out, so that a later version can add fields without renaming every past
+        protocol. A default never changes: that would need a new PROCEDURE_VERSION.
         """
         return hashlib.sha256(json.dumps(dict(self._identity), sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
-        """For readers: a named protocol's name, or the nearest one's with what differs, as `sound(ae_steps=100)`."""
+        """The name shown to readers: a named protocol's, or the nearest one's with what differs, as `sound(ae_steps=100)`."""
         base, differences = _nearest(self)
         return f"{base}({', '.join(f'{key}={value}' for key, value in differences.items())})" if differences else base
 
@@ -210,20 +211,20 @@ class Protocol:
 
 
 def fields() -> tuple[str, ...]:
-    """The names of all fields, those of registered variants behind `sae_variant`."""
+    """The names of all fields; those of registered variants follow `sae_variant`."""
     return tuple(field.name for field in dataclasses.fields(Protocol))
 
 
 @cache
 def _validator() -> type[BaseModel]:
-    """Validates the fields that there are; made anew when a variant adds some."""
+    """The pydantic model that validates the present fields; it is rebuilt when a variant adds some."""
     hints = get_type_hints(Protocol, include_extras=True)
     types: dict[str, Any] = {field.name: (hints[field.name], field.default) for field in dataclasses.fields(Protocol)}
     return create_model("Protocol", __config__=ConfigDict(extra="forbid", strict=True), **types)
 
 
 def register_variant(variant: RegisteredVariant) -> None:
-    """Let protocols name a variant and set its fields. MisuseError where a name is taken."""
+    """Let protocols name a variant and set its fields. MisuseError if its name or that of a field is taken."""
     taken = [field.name for field in variant.fields if field.name in fields()]
     if variant.name in VARIANTS or taken:
         raise MisuseError(
@@ -240,13 +241,14 @@ def register_variant(variant: RegisteredVariant) -> None:
     for field in variant.fields:
         setattr(Protocol, field.name, field.default)
     VARIANTS[variant.name] = variant
+    note_extension(type(variant).__module__)
     _validator.cache_clear()
 
 
 _DEFAULTS = Protocol()
 
 PROTOCOLS: dict[str, Protocol] = {
-    # The source's *experiment*, where the SAE died, and its *diagnosis* run, which looked at other data.
+    # The source's *experiment*, in which the SAE died, and its *diagnosis* run, which used other data.
     "dissertation": Protocol(),
     "dissertation-diagnosis": Protocol(samples=1000, ae_epochs=2, sae_epochs=0),
     # The recipe that a researcher should start from.
@@ -281,7 +283,7 @@ PROTOCOLS: dict[str, Protocol] = {
 def protocol_from(given: object) -> Protocol:
     """A protocol from its name, or from a mapping {base: NAME, field: value, …} of what differs from the base.
 
-    Setting `ae_epochs` clears the base's `ae_steps`, and the other way round; the SAE's likewise.
+    Setting `ae_epochs` clears the base's `ae_steps` and vice versa; the same holds for the SAE.
     Raises MisuseError for an unknown name or field, or a value out of range.
     """
     if isinstance(given, Protocol):
@@ -306,13 +308,13 @@ def protocol_from(given: object) -> Protocol:
 
 
 def protocol_mapping(protocol: Protocol) -> str | dict[str, Any]:
-    """What `protocol_from` reads back to an equal protocol: its name, or what differs from the nearest named one."""
+    """What `protocol_from` turns back into an equal protocol: its name, or what differs from the nearest named one."""
     base, differences = _nearest(protocol)
     return {"base": base, **differences} if differences else base
 
 
 def _nearest(protocol: Protocol) -> tuple[str, dict[str, Any]]:
-    """The named protocol from which the fewest fields differ, and those fields: a function of the fields alone."""
+    """The named protocol that differs in the fewest fields, and the protocol's values of those fields."""
     by_name = {name: _differences(protocol, base) for name, base in PROTOCOLS.items()}
     name = min(by_name, key=lambda name: len(by_name[name]))
     return name, by_name[name]
@@ -329,13 +331,13 @@ def _named(name: object) -> Protocol:
 
 
 def closest(name: object, known: Any) -> str:
-    """A hint at the known name that is nearest to a wrong one, or nothing."""
+    """A hint that names the known name nearest to a wrong one; empty if none is near."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def first_error(error: ValidationError) -> str:
-    """Pydantic's first complaint as one line: the field, the value and what was expected."""
+    """Pydantic's first error as one line: the field, the value and what was expected."""
     details = error.errors()
     fields = list(dict.fromkeys(_field(detail["loc"]) for detail in details))
     of_first = [detail for detail in details if _field(detail["loc"]) == fields[0]]
@@ -343,7 +345,7 @@ def first_error(error: ValidationError) -> str:
     if isinstance(cause, ValueError):
         text = str(cause)
     else:
-        # A field that may be one of several things complains once for each.
+        # Pydantic reports a field of several alternatives once per alternative.
         expected = " or ".join(f"{detail['msg'][0].lower()}{detail['msg'][1:]}" for detail in of_first)
         text = f"{of_first[0]['input']!r}: {expected}."
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
@@ -351,5 +353,5 @@ def first_error(error: ValidationError) -> str:
 
 
 def _field(place: tuple[int | str, ...]) -> str:
-    """The field that a complaint is about, without the names of its alternatives."""
+    """The field that an error is about, without the names of its alternatives."""
     return ".".join(str(part) for part in place if not re.match(r"(constrained-|literal\[|float$|int$|str$)", str(part)))

@@ -1,7 +1,8 @@
-"""Adaptive searches: what one may be asked for and when it is enough. One frozen class per kind.
+"""Adaptive searches: what each kind looks for and when it stops. One frozen class per kind.
 
-A field's default and meaning stand in its class alone: study files, the command line's options and their help texts, and
-the learner all read them there. `study.searching.learner_of` makes the learner of each class, `analysis.searches` its result.
+Defaults and meanings of the fields are written here only. Study files, the command line's options with their help texts,
+and the learners all read them here. `study.searching.learner_of` makes the learner of each class, `analysis.searches` its
+result.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from search_spaces.spaces import GridSpace, Range, StrictModel, complaint
 RISING = tuple(
     kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
 )
-"""Failures that have an upper edge, for they come with too much l1. A dense code comes with too little: the lower edge."""
+"""Failures caused by too much l1, so that they have an upper edge. Too little l1 gives a dense code, which has a lower edge."""
 RECOVERY_COLUMNS = {"mcc": "mcc_decoder_features", "f1": "f1_latents_features"}
 
 
 class Search(StrictModel):
-    """What a study searches for. Its fields are those of a study file's `search`."""
+    """What a study searches for. Its fields are those of `search` in a study file."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -33,23 +34,23 @@ class Search(StrictModel):
 
     @abstractmethod
     def most_replicates(self, space: GridSpace) -> int:
-        """How many replicates it trains at most."""
+        """The largest number of replicates that it trains."""
 
     @property
     def starts_from(self) -> tuple[str, ...]:
-        """Other studies whose rows it starts from."""
+        """The names of other studies whose rows it starts from."""
         return ()
 
     @property
     def saes_per_autoencoder(self) -> int:
-        """How many SAEs share an autoencoder, about: for an estimate of the cost."""
+        """About how many SAEs share an autoencoder, for an estimate of the cost."""
         return 1
 
     def refuse_space(self, space: GridSpace) -> None:
         """Raise MisuseError for a space that cannot be searched."""
 
     def plan(self, space: GridSpace) -> dict[str, Any]:
-        """What a dry run says of it, beside what it says of every study."""
+        """What a dry run reports about the search, beside what it reports about every study."""
         return {"search": self.kind}
 
 
@@ -98,14 +99,14 @@ class MapSearch(Search):
         return self.l1s_per_autoencoder
 
     def plan(self, space: GridSpace) -> dict[str, Any]:
-        """The misclassified shares to expect when the budget is spent, for easy and for hard borders (docs/map.md)."""
+        """Adds the misclassified volume to expect when the budget is spent, for easy and for hard borders (docs/map.md)."""
         each = self.budget / len(space.architectures)
         easy, hard = (min(0.02 * (each / at) ** -0.5, 0.5) for at in REPLICATES_TO_2_PERCENT)
         return super().plan(space) | {"expected_misclassified_volume": (easy, hard)}
 
 
 REPLICATES_TO_2_PERCENT = (256, 750)
-"""Replicates per architecture, to 2 % misclassified volume: medians of the easiest and hardest of the simulated truths."""
+"""Replicates per architecture that reach 2 % misclassified volume: medians for the easiest and the hardest simulated truth."""
 
 
 class L1Search(Search):
@@ -131,7 +132,7 @@ class L1Search(Search):
             raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(before_sae())}.")
         if not self.failure or set(self.failure) - set(RISING):
             raise MisuseError(
-                f"failure={list(self.failure)}: expected what too much l1 brings, one or more of {', '.join(RISING)}."
+                f"failure={list(self.failure)}: expected failures caused by too much l1: one or more of {', '.join(RISING)}."
             )
         if self.precision is not None and not self.precision > 0:
             raise MisuseError(f"precision={self.precision!r} is not a number of decades above 0.")
@@ -140,8 +141,8 @@ class L1Search(Search):
     def refuse_space(self, space: GridSpace) -> None:
         if isinstance(space.sparsities, Range):
             raise MisuseError(
-                f"sparsities from {space.sparsities.low:g} to {space.sparsities.high:g} need a count: an l1 search looks at "
-                "single sparsities. List them, or say how many; the range of l1 needs none."
+                f"sparsities from {space.sparsities.low:g} to {space.sparsities.high:g} need a count: an l1 search "
+                "measures single sparsities. List them, or give a count; the range of l1 needs none."
             )
 
     def most_replicates(self, space: GridSpace) -> int:
@@ -153,25 +154,25 @@ class L1Search(Search):
 
     @property
     def recovery_column(self) -> str:
-        """The column whose mean over seeds the best l1 has most of."""
+        """The column whose mean over seeds is highest at the best l1."""
         return RECOVERY_COLUMNS[self.recovery]
 
 
 def kind_of(search: type[Search]) -> str:
-    """The kind that a study file names it by."""
+    """The name of a kind of search in study files."""
     kind: str = search.model_fields["kind"].default
     return kind
 
 
 SEARCHES: dict[str, type[Search]] = {kind_of(search): search for search in (MapSearch, L1Search)}
-"""The kinds of search by name."""
+"""The kinds of search, by name."""
 
 
 def search_from(given: Mapping[str, Any]) -> Search:
-    """A validated search from the mapping that a study file holds; MisuseError names the field, the value, the remedy."""
+    """A validated search from the mapping in a study file; MisuseError names the field, the value and the remedy."""
     kind = given.get("kind")
     if kind not in SEARCHES:
-        raise MisuseError(f"kind={kind!r} is no kind of search.{closest(kind, SEARCHES)} Expected one of {', '.join(SEARCHES)}.")
+        raise MisuseError(f"kind={kind!r} is not a kind of search.{closest(kind, SEARCHES)} Expected one of {', '.join(SEARCHES)}.")
     model = SEARCHES[kind]
     try:
         return model.model_validate(dict(given))

@@ -1,4 +1,7 @@
-"""Spaces: grids and lists of replicates, and those that have a name."""
+"""Spaces: which replicates a study trains, as a grid or a list, and the named spaces.
+
+A study file's `space` (`study_files.py`) is one of these.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,9 @@ def grid(
     l1s: Iterable[float],
     seeds: Iterable[int],
 ) -> list[Replicates]:
-    """Every combination, one `Replicates` an architecture; seed outermost, then sparsity, then l1.
+    """Every combination, one `Replicates` per architecture. Seed varies slowest, then sparsity, then l1.
 
-    In this order neighbours share their data (seed) and their autoencoder (seed, sparsity).
+    In this order neighbours share their data (same seed) and their autoencoder (same seed and sparsity).
     """
     seed, sparsity, l1 = (
         axis.ravel()
@@ -72,12 +75,12 @@ class Range(NamedTuple):
 
 
 class GridSpace(StrictModel):
-    """All combinations of four axes; where a search covers an axis, its range counts and not its values."""
+    """All combinations of four axes. A search uses only the range of an axis that it covers, not the values."""
 
     architectures: tuple[str, ...]
-    """As "10-5-10"."""
+    """Written as "10-5-10"."""
     sparsities: tuple[float, ...]
-    """A list, or {from: 0.3, to: 0.98, count: 12}; for a search a `Range` too, {from: 0.3, to: 0.98}."""
+    """A list, or {from: 0.3, to: 0.98, count: 12}; for a search also a `Range`, {from: 0.3, to: 0.98}."""
     l1: tuple[float, ...]
     """A list, or {from: 1e-4, to: 1, count: 25, scale: log}."""
     seeds: tuple[int, ...]
@@ -103,7 +106,7 @@ class GridSpace(StrictModel):
         return parse_seeds(given)
 
     def refuse_ranges(self) -> None:
-        """Raise MisuseError where an axis is a range without a count, which only a search can cover."""
+        """Raise MisuseError if an axis is a range without a count, which only a search can cover."""
         for name, axis in (("sparsities", self.sparsities), ("l1", self.l1)):
             if isinstance(axis, Range):
                 written = f"from: {axis.low:g}, to: {axis.high:g}"
@@ -113,12 +116,12 @@ class GridSpace(StrictModel):
                 )
 
     def replicates(self) -> list[Replicates]:
-        """One `Replicates` an architecture."""
+        """One `Replicates` per architecture."""
         return grid(self.architectures, self.sparsities, self.l1, self.seeds)
 
 
 class ListedReplicate(StrictModel):
-    """One replicate of a listed space; the three seeds stand for `seed` where they are not given."""
+    """One replicate of a listed space; each of the three other seeds is `seed` unless it is given."""
 
     architecture: str
     sparsity: float
@@ -141,7 +144,7 @@ class ListedReplicate(StrictModel):
 
 
 class ListedSpace(StrictModel):
-    """Replicates written out one by one: what Ray Tune's own domains become, or points that form no grid."""
+    """Replicates listed one by one: samples of Ray Tune's own domains, or points that form no grid."""
 
     replicates_: tuple[ListedReplicate, ...] = Field(alias="replicates", min_length=1)
 
@@ -151,7 +154,7 @@ class ListedSpace(StrictModel):
         return _distinct("replicates", given)
 
     def replicates(self) -> list[Replicates]:
-        """One `Replicates` an architecture, in the order of their first appearance."""
+        """One `Replicates` per architecture, in the order of their first appearance."""
         groups: dict[str, list[Replicate]] = {}
         for row in self.replicates_:
             cell = Cell(Architecture.parse(row.architecture), row.sparsity, row.l1)
@@ -168,7 +171,7 @@ def _linear(low: float, high: float, count: int) -> tuple[float, ...]:
 
 
 def named_space(name: str) -> GridSpace:
-    """A named space, or MisuseError."""
+    """The space of this name; MisuseError if there is none."""
     if name not in SPACES:
         raise MisuseError(
             f"space={name!r} is unknown.{closest(name, SPACES)} Named spaces: {', '.join(SPACES)}; or give a study file."
@@ -177,21 +180,23 @@ def named_space(name: str) -> GridSpace:
 
 
 def parse_seeds(given: object) -> tuple[int, ...]:
-    """Seeds from a number, a range "start:stop", or a list of both; distinct, in the order given."""
+    """Distinct seeds, in the given order, from a number, a range "start:stop", or a list of both."""
     seeds: list[int] = []
     for part in _listed("seeds", [given] if isinstance(given, (str, int)) else given):
         found = re.fullmatch(r"\s*(\d+):(\d+)\s*", part) if isinstance(part, str) else None
         if isinstance(part, str) and found is None:
-            raise MisuseError(f"seeds={part!r} is no range. Write start:stop as in Python, for example 0:100.")
+            raise MisuseError(f"seeds={part!r} is not a range. Write start:stop as in Python, for example 0:100.")
         if found:
             start, stop = map(int, found.groups())
             if stop <= start:
                 raise MisuseError(
-                    f"seeds={part!r} is empty: as in Python, stop is left out. Write {start}:{start + 1} for one seed."
+                    f"seeds={part!r} is empty: as in Python, stop is excluded. Write {start}:{start + 1} for one seed."
                 )
             checked_seed(stop - 1)
             if stop - start > MOST_SEEDS:
-                raise MisuseError(f"seeds={part!r} are {stop - start}; a study takes {MOST_SEEDS} at most. Cut it into several.")
+                raise MisuseError(
+                    f"seeds={part!r} are {stop - start}; a study takes at most {MOST_SEEDS}. Split it into several studies."
+                )
             seeds.extend(range(start, stop))
         else:
             seeds.append(checked_seed(part))
@@ -199,7 +204,7 @@ def parse_seeds(given: object) -> tuple[int, ...]:
 
 
 def written_seeds(seeds: Sequence[int]) -> list[int | str]:
-    """The seeds as a study file writes them, runs of them as ranges: what `parse_seeds` reads back."""
+    """The seeds as a study file writes them, consecutive ones as ranges; `parse_seeds` reads them back."""
     written: list[int | str] = []
     start = 0
     for stop in range(1, len(seeds) + 1):
@@ -218,7 +223,7 @@ def _axis(name: str, given: object) -> tuple[float, ...]:
     if not isinstance(given, dict):
         return _distinct(name, (check(value) for value in _listed(name, given)))
     if not {"from", "to"} <= given.keys() <= {"from", "to", "count", "scale"}:
-        raise MisuseError(f"{name}={given} is no range. Give from, to and count, and scale: log for a logarithmic one.")
+        raise MisuseError(f"{name}={given} is not a range. Give from, to and count, and scale: log for a logarithmic one.")
     low, high, scale = check(given["from"]), check(given["to"]), given.get("scale", "linear")
     if scale not in ("linear", "log"):
         raise MisuseError(f"{name}: scale={scale!r} is neither linear nor log.")
@@ -229,10 +234,10 @@ def _axis(name: str, given: object) -> tuple[float, ...]:
 
 def _range(name: str, low: float, high: float, scale: str | None) -> Range:
     if low >= high:
-        raise MisuseError(f"{name}: from {low} to {high} is no range. Expected from < to.")
+        raise MisuseError(f"{name}: from {low} to {high} is not a range. Expected from < to.")
     own = (SPARSITY if name == "sparsities" else L1).scale
     if scale not in (None, own):
-        raise MisuseError(f"{name}: scale={scale!r} needs a count: a search covers this axis on a scale of its own, {own}.")
+        raise MisuseError(f"{name}: scale={scale!r} needs a count: without one, a search covers this axis on its own scale, {own}.")
     return Range(low, high)
 
 
@@ -240,10 +245,10 @@ def _steps(name: str, low: float, high: float, count: object, scale: str) -> tup
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise MisuseError(f"{name}: count={count!r} is not a whole number >= 1.")
     if low > high or (count > 1 and low == high) or (count == 1 and low != high):
-        raise MisuseError(f"{name}: {count} values from {low} to {high} are no range. Expected from < to, and count >= 2.")
+        raise MisuseError(f"{name}: {count} values from {low} to {high} are not a range. Expected from < to, and count >= 2.")
     if scale == "log" and low <= 0:
         raise MisuseError(f"{name}: from={low} has no logarithm. Start a log scale above 0, or list the values.")
-    # The ends exactly as written, the steps between them to 12 digits, so that 0.01 is 0.01.
+    # The ends are exactly as written; the steps between them are rounded to 12 digits, so that 0.01 is 0.01.
     return (_log if scale == "log" else _linear)(low, high, count)
 
 
@@ -259,12 +264,12 @@ def _distinct(name: str, given: Iterable[_T]) -> tuple[_T, ...]:
     values = tuple(given)
     if len(set(values)) < len(values):
         twice = Counter(values).most_common(1)[0][0]
-        raise MisuseError(f"{name}: {twice!r} stands there twice. Each replicate is trained once; remove one.")
+        raise MisuseError(f"{name} lists {twice!r} twice. Each replicate is trained once; remove one.")
     return values
 
 
 def complaint(error: ValidationError, model: type[BaseModel]) -> str:
-    """Pydantic's first complaint about a part of a study file, as one line."""
+    """Pydantic's first error about a part of a study file, as one line."""
     detail = error.errors()[0]
     where = ".".join(str(part) for part in detail["loc"])
     if detail["type"] == "extra_forbidden":
@@ -286,7 +291,7 @@ SPACES: dict[str, GridSpace] = {
     "architectures": GridSpace(
         architectures=STUDIED_ARCHITECTURES, sparsities=_linear(0.3, 0.98, 12), l1=_log(1e-4, 1, 13), seeds=tuple(range(16))
     ),
-    "thresholds": GridSpace(  # for `sae-study l1`: what it searches are the ranges
+    "thresholds": GridSpace(  # for `sae-study l1`, which searches the range of l1
         architectures=("5-3-5", "6-3-6", "8-4-8", "10-5-10", "12-6-12", "15-7-15", "20-5-20", "20-10-20"),
         sparsities=(0.5, 0.8, 0.9, 0.95),
         l1=(1e-4, 10.0),

@@ -1,4 +1,4 @@
-"""YAML as study files are read."""
+"""The YAML loader for study files: YAML 1.2's plain scalars, and no duplicate keys."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import yaml
 
 
 class StudyLoader(yaml.SafeLoader):
-    """YAML 1.2's plain scalars: 1e-4 is a number, 0:30 and 2010-5-2010 are not, and a key may not stand twice."""
+    """Reads YAML 1.2's plain scalars: 1e-4 is a number, 0:30 and 2010-5-2010 are not. A mapping may not repeat a key."""
 
-    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own attribute: its YAML 1.1 rules, none of which are kept)
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (PyYAML's own attribute: its YAML 1.1 rules, all of which are dropped)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} occurs twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

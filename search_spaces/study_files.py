@@ -1,4 +1,4 @@
-"""Study files: what a study is, read from YAML or from a mapping, and checked before anything starts."""
+"""Study files: the specification of a study, read from YAML or from a mapping and validated before anything starts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StudySpec(StrictModel):
     """A study file: one named launch of one space under one protocol."""
 
     name: str
-    """Letters, digits, '-', '_', '.'; the study's folder under the storage."""
+    """The name of the study's folder in the storage: letters, digits, '-', '_', '.'."""
     protocol: Protocol
     engine: Literal["auto", "reference", "compiled", "torch"] = "auto"
     dtype: Literal["float64", "float32"] = "float64"
@@ -32,7 +32,7 @@ class StudySpec(StrictModel):
     """Replicates trained together in one trial."""
     space: GridSpace | ListedSpace
     search: SerializeAsAny[Search] | None = None
-    """None trains every replicate of the space; a search trains those that tell it most."""
+    """None: every replicate of the space is trained. A search trains those from which it learns most."""
 
     @field_validator("name", mode="before")
     @classmethod
@@ -84,23 +84,23 @@ class StudySpec(StrictModel):
         if isinstance(self.space, GridSpace):
             self.search.refuse_space(self.space) if self.search else self.space.refuse_ranges()
         elif self.search is not None:
-            raise MisuseError("search needs a grid: its ranges are what is searched. This study lists its replicates one by one.")
+            raise MisuseError("a search needs a grid, whose ranges it covers. This study lists its replicates one by one.")
         return self
 
     def replicates(self) -> list[Replicates]:
-        """What the study trains, one `Replicates` an architecture; of a search, the grid whose ranges it searches."""
+        """What the study trains, one `Replicates` per architecture; for a search, the grid whose ranges it covers."""
         return self.space.replicates()
 
     @property
     def search_budget(self) -> int:
-        """The most replicates that the study's search trains; ValueError where it has none."""
+        """The largest number of replicates that the study's search trains; ValueError if the study is not a search."""
         if self.search is None or not isinstance(self.space, GridSpace):
             raise ValueError("this study is not a search: it trains every replicate of its space.")
         return self.search.most_replicates(self.space)
 
     @property
     def domain(self) -> Domain | None:
-        """What a search covers, whatever it has measured of it; None for a grid, which is known where it was measured."""
+        """The ranges that a search covers, however much of them it has measured; None for a grid, which has only its cells."""
         if self.search is None or not isinstance(self.space, GridSpace):
             return None
         architectures = sorted(map(Architecture.parse, self.space.architectures))
@@ -109,12 +109,15 @@ class StudySpec(StrictModel):
         return Domain(tuple(map(str, architectures)), x, y)
 
     def science(self) -> dict[str, Any]:
-        """What makes two studies the same: all but pack_size and engine, which change no row of one engine family, and budget."""
+        """What two studies must share to be the same study.
+
+        `pack_size` and `engine` are left out, as they change no row within an engine family, and so is a search's budget.
+        """
         mapping = self.to_mapping() | {"pack_size": None, "engine": None}
         return mapping | {"search": mapping["search"] | {"budget": None}} if self.search else mapping
 
     def to_mapping(self) -> dict[str, Any]:
-        """A mapping that `study_from` reads back to an equal specification."""
+        """A mapping that `study_from` turns back into an equal specification."""
         plain = self.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"protocol"})
         if isinstance(self.space, GridSpace):
             plain["space"]["seeds"] = written_seeds(self.space.seeds)
@@ -122,9 +125,9 @@ class StudySpec(StrictModel):
 
 
 def study_from(given: Mapping[str, Any], where: str = "") -> StudySpec:
-    """A validated study from the mapping that a study file holds; MisuseError names the field, the value, the remedy.
+    """A validated study from the mapping in a study file; MisuseError names the field, the value and the remedy.
 
-    where: the file, for errors.
+    where: the name of the file, for error messages.
     """
     try:
         return StudySpec.model_validate(dict(given))
@@ -138,12 +141,12 @@ def study_from_file(path: str | Path) -> StudySpec:
 
 
 def study_from_yaml(text: str, where: str) -> StudySpec:
-    """A validated study from YAML text; `where` names it in errors."""
+    """A validated study from YAML text; `where` names the text in error messages."""
     return study_from(_mapping(text, where), where)
 
 
 def mapping_from_file(path: str | Path) -> dict[str, Any]:
-    """What a study file holds, not yet checked: options may complete it."""
+    """The contents of a study file, not yet validated, because command-line options may complete them."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -158,9 +161,9 @@ def _mapping(text: str, where: str) -> dict[str, Any]:
         given = yaml.load(text, Loader=StudyLoader)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
-        raise MisuseError(f"{where} is not YAML: {problem}") from None
+        raise MisuseError(f"{where} is not valid YAML: {problem}") from None
     if not isinstance(given, dict):
         raise MisuseError(
-            f"{where} holds no mapping but {type(given).__name__}. Expected name, protocol, space, … as in the README."
+            f"{where} holds a {type(given).__name__}, not a mapping. Expected name, protocol, space, … as in the README."
         )
     return given

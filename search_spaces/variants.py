@@ -1,6 +1,7 @@
-"""The SAE variants that a protocol may name, and the protocol fields that each brings along.
+"""The registry of SAE variants that a protocol can name, and of the protocol fields that each variant adds.
 
-`study.variants` fills this registry as `study` is imported, one file a variant; `search_spaces` itself knows none of them.
+Importing `study` fills this registry from `study/variants/`, one file per variant; `search_spaces` itself knows none of
+them.
 """
 
 from __future__ import annotations
@@ -16,40 +17,47 @@ class VariantField:
     """A field of `Protocol` that belongs to one variant; every other variant leaves it at its default."""
 
     name: str
-    """As study files write it, beginning with `sae_`."""
+    """Its name in study files, beginning with `sae_`."""
     type: Any
-    """What pydantic validates it by."""
+    """The type that pydantic validates it against."""
     default: Any
-    """Never changed once released: a field at its default does not enter `protocol_id`."""
+    """The default, never changed once released, because `protocol_id` leaves out fields at their defaults."""
     meaning: str
 
     def of(self, protocol: Any) -> Any:
-        """Its value in a protocol."""
+        """The value of this field in a protocol."""
         return getattr(protocol, self.name)
 
 
 class RegisteredVariant(Protocol):
-    """What a protocol asks of a variant."""
+    """What a protocol needs to know about a variant; `study/variants/contract.py` has the rest."""
 
     name: ClassVar[str]
-    """What `sae_variant` says."""
+    """The value of `sae_variant` that selects it."""
     fields: ClassVar[tuple[VariantField, ...]]
     pressure: ClassVar[str]
-    """What makes codes sparser: the coordinate `l1`, or the protocol field that says how many latents may be active."""
+    """What makes codes sparser: the coordinate `l1`, or the protocol field that limits the number of active latents."""
     steerable: ClassVar[bool]
-    """Whether l1 can be steered to a target L0 while it is trained."""
+    """Whether l1 can be steered to a target L0 during training."""
 
     def check(self, protocol: Any) -> None:
-        """Raise MisuseError where the protocol cannot be trained with this variant."""
+        """Raise MisuseError if this variant cannot be trained under the protocol."""
         ...
 
 
 VARIANTS: dict[str, RegisteredVariant] = {}
-"""By name; `register_variant` of `search_spaces.protocol` adds to it."""
+"""The registered variants by name; `search_spaces.protocol.register_variant` adds one."""
 
 
 def check_variant(protocol: Any, default: str) -> None:
-    """Raise MisuseError for a protocol whose variant is unknown, or cannot be what the protocol says."""
+    """Raise MisuseError for a protocol whose variant is unknown, or cannot be trained under it."""
+    for other in VARIANTS.values():
+        for field in other.fields if other.name != protocol.sae_variant else ():
+            if field.default is None and field.of(protocol) is not None:
+                raise MisuseError(
+                    f"{field.name}={field.of(protocol)} with sae_variant={protocol.sae_variant!r}: the field is that of "
+                    f"{other.name!r}. Set sae_variant: {other.name}, or leave it out."
+                )
     variant = VARIANTS.get(protocol.sae_variant)
     if variant is not None:
         variant.check(protocol)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
+from search_spaces.extensions import extensions, import_extensions
 from search_spaces.protocol import PROCEDURE_VERSION, Protocol, protocol_from, protocol_mapping
 from search_spaces.study_files import StudySpec
 from study.engines.registry import KnownEngine, engine_for
@@ -82,6 +83,7 @@ class Pack:
             "protocol": protocol_mapping(self.protocol),
             "dtype": self.dtype,
             "engine": self.engine,
+            "extensions": extensions(),
         }
         return base64.b85encode(zlib.compress(json.dumps(content).encode())).decode()
 
@@ -89,6 +91,7 @@ class Pack:
     def from_text(cls, text: str) -> Pack:
         """Read what `to_text` wrote."""
         content = json.loads(zlib.decompress(base64.b85decode(text)))
+        import_extensions(content["extensions"])
         columns = content["columns"]
         replicates = Replicates(
             Architecture.parse(content["architecture"]),

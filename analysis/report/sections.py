@@ -29,6 +29,7 @@ from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.coordinates import L1, PLANE
 from search_spaces.failures import FailureKind
 from search_spaces.study_files import StudySpec
+from study.engines.registry import engine_for
 from study.packs import Pack
 from study.run_pack import train_autoencoders
 
@@ -370,6 +371,10 @@ def _gram_section(study: StudyRows) -> Section | None:
     if exact.empty:
         return None
     chosen = chosen_for_grams(exact)
+    title = f"WᵀW of the autoencoder, {chosen['architecture'].iloc[0]}"
+    engine = engine_for(study.spec.engine, study.spec.protocol)
+    if not engine.is_installed:
+        return Section(title, "grams", f"Not drawn: engine {engine.name!r}, which trained them, is not installed here.")
     W = _trained_weights(chosen, study.spec)
     figure, axes = _grid(len(chosen), min(4, len(chosen)), (1.9, 1.9), (0.35, 0.85), (0.35, 0.95, 0.3, 0.65))
     for lane, (ax, row) in enumerate(zip(axes, chosen.itertuples())):
@@ -379,7 +384,6 @@ def _gram_section(study: StudyRows) -> Section | None:
         f"{counted(len(chosen), 'autoencoder')}, one a sparsity, trained anew. A diagonal of ones: the features that are "
         "represented; blue and red off it: features that share a direction. A gap on it: a feature that is lost."
     )
-    title = f"WᵀW of the autoencoder, {chosen['architecture'].iloc[0]}"
     return Section(title, "grams", panels=[Panel("grams", figure, caption, wide=len(chosen) > 2)])
 
 

@@ -1,17 +1,22 @@
-"""Where to measure next, so that the failure map is known with few replicates: an ask/tell learner, free of processes.
+"""The learner of the failure map: where to measure next, so that few replicates suffice. It is pure ask/tell.
 
     learner = Refinement(MapSpec(domain, MapSearch(budget=8_000)))
     while not learner.done:
         learner.tell(rows_of(learner.ask()))
 
-Every batch but the first two is planned from the rows of all batches but the one before it, which may be in training
-meanwhile. So what it asks is a function of the specification and of the rows, whenever they come: a search resumes by
-asking and telling again.
+From the third on, each batch is planned from the rows of all earlier batches except the one just before it, which may
+still be in training. What the learner asks for is thus a function of the specification and the rows, no matter when the
+rows arrive, and a search resumes by replaying them.
 
-After an even first pass a batch has four parts. *Straddle* sharpens the boundary as the mixture sees it; where there is
-little, the *tree's risk* takes its place, for the mixture is soon too sure of small islands. *Surprise* follows up
-replicates that contradict the map; Sobol looks everywhere. Straddle: Bryan et al. 2005, "Active learning for identifying
-function threshold boundaries".
+After an even first pass, a batch has four parts:
+
+- *Straddle* (Bryan et al. 2005, "Active learning for identifying function threshold boundaries") sharpens the boundary
+  that the mixture shows.
+- The *tree's risk* replaces straddle as that runs out, because the mixture soon becomes too sure of small islands.
+- *Surprise* follows up replicates that contradict the map.
+- A Sobol sequence covers the whole domain.
+
+The surface, its tree, process and mixture are in `search_spaces/surface/surface.py`.
 """
 
 from __future__ import annotations
@@ -38,26 +43,26 @@ from search_spaces.surface.posterior import Posterior
 from search_spaces.surface.surface import Surface, expected_regret, fit_surface, kernel_sum
 
 LEAST_BATCH, MOST_BATCH, GROWTH, GROWING_FROM = 256, 10_000, 0.125, 5_000
-"""A batch that is not given a size has this share of what was asked before, beyond so many, within these bounds: small ones
-follow up quickly what was seen, large ones cost little thought."""
+"""Bounds and growth of batches whose size is not given: the share GROWTH of the replicates planned so far beyond GROWING_FROM.
+Small batches follow up quickly on what was seen; large ones need fewer fits of the surface."""
 STRADDLE, SURPRISE = 0.65, 0.15
-"""Shares of a batch; the rest is Sobol's, for ever: that is what finds islands."""
+"""Shares of a batch. The rest follows the Sobol sequence to the end of the search, because that finds islands."""
 STRADDLE_VOLUME = 0.002
-"""Straddle's share shrinks in proportion where its mean weight is below this; what it gives up is the tree's risk's."""
+"""Below this mean weight, straddle's share shrinks in proportion, and the tree's risk gets what it gives up."""
 SURPRISE_REACH = 3.0
-"""Standard deviation, in grid cells, of the kernel that gathers what lies nearby."""
+"""Standard deviation, in grid cells, of the kernel that sums the counts nearby."""
 
 
 @dataclass(frozen=True)
 class MapSpec:
-    """What is mapped, and where. Raises MisuseError for a batch below 1."""
+    """What to map, and where. Raises MisuseError for a batch below 1."""
 
     domain: Domain
     search: MapSearch
     batch: int | None = None
-    """Replicates per batch; None: growing with what was asked."""
+    """Replicates per batch; None: growing with the number planned so far."""
     seed: int = 0
-    """Of the points asked for; replicates' own seeds are counted up from 0, or from the highest of earlier rows."""
+    """The seed of the random points. The replicates' own seeds count up from 0, or from the highest of the earlier rows."""
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
@@ -68,10 +73,10 @@ class Refinement:
     """Learns where the failure rate crosses a level."""
 
     def __init__(self, spec: MapSpec, earlier: Rows | None = None) -> None:
-        """Start from nothing, or from rows of earlier studies (all inside the domain)."""
+        """Start from nothing, or from rows of earlier studies, all of which must lie inside the domain."""
         self.spec = spec
         self.replicates = 0
-        """Those whose rows it has learned from, earlier ones not counted."""
+        """Number of replicates that it has learned from, not counting those of earlier studies."""
         counts, self._next_seed = _no_counts(), 0
         if earlier is not None and len(earlier["seed"]):
             counts, self._next_seed = self._counts(earlier), 1 + int(earlier["seed"].max())
@@ -83,32 +88,32 @@ class Refinement:
         self._rng = np.random.default_rng((spec.seed, 1))
         self._to_ask: deque[list[Replicates]] = deque()
         self._asked: deque[int] = deque()
-        """The sizes of the batches that are out."""
+        """The sizes of the batches whose rows are awaited."""
         self._plan()
         self._plan()
 
     @property
     def surface(self) -> Surface:
-        """P(failure), as it is known now."""
+        """The current estimate of P(failure)."""
         return self._state.surface
 
     @property
     def expected_misclassified_volume(self) -> float:
-        """As it is expected now; the truth is about half of it."""
+        """The current expected misclassified volume; the true one is about half of it."""
         return float(self._state.risk.mean())
 
     @property
     def expected_regret(self) -> float:
-        """As it is expected now."""
+        """The current expected regret."""
         return expected_regret(self._state.mixture, self.spec.search.level)
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will be asked: the budget is spent, or the precision was reached after the first pass."""
+        """Whether it will ask for nothing more: the budget is spent, or the precision was reached after the first pass."""
         return not self._to_ask and (self._precise or self._planned >= self.spec.search.budget)
 
     def ask(self) -> list[Replicates]:
-        """The next batch, one `Replicates` per architecture; none while two are out, or where it is done."""
+        """The next batch, one `Replicates` per architecture; [] while the rows of two are awaited, or when it is done."""
         if not self._to_ask:
             return []
         batch = self._to_ask.popleft()
@@ -116,10 +121,10 @@ class Refinement:
         return batch
 
     def tell(self, rows: Rows) -> None:
-        """Learn from a batch: tree and process are first scored on it, then fitted anew. The rows' order is irrelevant."""
+        """Learn from a batch: tree and process are first scored on it, then refitted. The order of the rows is irrelevant."""
         if not self._asked or len(rows["seed"]) != self._asked[0]:
             raise ValueError(
-                f"{len(rows['seed'])} rows came; the batches that are out have {list(self._asked)}. Tell the first one whole."
+                f"got {len(rows['seed'])} rows; the awaited batches have {list(self._asked)}. Tell the whole first batch."
             )
         self.replicates += self._asked.popleft()
         self._state = _State(self.spec, self.surface.updated(self._counts(rows)))
@@ -134,13 +139,16 @@ class Refinement:
         }
 
     def _counts(self, rows: Rows) -> Counts:
-        """Their counts, millions of points gathered; MisuseError for one outside the domain."""
+        """The counts of rows, gathered if there are very many; MisuseError for a row outside the domain."""
         domain, outcomes = self.spec.domain, failed(rows, self.spec.search.failure)
         x, y = (rows[coordinate.name] for coordinate in domain.plane)
         return Counts.of(domain, rows["architecture"], x, y, outcomes).gathered()
 
     def _plan(self) -> None:
-        """Another batch, unless the budget is spent or the precision reached: the first pass but for a batch, that, refinement."""
+        """Plan another batch, unless the budget is spent or the precision is reached.
+
+        The first pass comes as one large batch and a last one of the usual size; then come batches that refine.
+        """
         self._precise = self._precise or self._is_precise()
         left = self.spec.search.budget - self._planned
         if self._precise or left <= 0:
@@ -166,13 +174,13 @@ class Refinement:
 
 @dataclass(frozen=True, eq=False)
 class _Points:
-    """Places to measure, each array (n,)."""
+    """Points to measure; each array has shape (n,)."""
 
     architecture: Ints
     u: Floats
     v: Floats
     autoencoder: Ints
-    """Number of the autoencoder, 0, 1, …: points of one number share architecture, u and seed."""
+    """Number of the autoencoder, 0, 1, …: points with the same number share architecture, u and seed."""
 
     @property
     def autoencoders(self) -> int:
@@ -184,7 +192,7 @@ class _Points:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """A surface and what it suggests."""
+    """A surface and the points that it suggests measuring."""
 
     spec: MapSpec
     surface: Surface
@@ -210,13 +218,13 @@ class _State:
 
     @cached_property
     def surprise(self) -> Floats:
-        """To the fourth power, how surely the replicates nearby contradict the map where it is sure, on the grid.
+        """How surely nearby replicates contradict the map where the map is sure, to the fourth power, on the grid.
 
-        Their counts, k of n within a Gaussian kernel, meet one replicate's worth of the map's mean m: Beta(m + k,
-        1 − m + n − k). They contradict a safe place by the probability of a rate above level / 2, a failing one by that of
-        one below (1 + level) / 2; as far as the counts that the map predicts there, k = Σ m, would not do so too. A lone
-        failure amid safety draws a few more replicates: noise is soon seen through, and an island that the process would
-        smooth away is found.
+        Their counts, k of n within a Gaussian kernel, are combined with the map's mean m at the weight of one replicate:
+        Beta(m + k, 1 − m + n − k). They contradict a safe place by the probability of a rate above level / 2, a failing
+        place by that of a rate below (1 + level) / 2. This is discounted by the same probability for the counts that the map
+        predicts there, k = Σ m. A lone failure in a safe region thus attracts a few more replicates: they soon expose it as
+        noise, or find an island that the process would have smoothed away.
         """
         failures, replicates, predicted = self._nearby
         mean = self.mixture.mean
@@ -228,7 +236,7 @@ class _State:
 
     @property
     def _nearby(self) -> tuple[Floats, Floats, Floats]:
-        """Failures, replicates, and failures predicted around each of the grid's cells, by a Gaussian kernel of height 1."""
+        """Failures, replicates and predicted failures around each grid cell, summed by a Gaussian kernel of height 1."""
         counts, shape = self.surface.counts, self.spec.domain.shape()
         at = counts.architecture, grid_cell(counts.u, shape[1]), grid_cell(counts.v, shape[2])
         failures, replicates = np.zeros(shape), np.zeros(shape)
@@ -238,11 +246,11 @@ class _State:
         return tuple(np.maximum(values, 0) for values in found)  # type: ignore[return-value]
 
     def spread(self, count: int, sobol: qmc.Sobol) -> _Points:
-        """The next stretch of a Sobol sequence."""
+        """The next points of a Sobol sequence."""
         return self._sharing(self._next(self._autoencoders(count), sobol), np.ones(self.spec.domain.shape())).take(count)
 
     def refined(self, count: int, sobol: qmc.Sobol, rng: np.random.Generator) -> _Points:
-        """A batch: straddle, the tree's risk, surprise, Sobol."""
+        """A batch of points from straddle, the tree's risk, surprise and Sobol."""
         total = self._autoencoders(count)
         parts = []
         straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME)
@@ -266,12 +274,12 @@ class _State:
         return self.spec.search.l1s_per_autoencoder if y.varies and y.coordinate.of_the_sae else 1
 
     def _next(self, count: int, sobol: qmc.Sobol) -> tuple[Ints, Floats, Floats]:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # that a first stretch is no power of two: it goes on
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # "not a power of two": the sequence goes on
             place = sobol.random(count)
         return (place[:, 0] * len(self.spec.domain.architectures)).astype(np.int64), place[:, 1], place[:, 2]
 
     def _sharing(self, anchors: tuple[Ints, Floats, Floats], weights: Floats) -> _Points:
-        """Each anchor with further values of y on the same autoencoder, spread evenly by weight over its column."""
+        """Each anchor with more values of y on the same autoencoder, spread evenly by weight over its column."""
         a, u, v = anchors
         column = weights[a, grid_cell(u, weights.shape[1])]
         shared = np.stack([evenly(column, v, turn / self._saes_each) for turn in range(self._saes_each)], axis=1)
@@ -280,9 +288,9 @@ class _State:
 
 
 def systematic(weights: Floats, count: int, rng: np.random.Generator) -> Ints:
-    """`count` flat indices, each expected in proportion to its weight: one uniform draw, then equal steps of the sum.
+    """`count` flat indices, expected in proportion to the weights, by one uniform draw and equal steps of the cumulative sum.
 
-    None where all weights are 0.
+    No index at all if all weights are 0.
     """
     total = np.cumsum(weights)
     if total[-1] <= 0:
@@ -292,7 +300,7 @@ def systematic(weights: Floats, count: int, rng: np.random.Generator) -> Ints:
 
 
 def evenly(column: Floats, v: Floats, turn: float) -> Floats:
-    """v (n,) moved on by `turn` of its column's weight, (n, V), and round its end; turn 0 leaves it."""
+    """v (n,) moved on by the share `turn` of its column's weight (n, V), wrapping round at the end; turn 0 changes nothing."""
     if turn == 0:
         return v
     side = column.shape[1]
@@ -305,7 +313,7 @@ def evenly(column: Floats, v: Floats, turn: float) -> Floats:
 
 
 def _jittered(flat: Ints, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[Ints, Floats, Floats]:
-    """A uniform place in each of the grid's cells."""
+    """A uniformly drawn point in each of the given grid cells."""
     a, row, column = np.unravel_index(flat, shape)
     return a, (row + rng.random(len(flat))) / shape[1], (column + rng.random(len(flat))) / shape[2]
 

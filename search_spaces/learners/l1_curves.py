@@ -1,6 +1,10 @@
-"""What outcomes along l1 say: where the failure rate crosses a level, whether it only rises, where the score is best.
+"""The statistics of the l1 search (`l1_search.py`), from the outcomes of one cell at many values of l1.
 
-x is log10 l1 on a lattice of STEP decades that starts at the lower end of the range; counts are arrays over it.
+- `RisingRate`: where the failure rate crosses a level.
+- `Monotony`: whether the rate only rises, or has a bump.
+- `Score`: where the mean score is highest.
+
+x is log10 l1 on a lattice with steps of STEP decades that starts at the lower end of the range; counts are arrays over it.
 Source of the process: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", ch. 2.
 """
 
@@ -24,14 +28,15 @@ MARGIN = 200
 WIDTHS = 10 ** np.linspace(-2.3, -0.3, 9)
 """Decades over which the log odds of a failure rise by one."""
 FLOORS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 1.5)
-"""The rate far below the rise, in multiples of the level."""
+"""Rates far below the rise, in multiples of the level."""
 CEILINGS = (0.002, 0.05)
-"""How far the rate stays below 1 far above the rise."""
+"""How far below 1 the rate stays far above the rise."""
 
 TEMPER = 0.7
-"""Power of the likelihood of a crossing: real rates are not quite of the assumed shapes, and intervals should hold all the same."""
+"""Power to which the likelihood of a crossing is raised, so that intervals hold for real rates, which only resemble the assumed
+shapes."""
 DRAWN_SHARE = 0.5
-"""Of a crossing's posterior, in its middle, in which further replicates are placed."""
+"""The middle share of a crossing's posterior, in which further replicates are placed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,13 +56,13 @@ class CrossingPosterior:
 
     @property
     def inside(self) -> float:
-        """The probability that it lies in the range."""
+        """The probability that the crossing lies in the range."""
         return float(self.mass[1:-1].sum())
 
     def draw(self, count: int, rng: np.random.Generator) -> Ints:
-        """Indices from the middle of what lies inside, spread evenly.
+        """Indices spread evenly over the middle of the posterior inside the range.
 
-        All at the median would be best for it if shapes were known; the whole posterior is spread too wide.
+        If the shapes were known, the median would be the best place for all of them; the whole posterior is too wide.
         """
         shares = 0.5 + DRAWN_SHARE * ((np.arange(count) + rng.random(count)) / max(count, 1) - 0.5)
         sums = np.cumsum(self.mass[1:-1])
@@ -65,13 +70,14 @@ class CrossingPosterior:
 
 
 class RisingRate:
-    """P = L + (1 − L − H) F((x − θ)/w), F logistic or one of its skewed kin, all of it unknown: a posterior on a grid.
+    """A posterior on a grid of P = L + (1 − L − H) F((x − θ)/w), F logistic or one of two skewed curves, all of it unknown.
 
-    The log likelihood of every θ on the lattice is a correlation of the counts with a table for each (F, w, L, H): FFTs.
+    For each (F, w, L, H), the log likelihoods of all θ on the lattice are correlations of the counts with one table. FFTs
+    compute them.
     """
 
     def __init__(self, size: int, level: float) -> None:
-        """size X: values on the lattice."""
+        """size: X, the number of values on the lattice."""
         self.size, self.level = size, level
         z = np.arange(-(size + MARGIN), size + MARGIN + 1) * STEP
         tables, offsets = [], []
@@ -87,11 +93,11 @@ class RisingRate:
         rates = np.clip(np.array(tables), 1e-9, 1 - 1e-9)
         self._offsets = np.array(offsets)
         """How far above θ the level is crossed, in steps."""
-        self._length = next_fast_len(len(z), real=True)  # long enough for those products that are wanted
+        self._length = next_fast_len(len(z), real=True)  # long enough for the products that are used
         self._fail, self._pass = (rfft(np.log(p)[:, ::-1], self._length) for p in (rates, 1 - rates))
 
     def crossing(self, failures: Floats, replicates: Floats) -> CrossingPosterior:
-        """From counts (X,) at the values of the lattice."""
+        """The crossing, from counts (X,) at the values of the lattice."""
         spectrum = self._fail * rfft(failures, self._length) + self._pass * rfft(replicates - failures, self._length)
         # θ runs from −MARGIN to X + MARGIN − 1: log likelihood Σ_x n(x) table(x − θ)
         start = self.size
@@ -105,30 +111,30 @@ class RisingRate:
 BIN = 10
 """Steps in one bin of the test of monotony: 0.05 decades."""
 BASES = (0.02, 0.1, 0.4, 0.8, 2.0, 4.5)
-"""The rate below the last rise, in multiples of the level; a bump stands on one below the level."""
+"""Rates below the last rise, in multiples of the level; a bump rises from a base below the level."""
 BUMP_SDS = (2.0, 4.0)
-"""In bins: 0.1 and 0.2 decades."""
+"""Widths of bumps, in bins: 0.1 and 0.2 decades."""
 BUMP_PEAKS = (0.15, 0.4, 0.7)
-"""How far they rise above the level, of what is left above it: a bump below the level is none."""
+"""Heights of bumps above the level, as shares of (1 − level); what stays below the level is no bump."""
 
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """What is known of a failing bump below the last rise of the rate."""
+    """The evidence for a bump of failures below the last rise of the rate."""
 
     log_bayes_factor: float
-    """Natural logarithm: bump against rising only."""
+    """Natural logarithm of the Bayes factor of curves with a bump against curves that only rise."""
     bump: Floats
-    """Posterior of the bump's centre, given that there is one, at each value of the lattice (X,)."""
+    """(X,): posterior of the bump's centre at each value of the lattice, given that there is a bump."""
     below_rise: int
     """Index below which the last rise has surely not begun."""
 
 
 class Monotony:
-    """Does the rate only rise? Bayes factor of curves with a bump below the last rise against curves without.
+    """Tests whether the rate only rises, by the Bayes factor of curves with a bump below the last rise against curves without.
 
-    Below the last rise (a logistic curve of unknown place and width) the rate is flat, or takes one step upwards, or is
-    P = 1 − (1 − base)(1 − h exp(−½((x − c)/s)²)). All constants are unknown, on grids; counts are gathered in bins.
+    The last rise is a logistic curve of unknown position and width. Below it the rate is flat, or takes one step upwards, or
+    is P = 1 − (1 − base)(1 − h exp(−½((x − c)/s)²)). All constants are unknown and vary on grids; counts are binned.
     """
 
     def __init__(self, size: int, level: float) -> None:
@@ -157,12 +163,12 @@ class Monotony:
         self._prior = np.where(allowed, -np.log(np.maximum(1, allowed.sum(0))), -np.inf)  # (bumps, cuts)
 
     def descent(self, failures: Floats, replicates: Floats) -> Descent:
-        """From counts (X,) at the values of the lattice."""
+        """The evidence for a bump, from counts (X,) at the values of the lattice."""
         starts = np.arange(0, self.size, BIN)
         fails = np.add.reduceat(failures, starts)
         counts = np.stack([fails, np.add.reduceat(replicates, starts) - fails])  # (2, bins)
         rises = np.einsum("kb,kfrb->fr", counts, self._rise)
-        above = np.full((len(rises), self.bins + 1), -np.inf)  # (bases, cuts): of bins from the cut on
+        above = np.full((len(rises), self.bins + 1), -np.inf)  # (bases, cuts): for the bins from the cut on
         for row, values in zip(above, rises):
             np.logaddexp.at(row, self._cut, values)
         flat = _before(np.einsum("kb,kfb->fb", counts, self._flat))
@@ -205,20 +211,20 @@ def _before(values: Floats) -> Floats:
 LENGTHS = (0.3, 0.8)
 """Length scales of the score, in decades."""
 SEED_SHARES = (0.0, 0.4, 0.8)
-"""Of what is not f, the variance that is the seed's."""
+"""Shares of the seed's effect in the variance that f leaves."""
 RATIOS = (1.0, 6.0)
-"""Variance of f over that of the rest."""
+"""Ratios of the variance of f to that of the rest."""
 
 
 class Score:
-    """The mean score over x, a Gaussian process: f(x) + an effect of the seed + noise.
+    """The mean score over x, by a Gaussian process: score = f(x) + effect of the seed + noise.
 
-    f is a constant and a squared exponential; length scale and the three variances are those of the largest evidence on
-    a grid. Scores of one seed share its effect, so that seeds which are common to several x cancel.
+    f is a constant plus a squared exponential; its length scale and the three variances maximise the evidence on a grid.
+    Scores of one seed share its effect, so that the effect cancels between values of x that share seeds.
     """
 
     def __init__(self, size: int, x: Ints, seed: Ints, score: Floats) -> None:
-        """x (n,): indices on a lattice of `size` values; n >= 2."""
+        """x, seed, score: (n,), n >= 2; x are indices into a lattice of `size` values."""
         self.size = size
         self.places = np.arange(0, size, 4)
         """Indices at which the process is evaluated."""
@@ -240,7 +246,7 @@ class Score:
         length, ratio, variance, factor, white = chosen
         across = solve_triangular(factor, ratio * (_near(x, self.places, length) + 1), lower=True)
         self.mean: Floats = self._mean + self._scale * across.T @ white
-        """At the places."""
+        """The posterior mean of f at the places."""
         prior = ratio * (_near(self.places, self.places, length) + 1)
         self._covariance = self._scale**2 * variance * (prior - across.T @ across)
 

@@ -1,14 +1,16 @@
-"""The safe interval of l1 and the best l1 of every (architecture, sparsity): an ask/tell learner, free of processes.
+"""The learner of the l1 search: the safe interval of l1 and the best l1 for every (architecture, sparsity). It is pure ask/tell.
 
     learner = L1Learner(L1SearchSpec(L1Search(), cells=(("10-5-10", 0.9),), l1=(1e-4, 10), score="mcc_decoder_features"))
     while batch := learner.ask():
         learner.tell(rows_of(batch))
 
-What is asked is a function of the specification and of the rows told, batch by batch: a learner that is told the stored
-rows of its earlier batches asks the same again. A batch holds some replicates of every cell that is not finished. A cell
-counts its own seeds, so that errors of cells are independent; within it an autoencoder serves several values of l1, far
-apart: one at the upper edge, for its exact place, and others for what else is asked (does the rate only rise, where does
-the code turn dense, where is recovery best).
+What the learner asks for is a function of the specification and of the rows that it has received, batch by batch: given
+the stored rows of its earlier batches, it asks for the same again.
+
+A batch holds some replicates of every unfinished cell. Each cell has seeds of its own, so that errors of cells are
+independent. Within a cell, each autoencoder serves several distant values of l1: one at the upper edge, to locate it
+precisely, and others for the remaining questions (whether the rate only rises, where the code becomes dense, where
+recovery is best). The statistics behind these choices are in `l1_curves.py`.
 """
 
 from __future__ import annotations
@@ -29,45 +31,47 @@ from search_spaces.learners.l1_curves import STEP, CrossingPosterior, Descent, F
 from search_spaces.searches import L1Search
 
 BATCH = 24
-"""Replicates of a cell in a batch."""
+"""Replicates per cell in a batch."""
 SWEEPS = 2
-"""Batches that are spread over the whole range before anything is refined."""
+"""Number of batches that are spread over the whole range before refinement starts."""
 L1S_ON_COMMON_SEED = 4
-"""Values of l1 on each autoencoder of a sweep, far apart, and of those that look for the best: seeds differ more than they do."""
+"""Distant values of l1 on each autoencoder of a sweep, and values on each autoencoder that looks for the best l1, because seeds
+differ more than values of l1 do."""
 SEEDS_APART = 1_000
-"""Between the first seeds of neighbouring cells: their errors are independent up to budgets beyond that."""
+"""Distance between the first seeds of neighbouring cells: their errors are independent as long as no cell uses more seeds."""
 AHEAD = 2
-"""Batches that may be asked and not yet told, so that workers do not wait for the learner."""
+"""Number of batches whose rows may be awaited at once, so that workers do not wait for the learner."""
 NEAR = 0.5
 """Decades to each side of the predicted edge in which half of the second sweep lies."""
 CLEARANCE = 96
-"""Replicates below the edge that look for a bump."""
+"""Number of replicates below the rise from which on a cell without signs of a bump counts as cleared of one."""
 UNCLEARED_SHARE, CLEARED_SHARE = 0.4, 0.3
-"""Of a batch, what is not at the upper edge: before and after that many were told."""
+"""Share of a batch that is not at the upper edge, before and after the cell is cleared of a bump."""
 LOW_SHARE, BEST_SHARE = 0.25, 0.25
-"""Of these: at the lower edge, and at what may be the best l1; the rest look for a bump while they must."""
+"""Shares of these at the lower edge and at candidates for the best l1. Before the cell is cleared, the rest look for a bump;
+afterwards, what is not at the lower edge looks for the best l1."""
 BUMP_PRIOR = 0.5
-"""Odds of a bump, which say how many replicates look at the place where it may be."""
+"""Prior odds of a bump, which determine how many replicates are placed where it may be."""
 SURE_OF_BUMP = 4.0
-"""Log Bayes factor from which a cell is "not monotone". Of rising rates at most one in e^4 ever gets there, on average."""
+"""Log Bayes factor above which a cell is "not monotone". On average at most one in e^4 rates that only rise ever gets there."""
 CREDIBLE = 0.9
 
 
 @dataclass(frozen=True)
 class L1SearchSpec:
-    """What is searched, and where. Raises MisuseError for a range or budget that is none."""
+    """What to search, and where. Raises MisuseError for an invalid or too narrow range of l1, and for a budget below the sweeps."""
 
     search: L1Search
     cells: tuple[tuple[str, float], ...]
-    """(architecture, sparsity), as ("10-5-10", 0.9)."""
+    """Pairs (architecture, sparsity), such as ("10-5-10", 0.9)."""
     l1: tuple[float, float]
-    """Lowest and highest value."""
+    """Lowest and highest value of l1."""
     score: str | None
-    """The column whose mean over seeds the best l1 has most of; None: look neither for it nor for the lower edge."""
+    """The column whose mean over seeds is highest at the best l1; None: search neither for the best l1 nor for the lower edge."""
     predicted_edges: tuple[float | None, ...] = ()
-    """Where theory expects the upper edge of each cell; () for nowhere."""
+    """Where theory predicts the upper edge of each cell; () if it predicts none."""
     seed: int = 0
-    """The first of the replicates' seeds, which count up from it; also of the points' random numbers."""
+    """The first of the replicates' seeds, which count up from it; also the seed of the random points."""
 
     def __post_init__(self) -> None:
         cells = tuple((str(Architecture.parse(name)), SPARSITY.checked(sparsity)) for name, sparsity in self.cells)
@@ -76,10 +80,10 @@ class L1SearchSpec:
         object.__setattr__(self, "cells", cells)
         low, high = (L1.checked(end) for end in self.l1)
         if not 0 < low < high or np.log10(high / low) < 0.5:
-            raise MisuseError(f"l1 from {low:g} to {high:g} is no range to search. Give half a decade or more, above 0.")
+            raise MisuseError(f"l1 from {low:g} to {high:g} is not a range to search. Give half a decade or more, above 0.")
         object.__setattr__(self, "l1", (low, high))
         if self.search.budget < SWEEPS * BATCH:
-            least = f"{SWEEPS * BATCH}, the replicates of a cell that are spread first"
+            least = f"{SWEEPS * BATCH}, the replicates per cell that are first spread over the range"
             raise MisuseError(f"budget={self.search.budget!r} is below {least}.")
         object.__setattr__(self, "predicted_edges", tuple(self.predicted_edges) or (None,) * len(cells))
         if len(self.predicted_edges) != len(cells):
@@ -87,7 +91,7 @@ class L1SearchSpec:
 
 
 class UpperEdge(StrEnum):
-    """Where the failure rate rises through the level."""
+    """Whether and where the failure rate rises through the level."""
 
     INSIDE = "inside"
     BELOW_RANGE = "fails throughout"
@@ -96,7 +100,7 @@ class UpperEdge(StrEnum):
 
 
 class LowerEdge(StrEnum):
-    """Where the rate of a dense code falls through the level."""
+    """Whether and where the rate of dense codes falls through the level."""
 
     INSIDE = "inside"
     BELOW_RANGE = "never dense"
@@ -105,42 +109,42 @@ class LowerEdge(StrEnum):
 
 
 Ends = tuple[float | None, float | None]
-"""Of a 90 % interval; None where it reaches beyond the range that was searched."""
+"""The ends of a 90 % interval; None for an end beyond the range that was searched."""
 
 
 @dataclass(frozen=True)
 class L1Interval:
-    """What was found for one cell: its safe interval, from the lower to the upper edge, and its best l1."""
+    """The findings for one cell: its safe interval, from the lower to the upper edge, and its best l1."""
 
     architecture: str
     sparsity: float
     lower_edge: float | None
-    """From this l1 on the rate of `sae_dense` is below the level; None where `lower` says why."""
+    """From this l1 on, the rate of `sae_dense` is below the level; None if there is no such l1, for the reason in `lower`."""
     lower_edge_interval: Ends
     upper_edge: float | None
-    """Up to this l1 the failure rate is below the level; None where `upper` says why."""
+    """Up to this l1, the failure rate is below the level; None if there is no such l1, for the reason in `upper`."""
     upper_edge_interval: Ends
     monotone: bool
-    """False: the rate rises, falls and rises again, and no single edge describes it."""
+    """False if the rate rises, falls and rises again, so that no single edge describes it."""
     best_l1: float | None
     best_l1_interval: tuple[float, float] | None
     best_recovery: float | None
-    """The mean recovery at best_l1: MCC or F1, as the search was asked."""
+    """The mean recovery at best_l1: MCC or F1, whichever the search maximises."""
     predicted_edge: float | None
-    """The upper edge by closed form."""
+    """The upper edge that theory predicts in closed form."""
     replicates: int
     autoencoders: int
-    """Distinct ones among the replicates."""
+    """Number of distinct autoencoders among the replicates."""
     failed_before_sae: int
-    """Replicates left out, because the fault lies before the SAE: `before_sae`."""
+    """Number of replicates left out because they failed before the SAE (`before_sae`)."""
     upper: UpperEdge
     lower: LowerEdge
     bump_l1: float | None
-    """Where the rate is high below the last rise, if it is not monotone."""
+    """Where the rate is high below the last rise; None if it is monotone."""
 
 
 class L1Learner:
-    """Searches all cells at once. Each batch must be told whole, in the order in which batches were asked."""
+    """Searches all cells at once. `tell` takes whole batches, in the order in which they were asked for."""
 
     def __init__(self, spec: L1SearchSpec) -> None:
         self.spec = spec
@@ -152,11 +156,11 @@ class L1Learner:
 
     @property
     def done(self) -> bool:
-        """Whether every cell has its precision or has spent its budget, and all that was asked is told."""
+        """Whether every cell has reached its precision or spent its budget, and no rows are awaited."""
         return self._told == len(self._asked) and self._told >= SWEEPS and all(cell.finished for cell in self._cells)
 
     def ask(self) -> list[Replicates]:
-        """The next batch, one `Replicates` an architecture; [] to wait for rows, or when nothing is left to ask."""
+        """The next batch, one `Replicates` per architecture; [] while it waits for rows, or when nothing is left to ask for."""
         number = len(self._asked)
         if number - self._told >= AHEAD or (number >= SWEEPS and self._told < SWEEPS):
             return []
@@ -178,9 +182,9 @@ class L1Learner:
         return self._replicates(plan)
 
     def tell(self, rows: Rows) -> None:
-        """Learn the oldest batch that was not told; rows in any order. ValueError if they are not that batch."""
+        """Learn from the rows, in any order, of the oldest batch that is awaited; ValueError if they are not of that batch."""
         if self._told == len(self._asked):
-            raise ValueError("every batch that was asked has been told.")
+            raise ValueError("no batch is awaited: the rows of every batch have been told.")
         keys = zip(
             np.asarray(rows["architecture"]).tolist(),
             np.asarray(rows["sparsity"]).tolist(),
@@ -196,16 +200,16 @@ class L1Learner:
             try:
                 order = [found[name, sparsity, l1, s] for l1, s in zip(self._lattice.l1(x).tolist(), seed.tolist())]
             except KeyError as missing:
-                raise ValueError(f"the rows lack {missing} of the batch that is to be told.") from None
+                raise ValueError(f"the rows lack {missing} of the batch that is awaited.") from None
             self._cells[place].add(x, seed, failure[order], None if score is None else score[order])
         self._told += 1
 
     def results(self) -> list[L1Interval]:
-        """What is known of each cell now, in the specification's order."""
+        """The current findings for each cell, in the specification's order."""
         return [cell.result() for cell in self._cells]
 
     def summary(self) -> dict[str, float]:
-        """For a line of progress."""
+        """Figures for a progress line."""
         widths = [cell.half_width for cell in self._cells if len(cell)]
         return {
             "replicates": sum(len(cell) for cell in self._cells),
@@ -214,7 +218,7 @@ class L1Learner:
         }
 
     def _swept(self, number: int, place: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
-        """x spread evenly, each seed's far apart; in the second sweep half of them near the predicted edge, if there is one."""
+        """x spread evenly, values of one seed far apart; in the second sweep, half of them near the predicted edge, if any."""
         size = self._lattice.size
         spread = (np.arange(BATCH) + rng.random(BATCH)) / BATCH
         predicted = self.spec.predicted_edges[place]
@@ -238,7 +242,7 @@ class L1Learner:
 
 
 class _Lattice:
-    """Values of l1, STEP decades apart, rounded to six digits."""
+    """Values of l1 in steps of STEP decades, rounded to six digits."""
 
     def __init__(self, low: float, high: float) -> None:
         self.size = 1 + int(np.floor(np.log10(high / low) / STEP + 1e-6))
@@ -248,12 +252,12 @@ class _Lattice:
         return self._l1[x]
 
     def at(self, x: int) -> float | None:
-        """None beyond either end."""
+        """The l1 at an index; None beyond either end."""
         return float(self._l1[x]) if 0 <= x < self.size else None
 
 
 class _CellRows:
-    """The rows of one cell, and what they say."""
+    """The rows of one cell and the estimates made from them."""
 
     def __init__(self, spec: L1SearchSpec, place: int, lattice: _Lattice, rising: RisingRate, monotony: Monotony) -> None:
         self._spec, self._place, self._lattice, self._size = spec, place, lattice, lattice.size
@@ -261,7 +265,7 @@ class _CellRows:
         self.asked = 0
         self.next_seed = spec.seed + place * SEEDS_APART
         self.bump_x: int | None = None
-        """Where a bump was seen for sure, once it was."""
+        """Index of a bump that was found; None as long as there is none."""
         self._x: Ints = np.empty(0, dtype=np.int64)
         self._seed: Ints = np.empty(0, dtype=np.int64)
         self._failure: NDArray[np.str_] = np.empty(0, dtype="U16")
@@ -285,7 +289,7 @@ class _CellRows:
 
     @property
     def _judged(self) -> NDArray[np.bool_]:
-        """Rows whose SAE was trained on a healthy autoencoder."""
+        """Which rows have an SAE that was trained on a healthy autoencoder."""
         return ~np.isin(self._failure, before_sae())
 
     def _counts(self, failed: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -300,12 +304,12 @@ class _CellRows:
 
     @cached_property
     def upper(self) -> CrossingPosterior:
-        """Where the failure's rate rises to the level."""
+        """Where the failure rate rises to the level."""
         return self._rising.crossing(*self._counts(self._failed))
 
     @cached_property
     def lower(self) -> CrossingPosterior:
-        """Where the rate of a dense code falls to the level; on the lattice turned round."""
+        """Where the rate of dense codes falls to the level, on the reversed lattice."""
         failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
         return self._rising.crossing(failures[::-1], replicates[::-1])
 
@@ -320,7 +324,10 @@ class _CellRows:
 
     @property
     def half_width(self) -> float:
-        """Half of the interval of the upper edge, in decades; infinite where it reaches beyond the range or there is none."""
+        """Half the width of the upper edge's interval, in decades.
+
+        It is infinite if the interval reaches beyond the range, or if there is no single edge.
+        """
         low, high = self.upper.interval(CREDIBLE)
         inside = self.bump_x is None and low >= 0 and high < self._size
         return (high - low) * STEP / 2 if inside else np.inf
@@ -335,12 +342,12 @@ class _CellRows:
 
     @property
     def _cleared(self) -> bool:
-        """Whether enough replicates lie below the rise, and do not hint at a bump."""
+        """Whether enough replicates lie below the rise without hinting at a bump."""
         below = np.sum(self._x[self._judged] < self.descent.below_rise)
         return bool(below >= CLEARANCE) and self.descent.log_bayes_factor < -1
 
     def refined(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
-        """x and seeds, counted from 0: replicates at the edge, each of a seed of its own, and others on the same autoencoders."""
+        """x and seeds, counted from 0: replicates at the edge, each with its own seed, and others on the same autoencoders."""
         rest_share, best_share = (CLEARED_SHARE, 1 - LOW_SHARE) if self._cleared else (UNCLEARED_SHARE, BEST_SHARE)
         edges = count - round(rest_share * count)
         edge = self._within(self.upper, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
@@ -358,7 +365,7 @@ class _CellRows:
         return _distinct(np.concatenate([edge, others, best]), seed, self._size), seed
 
     def _within(self, crossing: CrossingPosterior, count: int, rng: np.random.Generator) -> Ints:
-        """Draws of a crossing: fewer, as it is the less sure to lie in the range."""
+        """Draws of a crossing, in proportion to the probability that it lies in the range."""
         return crossing.draw(round(count * crossing.inside), rng)
 
     def _thompson(self, count: int, rng: np.random.Generator) -> Ints:
@@ -366,7 +373,10 @@ class _CellRows:
         return np.empty(0, dtype=np.int64) if score is None else score.places[score.draws(count, rng).argmax(1)]
 
     def _suspected(self, count: int, rng: np.random.Generator) -> Ints:
-        """As many as a bump is probable: half from where it may be, half from between there and the last rise."""
+        """Points in proportion to the probability of a bump.
+
+        Half are drawn from where it may be, half from between there and the last rise.
+        """
         if self.bump_x is not None:
             return np.empty(0, dtype=np.int64)
         odds = BUMP_PRIOR * np.exp(min(self.descent.log_bayes_factor, 50.0))
@@ -376,11 +386,11 @@ class _CellRows:
         return np.minimum(x, self._size - 1)
 
     def _spread(self, count: int, rng: np.random.Generator) -> Ints:
-        """Evenly below the rise."""
+        """Points spread evenly below the rise."""
         return ((np.arange(count) + rng.random(count)) / max(count, 1) * max(self.descent.below_rise, 1)).astype(np.int64)
 
     def result(self) -> L1Interval:
-        """What is known of the cell now."""
+        """The current findings for the cell."""
         name, sparsity = self._spec.cells[self._place]
         upper, upper_edge, upper_ends = self._upper_edge()
         lower, lower_edge, lower_ends = self._lower_edge()
@@ -422,7 +432,7 @@ class _CellRows:
         return where, edge, (self._lattice.at(first), self._lattice.at(last))
 
     def _best(self) -> tuple[float | None, tuple[float, float] | None, float | None]:
-        """The best l1, its interval, the mean recovery there."""
+        """The best l1, its interval and the mean recovery there."""
         score = self.score
         if score is None:
             return None, None, None
@@ -437,7 +447,7 @@ _ENDS = ((1 - CREDIBLE) / 2, (1 + CREDIBLE) / 2)
 
 
 def _distinct(x: Ints, seed: Ints, size: int) -> Ints:
-    """x moved by single steps until no two replicates of one seed are at one value."""
+    """x moved by single steps until no two replicates of one seed have the same value."""
     moved, taken = x.copy(), set()
     for place, s in enumerate(seed.tolist()):
         while (s, int(moved[place])) in taken:

@@ -1,4 +1,4 @@
-"""Where a surface is defined, in units of its axes, and the counts that it is fitted to."""
+"""The domain on which a failure surface is defined, and the counts to which it is fitted, in units of its axes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 GRID = 128
-"""Cells per axis on which an architecture's plane is mapped."""
+"""Grid cells per axis when an architecture's plane is mapped."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The architectures, in their order, and the ranges of two coordinates. MisuseError for an empty or doubled list."""
+    """Ordered architectures and the ranges of two coordinates.
+
+    Raises MisuseError if no architecture is named, or one twice.
+    """
 
     architectures: tuple[str, ...]
-    """As "10-5-10"; neighbours in this order share what is learnt."""
+    """Written as "10-5-10"; the surface shares what it learns between neighbours in this order."""
     x: Axis
     y: Axis
 
@@ -37,16 +40,16 @@ class Domain:
 
     @property
     def plane(self) -> Plane:
-        """Its coordinates."""
+        """The two coordinates."""
         return Plane(self.x.coordinate, self.y.coordinate)
 
     @property
     def varies(self) -> tuple[bool, bool]:
-        """Whether x, and whether y, is more than one value."""
+        """Whether x, and whether y, has more than one value."""
         return self.x.varies, self.y.varies
 
     def index(self, architectures: ArrayLike | Iterable[Architecture | str]) -> Ints:
-        """Indices of architectures, given as names or as indices, shape (n,); MisuseError for one that is not there."""
+        """Indices (n,) of architectures that are given as names or indices; MisuseError for one that is not in the domain."""
         given = np.atleast_1d(np.asarray(architectures if isinstance(architectures, np.ndarray) else list(_many(architectures))))
         if given.dtype.kind in "iu":
             unknown = given[(given < 0) | (given >= len(self.architectures))]
@@ -56,11 +59,11 @@ class Domain:
             found = np.array([places.get(name, -1) for name in given.tolist()], dtype=np.int64)
             unknown = given[found < 0]
         if len(unknown):
-            raise MisuseError(f"architecture {unknown[0]!s} is not of this surface: {', '.join(self.architectures)}.")
+            raise MisuseError(f"architecture {unknown[0]!s} is not in this surface, which has {', '.join(self.architectures)}.")
         return found
 
     def centres(self, size: int = GRID) -> tuple[Floats, Floats]:
-        """u and v at the middles of the grid's cells: `size` per axis, one where the axis is a single value."""
+        """u and v at the middles of the grid cells: `size` per axis, or one if the axis has a single value."""
         u, v = ((np.arange(cells) + 0.5) / cells for cells in self.shape(size)[1:])
         return u, v
 
@@ -77,7 +80,7 @@ def _many(architectures: object) -> Iterable[object]:
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Replicates and how many of them failed, at points; all arrays have shape (n,)."""
+    """Numbers of replicates and of failures at points; all arrays have shape (n,)."""
 
     architecture: Ints
     """Index a."""
@@ -100,7 +103,7 @@ class Counts:
         failures: ArrayLike,
         replicates: ArrayLike = 1,
     ) -> Counts:
-        """Counts at points (x, y) of a domain. Rows of no replicates are left out; MisuseError for impossible counts."""
+        """Counts at points (x, y) of a domain. Points without replicates are left out; MisuseError for impossible counts."""
         index = domain.index(architecture)
         u, v = (np.broadcast_to(part, index.shape) for part in (domain.x.to_unit(x), domain.y.to_unit(y)))
         whole = whole_numbers("failures", failures), whole_numbers("replicates", replicates)
@@ -117,7 +120,7 @@ class Counts:
         return Counts(self.architecture[rows], self.u[rows], self.v[rows], self.failures[rows], self.replicates[rows])
 
     def plus(self, other: Counts) -> Counts:
-        """Both together, points that occur twice added up, in an order that depends on the points alone."""
+        """The sum of both, with points that occur twice added up, in an order that depends only on the points."""
         columns: Any = (np.concatenate(pair) for pair in zip(self._columns(), other._columns()))
         return Counts(*columns).merged()
 
@@ -132,9 +135,9 @@ class Counts:
         return Counts(a[first], u[first], v[first], np.add.reduceat(k, starts), np.add.reduceat(n, starts))
 
     def gathered(self) -> Counts:
-        """These counts; more than MOST_POINTS points are moved to the middles of the grid's cells, and added up there.
+        """These counts; if they have more than MOST_POINTS points, the counts are summed at the middles of the grid cells.
 
-        That is finer than the tree sees, and a sixth of the process's shortest length scale.
+        A grid cell is smaller than the tree resolves, and a sixth of the process's shortest length scale.
         """
         if len(self) <= MOST_POINTS:
             return self
@@ -157,5 +160,5 @@ def whole_numbers(name: str, values: ArrayLike) -> Ints:
 
 
 def grid_cell(x: Floats, side: int) -> Ints:
-    """Which of `side` equal cells of [0, 1] each x lies in."""
+    """The index of the cell in which each x lies, of `side` equal cells of [0, 1]."""
     return np.minimum((x * side).astype(np.int64), side - 1)

@@ -1,4 +1,4 @@
-"""What is known of a failure rate at each of many points: a mixture of two distributions."""
+"""The posterior distribution of the failure rate at points of a surface: a mixture of the tree's and the process's."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from search_spaces.errors import MisuseError
 from search_spaces.surface.domain import Floats, Ints
 
 EDGE = 0.005
+"""An end of an interval that is nearer than this to 0 or 1 is reported as 0 or 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
     """The rate's distribution at points: weight · Beta(alpha, beta) + (1 − weight) · logistic(Normal(location, scale²)).
 
-    All arrays share one shape, which all results have too.
+    All arrays have the same shape, and so have all results.
     """
 
     alpha: Floats
-    """Of the tree: the Beta with the mean and variance of its mixture of boxes and frames."""
+    """The tree's alpha and beta: those of the Beta with the mean and variance of its mixture of boxes and frames."""
     beta: Floats
     location: Floats
-    """Of the process: the logit's mean."""
+    """The process's mean of the logit."""
     scale: Floats
-    """And its standard deviation."""
+    """The process's standard deviation of the logit."""
     weight: Floats
-    """Of the tree, in [0, 1]."""
+    """The tree's weight, in [0, 1]."""
 
     @cached_property
     def mean(self) -> Floats:
@@ -48,13 +49,13 @@ class Posterior:
         return np.sqrt(np.maximum(self.variance, 0))
 
     def exceedance(self, level: float) -> Floats:
-        """q = P(rate ≥ level), in [0, 1] and falling in the level."""
+        """q = P(rate ≥ level), in [0, 1] and decreasing in the level."""
         return 1 - self._cdf(np.full(self.weight.shape, _checked_level(level)))
 
     def interval(self, confidence: float = 0.9) -> tuple[Floats, Floats]:
         """Central interval: quantiles (1 − confidence)/2 and (1 + confidence)/2, to 1e-5.
 
-        An end within EDGE of 0 or 1 is 0 or 1: there are places where nothing ever fails, and no density holds them.
+        An end within EDGE of 0 or 1 is 0 or 1: in some places nothing ever fails, and no quantile of a density is exactly 0.
         """
         tail = (1 - _checked_level(confidence, "confidence")) / 2
         low, high = self._quantile(tail), self._quantile(1 - tail)
@@ -66,12 +67,12 @@ class Posterior:
         return np.minimum(q, 1 - q)
 
     def regret(self, level: float = 0.5) -> Floats:
-        """2 min(E(rate − level)⁺, E(level − rate)⁺): the risk, weighed by how much it matters (|2 rate − 1| at ½)."""
+        """2 min(E(rate − level)⁺, E(level − rate)⁺): the risk, weighted by how much an error matters (|2 rate − 1| at ½)."""
         below = self._expected_shortfall(_checked_level(level))
         return 2 * np.clip(np.minimum(below, below + self.mean - level), 0, None)
 
     def log_chance(self, failures: Ints, replicates: Ints) -> Floats:
-        """log P(failures | replicates), mixed with a little of the uniform so that no single point decides."""
+        """log P(failures | replicates), mixed with a little of the uniform distribution so that no single point dominates."""
         choices = -betaln(failures + 1, replicates - failures + 1) - np.log1p(replicates)
         tree = np.exp(choices + betaln(self.alpha + failures, self.beta + replicates - failures) - betaln(self.alpha, self.beta))
         process = np.zeros(self.weight.shape)
@@ -88,7 +89,7 @@ class Posterior:
         return tuple(self.weight * t + (1 - self.weight) * p for t, p in zip(tree, self._process_moments()))  # type: ignore[return-value]
 
     def _process_moments(self) -> tuple[Floats, Floats]:
-        """E and E of the square of logistic(z), z normal, by Gauss–Hermite quadrature."""
+        """Mean and mean square of logistic(z), z normal, by Gauss–Hermite quadrature."""
         first, second = np.zeros(self.weight.shape), np.zeros(self.weight.shape)
         for node, share in zip(*_HERMITE):
             rate = expit(self.location + self.scale * node)
@@ -96,12 +97,12 @@ class Posterior:
         return first, second
 
     def _cdf(self, rate: Floats) -> Floats:
-        """P(rate ≤ x), at one x a point."""
+        """P(rate ≤ x), with one x per point."""
         tree = betainc(self.alpha, self.beta, rate)
         return self.weight * tree + (1 - self.weight) * ndtr((logit(rate) - self.location) / self.scale)
 
     def _quantile(self, share: float) -> Floats:
-        """By bisection between the quantiles of the two parts."""
+        """Quantile of the mixture, by bisection between the quantiles of its two parts."""
         ends = betaincinv(self.alpha, self.beta, share), expit(self.location + self.scale * ndtri(share))
         ends = np.where(self.weight > 0, ends[0], ends[1]), np.where(self.weight < 1, ends[1], ends[0])
         low, high = np.minimum(*ends), np.maximum(*ends)
@@ -112,7 +113,7 @@ class Posterior:
         return (low + high) / 2
 
     def _expected_shortfall(self, level: float) -> Floats:
-        """E(level − rate)⁺ = ∫₀^level P(rate ≤ x) dx: in closed form for the Beta, by Gauss–Legendre for the other."""
+        """E(level − rate)⁺ = ∫₀^level P(rate ≤ x) dx: in closed form for the tree, by Gauss–Legendre for the process."""
         mean = self.alpha / (self.alpha + self.beta)
         tree = level * betainc(self.alpha, self.beta, level) - mean * betainc(self.alpha + 1, self.beta, level)
         process = sum(

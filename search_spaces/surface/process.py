@@ -1,4 +1,7 @@
-"""A Gaussian process on the logit of the rate, by a cosine basis and Laplace's approximation."""
+"""The process: a Gaussian process on the logit of the failure rate, by a cosine basis and Laplace's approximation.
+
+It is one of the two estimators that `surface.py` mixes.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from threadpoolctl import threadpool_limits
 from search_spaces.surface.domain import Counts, Domain, Floats, Ints
 
 FUNCTIONS = 20
-"""Cosines per axis."""
+"""Number of cosines per axis."""
 
 
 LENGTHS = (0.05, 0.1, 0.2)
-"""Length scales to choose from for each axis, of length 1."""
+"""Candidate length scales for each axis, in units of the axis."""
 
 
 AMPLITUDE = 4.0
@@ -34,18 +37,18 @@ class Process:
     location: Floats
     """(A, I, J): coefficients of the logit's mean."""
     variance: Floats
-    """(A, 2I − 1, 2J − 1): of its variance, also a cosine series, for cos x cos y = ½ cos(x + y) + ½ cos(x − y)."""
+    """(A, 2I − 1, 2J − 1): coefficients of its variance, also a cosine series as cos x cos y = ½ cos(x + y) + ½ cos(x − y)."""
 
     @classmethod
     def fitted(cls, domain: Domain, counts: Counts) -> Process:
-        """One process per architecture, each with the length scales, of u and of v, of the greatest evidence."""
+        """One process per architecture, each with the length scales of u and v that have the greatest evidence."""
         sides = tuple(FUNCTIONS if varies else 1 for varies in domain.varies)
         choices = [LENGTHS if varies else LENGTHS[:1] for varies in domain.varies]
         location = np.zeros((len(domain.architectures), *sides))
         variance = np.zeros((len(domain.architectures), *(2 * side - 1 for side in sides)))
         for a in range(len(domain.architectures)):
             mine = counts.take(counts.architecture == a)
-            with threadpool_limits(1, "blas"):  # small matrices: more threads wait for each other, on a busy machine for minutes
+            with threadpool_limits(1, "blas"):  # small matrices: on a busy machine, more threads wait minutes for each other
                 fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
             best = max(fits, key=lambda fit: fit.evidence)
             _embed(location[a], best.location)
@@ -62,7 +65,7 @@ class Process:
         return location, np.sqrt(np.maximum(variance, _LEAST_VARIANCE))
 
     def latent_on_grid(self, u: Floats, v: Floats) -> tuple[Floats, Floats]:
-        """The same on a grid of all architectures × u × v."""
+        """Mean and standard deviation of the logit on the grid of all architectures × u × v."""
         location, variance = (
             np.einsum("aij,ui,vj->auv", part, _cosines(u, part.shape[1]), _cosines(v, part.shape[2]), optimize=True)
             for part in (self.location, self.variance)
@@ -89,10 +92,10 @@ class _Laplace:
 
 
 def _laplace(counts: Counts, lengths: tuple[float, ...], varies: tuple[bool, bool]) -> _Laplace:
-    """Newton's method for the mode of the weights, in units of their prior standard deviation z = w / √prior.
+    """Newton's method for the mode of the weights, in units of their prior standard deviation: z = w / √prior.
 
-    With W = n p (1 − p): (I + D Φᵀ W Φ D) is the Hessian of −log posterior, D = diag(√prior). Rasmussen and Williams
-    2006, eqs. 3.15 and 3.32.
+    The Hessian of −log posterior is I + D Φᵀ W Φ D with W = n p (1 − p) and D = diag(√prior). Rasmussen and Williams 2006,
+    eqs. 3.15 and 3.32.
     """
     axes = zip((counts.u, counts.v), lengths, varies)
     sides = tuple(_functions(axis, length) if varied else 1 for axis, length, varied in axes)
@@ -116,7 +119,7 @@ def _laplace(counts: Counts, lengths: tuple[float, ...], varies: tuple[bool, boo
 
 
 def _functions(axis: Floats, length: float) -> int:
-    """Cosines on an axis: up to the cutoff, and not many more than a lattice has values to tell them apart by."""
+    """Number of cosines on an axis: up to the cutoff, and at most _SPARE more than the axis has distinct values."""
     return min(FUNCTIONS, math.ceil(_CUTOFF / (math.pi * length)) + 1, len(np.unique(axis)) + _SPARE)
 
 
@@ -124,7 +127,7 @@ _SPARE = 3
 
 
 _CUTOFF = 3.6
-"""Frequencies times length scale beyond this have a prior variance of under 0.0016 of the first."""
+"""Cosines whose frequency times length scale exceeds this have less than 0.0016 of the first one's prior variance."""
 
 
 _MOST_STEPS = 30
@@ -135,7 +138,10 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """Counts and the cosines at them: of points (n,), or of all of a lattice (U, V), whose sums are then products of matrices."""
+    """Counts and the cosines at their points.
+
+    They are those of single points (n,), or of a whole lattice (U, V), for which sums over points are products of matrices.
+    """
 
     failures: Ints
     replicates: Ints
@@ -146,7 +152,7 @@ class _Data:
 
     @classmethod
     def of(cls, counts: Counts, sides: tuple[int, ...]) -> _Data:
-        """As a lattice where most of one is there."""
+        """The data of counts, as a lattice if enough of its points are present."""
         (u, row), (v, column) = (np.unique(axis, return_inverse=True) for axis in (counts.u, counts.v))
         failures, replicates = counts.failures, counts.replicates
         if len(u) * len(v) <= _WORTH_A_LATTICE * len(counts):
@@ -188,11 +194,11 @@ class _Data:
 
 
 _WORTH_A_LATTICE = 10
-"""A point costs about as much as this many cells of a lattice."""
+"""A single point costs about as much as this many points of a lattice."""
 
 
 def _products(series: Floats, sides: tuple[int, ...]) -> Floats:
-    """Σ over points of weight · φ_ij φ_i'j', (IJ, IJ), from the (2I − 1, 2J − 1) sums weight · cos(aπu) cos(bπv)."""
+    """Σ over points of weight · φ_ij φ_i'j', (IJ, IJ), from the (2I − 1, 2J − 1) sums of weight · cos(aπu) cos(bπv)."""
     pairs = _sums_and_differences(sides[0]).T @ series @ _sums_and_differences(sides[1])
     rows, columns = sides
     return pairs.reshape(rows, rows, columns, columns).transpose(0, 2, 1, 3).reshape(rows * columns, rows * columns)
@@ -206,7 +212,7 @@ def _variance_series(covariance: Floats, sides: tuple[int, ...]) -> Floats:
 
 
 def _sums_and_differences(side: int) -> Floats:
-    """(2 · side − 1, side²): cos(iπx) cos(jπx) = Σ_a of this[a, (i, j)] cos(aπx)."""
+    """The matrix M, (2 · side − 1, side²), for which cos(iπx) cos(jπx) = Σ_a M[a, (i, j)] cos(aπx)."""
     i, j = (index.ravel() for index in np.indices((side, side)))
     found = np.zeros((2 * side - 1, side * side))
     np.add.at(found, (i + j, np.arange(side * side)), 0.5)
@@ -215,7 +221,7 @@ def _sums_and_differences(side: int) -> Floats:
 
 
 def _spectrum(length: float, side: int) -> Floats:
-    """Prior variances of cos(iπx), i < side, of a kernel of variance 1; one constant function has all of it."""
+    """Prior variances of cos(iπx), i < side, for a kernel of variance 1; if side is 1, the constant has all of it."""
     if side == 1:
         return np.ones(1)
     frequency = math.pi * np.arange(side)

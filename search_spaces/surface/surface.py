@@ -1,11 +1,15 @@
 """P(failure) over architecture × two coordinates, from counts of replicates: its mean, its uncertainty, its level sets.
 
-Two estimators see the same counts. The *tree* averages over all partitions of the space into dyadic boxes (exactly:
-the optional Pólya tree), and over rotated frames: honest, shared between neighbouring architectures, and blocky. The
-*process* is a Gaussian process for the logit of the rate, one per architecture: sharp, and too sure of itself. The
-*mixture* weighs the two, place by place, by how well each predicted batches of replicates that it had not yet seen.
+Two estimators are fitted to the same counts, and a third combines them:
 
-Places: architecture index a in 0 … A − 1; u, v in [0, 1], the coordinates x and y in units of their axes.
+- The *tree* (`tree.py`) averages over all partitions of the space into dyadic boxes (exactly: the optional Pólya tree), and
+  over rotated frames. It is calibrated and shares evidence between neighbouring architectures, but it is blocky.
+- The *process* (`process.py`) is a Gaussian process for the logit of the rate, one per architecture. It is sharp, but
+  overconfident.
+- The *mixture* weighs the two, place by place, by how well each predicted batches of replicates that it had not yet seen.
+
+Places are given by the architecture's index a in 0 … A − 1 and by u, v in [0, 1], the coordinates x and y in units of their
+axes. `posterior.py` holds the resulting distribution of the rate, `domain.py` the domain and the counts.
 
 Sources: Wong and Ma 2010, "Optional Pólya tree and Bayesian inference"; Solin and Särkkä 2020, "Hilbert space methods
 for reduced-rank Gaussian process regression"; Rasmussen and Williams 2006, ch. 3.4 (Laplace approximation).
@@ -38,7 +42,10 @@ Estimator = Literal["mixture", "tree", "process"]
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Each point has the counts of the nearest measured cell of its architecture, under Beta(½, ½); none: no counts."""
+    """Takes the place of the tree where cells are few: each point has the rate of its architecture's nearest measured cell.
+
+    The prior is Beta(½, ½); an architecture without a measured cell keeps it.
+    """
 
     counts: Counts
 
@@ -55,11 +62,11 @@ class Cells:
 
 
 FEWEST_VALUES, FEWEST_CELLS = 6, 12
-"""An axis that varies but has fewer values, or a lattice of fewer cells per architecture, is not smoothed."""
+"""A surface is not smoothed if an axis that varies has fewer values, or if there are fewer cells."""
 
 
 def few_cells(counts: Counts, varies: tuple[bool, bool]) -> bool:
-    """Whether the measured points are a lattice so small that each cell had better speak for itself."""
+    """Whether the measured points form a lattice so small that no cell should borrow from others."""
     values = [len(np.unique(axis)) for axis, varied in zip((counts.u, counts.v), varies) if varied]
     cells = len(np.unique(np.stack([counts.u, counts.v]), axis=1).T)
     return any(count < FEWEST_VALUES for count in values) or cells < FEWEST_CELLS
@@ -73,11 +80,11 @@ REACH = 6.0
 
 
 FOLDS = 8
-"""Batches into which points without an order are dealt."""
+"""Number of batches into which points without an order are dealt."""
 
 
 def dealt(counts: Counts) -> Ints:
-    """A batch for each point, 0 … FOLDS − 1, by a hash of where it is (Weyl's sequence on its 64 bits)."""
+    """A batch for each point, 0 … FOLDS − 1, by a hash of its position (Weyl's sequence on its 64 bits)."""
     bits = [np.ascontiguousarray(axis).view(np.uint64) for axis in (counts.u, counts.v)]
     mixed = counts.architecture.astype(np.uint64)
     for part in bits:
@@ -88,26 +95,26 @@ def dealt(counts: Counts) -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """P(failure) on a domain, given counts. Made by `fit_surface`; `updated` with the next batch."""
+    """P(failure) on a domain, given counts. `fit_surface` makes it, `updated` adds the next batch."""
 
     domain: Domain
     counts: Counts
-    """All that the surface has seen."""
+    """All counts that the surface was fitted to."""
     tree: Tree | Cells
     process: Process | None
-    """None where there are but a few cells: each then speaks for itself."""
+    """None if there are only a few cells, which are then not smoothed."""
     scores: Floats
-    """(A, U, V): Σ over the replicates of a grid cell of log P(outcome | tree) − log P(outcome | process), each predicted
-    before either had seen it."""
+    """(A, U, V): Σ over the replicates of a grid cell of log P(outcome | tree) − log P(outcome | process). Both predicted each
+    outcome before they were fitted to it."""
 
     def at(self, architecture: ArrayLike, x: ArrayLike, y: ArrayLike, estimator: Estimator = "mixture") -> Posterior:
-        """The rate's distribution at points (x, y), all of shape (n,); architectures by name or index."""
+        """The rate's distribution at points (x, y), all of shape (n,); architectures are given by name or index."""
         index = self.domain.index(architecture)
         u, v = (np.broadcast_to(part, index.shape) for part in (self.domain.x.to_unit(x), self.domain.y.to_unit(y)))
         return self._posterior(index, u, v, estimator)
 
     def on_grid(self, size: int = GRID, estimator: Estimator = "mixture") -> Posterior:
-        """The rate's distribution at the middles of the grid's cells, shape `domain.shape(size)`."""
+        """The rate's distribution at the middles of the grid cells, shape `domain.shape(size)`."""
         u, v = self.domain.centres(size)
         index = np.arange(len(self.domain.architectures))[:, None, None]
         moments = self.tree.moments(index, u[None, :, None], v[None, None, :])
@@ -119,9 +126,9 @@ class Surface:
         return Posterior(*tree, *latent, self._weight(estimator)[self._grid_cells(index, u[:, None], v)])
 
     def updated(self, batch: Counts) -> Surface:
-        """The surface after one more batch, which tree and process both predict before they see it.
+        """The surface after one more batch, which tree and process both predict before they are fitted to it.
 
-        The batch is sorted first: in a product of matrices the last bit of a row depends on the row's place.
+        The batch is sorted first, because in a product of matrices the last bit of a row depends on the row's position.
         """
         batch = batch.merged()
         return _fitted(self.domain, self.counts.plus(batch).gathered(), self.scores + self._scored(batch))
@@ -138,7 +145,7 @@ class Surface:
 
     @cached_property
     def _local_weight(self) -> Floats:
-        """The tree's share: the logistic of the scores, each spread by a Gaussian kernel of height 1."""
+        """The tree's weight: the logistic of the scores, each spread by a Gaussian kernel of height 1."""
         return expit(kernel_sum(self.scores, REACH))
 
     def _grid_cells(self, index: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints, Ints]:
@@ -180,10 +187,11 @@ def _fitted(domain: Domain, counts: Counts, scores: Floats) -> Surface:
 
 
 def fit_surface(domain: Domain, counts: Counts, batch: ArrayLike | None = None) -> Surface:
-    """The surface of counts, read batch by batch, so that tree and process are weighed by what they predicted.
+    """The surface of counts, added batch by batch, so that tree and process are weighed by their predictions.
 
-    `batch` (n,) holds whole numbers, the smallest read first; without it (a lattice has no order) points are dealt out by
-    a hash of where they are. The order of the rows does not matter. One fit per batch: some seconds where there are few.
+    `batch` (n,) holds whole numbers; the smallest is added first. Without it (a lattice has no order) points are dealt into
+    batches by a hash of their position. The order of the rows does not matter. There is one fit per batch, which takes
+    seconds in all if there are few batches.
     """
     order = dealt(counts) if batch is None else whole_numbers("batch", batch)
     if order.shape != counts.u.shape:
@@ -200,5 +208,5 @@ def expected_misclassified_volume(posterior: Posterior, level: float = 0.5) -> f
 
 
 def expected_regret(posterior: Posterior, level: float = 0.5) -> float:
-    """The same, each place weighed by the distance of its rate from the level (|2 rate − 1| at ½)."""
+    """Expected misclassified volume, each place weighted by the distance of its rate from the level (|2 rate − 1| at ½)."""
     return float(posterior.regret(level).mean())

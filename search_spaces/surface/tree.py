@@ -1,4 +1,7 @@
-"""An average over all ways to cut the plane into boxes of constant rate."""
+"""The tree: the average over all ways to cut the space into boxes of constant failure rate.
+
+It is one of the two estimators that `surface.py` mixes.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,31 @@ from scipy.special import gammaln
 from search_spaces.surface.domain import Counts, Domain, Floats, Ints
 
 FRAMES = 8
+"""Number of frames that are averaged over."""
 
 
 LEVELS = 6
-"""Halvings of u and of v, each; the architectures' axis is halved down to one."""
+"""Number of halvings of each of u and v; the axis of architectures is halved down to single ones."""
 
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 _ROOM = 1.15
-"""A frame's side over that of the square it must hold: what is left is shifted by."""
+"""Side of a frame over that of the square that it must hold; shifts use the spare room."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A rotated, shifted square around the unit square, on which the boxes are laid."""
+    """A rotated and shifted square around the unit square, which the boxes subdivide."""
 
     angle: float
     """Radians, in [0, π/2)."""
     shift: tuple[float, float]
-    """In [0, 1]: where in its room the unit square lies."""
+    """The unit square's position within the spare room, in [0, 1] per axis."""
 
     def cells(self, u: Floats, v: Floats, sides: tuple[int, ...]) -> tuple[Ints, Ints]:
-        """Which of the frame's cells (sides per axis) points lie in."""
+        """The frame's cells in which points lie, with `sides` cells per axis."""
         cos, sin = math.cos(self.angle), math.sin(self.angle)
         reach = (cos + sin) / 2
         turned = cos * (u - 0.5) + sin * (v - 0.5), cos * (v - 0.5) - sin * (u - 0.5)
@@ -47,9 +51,9 @@ class Frame:
 
 
 def frames(rotate: bool) -> tuple[Frame, ...]:
-    """The frames averaged over: multiples of the golden angle within 90°, shifts of the R2 sequence.
+    """The frames that are averaged over: multiples of the golden angle within 90°, shifted by the R2 sequence.
 
-    Without rotation (where an axis is a single value) they differ by their shifts alone.
+    Without rotation (if an axis has a single value) they differ only in their shifts.
     """
     plastic = 1.324717957244746
     return tuple(
@@ -63,7 +67,7 @@ def frames(rotate: bool) -> tuple[Frame, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """T: the average over all dyadic partitions, in every frame; leaves are Beta(½, ½), stopping probability ½."""
+    """The average over all dyadic partitions in every frame. Leaves are Beta(½, ½); the stopping probability is ½."""
 
     frames: tuple[Frame, ...]
     mean: Floats
@@ -73,7 +77,7 @@ class Tree:
 
     @classmethod
     def fitted(cls, domain: Domain, counts: Counts) -> Tree:
-        """The posterior given counts; exact but for the cells' size, 1/64 of a frame (1/32 of coarse lattices)."""
+        """The posterior given counts, exact up to the size of a cell: 1/64 of a frame, or 1/32 for coarse lattices."""
         sides = tuple(2 ** _levels(axis) if varies else 1 for axis, varies in zip((counts.u, counts.v), domain.varies))
         padded = 2 ** math.ceil(math.log2(len(domain.architectures)))
         around = frames(rotate=all(domain.varies))
@@ -83,7 +87,7 @@ class Tree:
         return cls(around, mean[:, kept], second[:, kept])
 
     def moments(self, architecture: Ints, u: Floats, v: Floats) -> tuple[Floats, Floats]:
-        """E rate and E rate², averaged over frames, at points; the arguments are broadcast."""
+        """E rate and E rate² at points, averaged over frames; the arguments are broadcast."""
         first = second = np.zeros(())
         for number, frame in enumerate(self.frames):
             at = (architecture, *frame.cells(u, v, self.mean.shape[2:]))
@@ -92,7 +96,7 @@ class Tree:
 
 
 def _levels(axis: Floats) -> int:
-    """Halvings of an axis: one fewer where a lattice's values are so few that they stay apart all the same."""
+    """Number of halvings of an axis: one fewer if its values are so few that they still fall into different cells."""
     return LEVELS - 1 if len(np.unique(axis)) <= _FEW_VALUES else LEVELS
 
 
@@ -113,11 +117,11 @@ def _framed(frame: Frame, counts: Counts, shape: tuple[int, ...]) -> tuple[Ints,
 def partition_average(failures: Floats | Ints, replicates: Floats | Ints, apart: int = 0) -> tuple[Floats, Floats]:
     """E rate and E rate² of every cell under the optional Pólya tree; sides are powers of two, any number of axes.
 
-    A box stops with probability ½ (1 where it is a single cell) and is then one Beta(½, ½) rate; or it is halved along
-    one of the axes that still can be, each with the same probability. With M the marginal likelihood of a box,
-    M = ½ leaf + ½ mean over axes of M(left) M(right), from small boxes to large ones; then the posterior probability
-    that a box is a leaf, from large ones to small. The cost is that of the number of boxes, ∏ (2 · side − 1). The first
-    `apart` axes, of any length, are not space: each of their entries is a space of its own.
+    A box is a leaf with probability ½ (1 for a single cell) and then has one Beta(½, ½) rate. Otherwise it is halved along
+    one of the axes that can still be halved, each with the same probability. The marginal likelihood of a box,
+    M = ½ leaf + ½ mean over axes of M(left) M(right), is computed from small boxes to large ones; then the posterior
+    probability that a box is a leaf, from large ones to small. The cost is proportional to the number of boxes,
+    ∏ (2 · side − 1). The first `apart` axes, of any length, are not halved: each of their entries is a space of its own.
     """
     deepest = tuple(0 if axis < apart else side.bit_length() - 1 for axis, side in enumerate(failures.shape))
     failures, replicates = (given.astype(np.int64) for given in (failures, replicates))
@@ -138,7 +142,7 @@ def partition_average(failures: Floats | Ints, replicates: Floats | Ints, apart:
 
 @dataclass(frozen=True, eq=False)
 class _Boxes:
-    """All boxes of one depth, how often each axis was halved; arrays have shape 2^depth."""
+    """All boxes of one depth, the number of halvings of each axis; arrays have shape 2^depth."""
 
     failures: Ints
     replicates: Ints
@@ -147,11 +151,11 @@ class _Boxes:
     stopping: Floats
     """Posterior probability that the box, once reached, is a leaf."""
     halving: dict[int, Floats]
-    """And that it is halved along each axis."""
+    """Posterior probability that the box, once reached, is halved along each axis."""
 
 
 def _boxes(failures: Ints, replicates: Ints, deepest: tuple[int, ...], most: int) -> dict[tuple[int, ...], _Boxes]:
-    """From single cells, the deepest, up to the whole; `most` is the largest number of replicates in one box."""
+    """All boxes by depth, from single cells, the deepest, up to the whole. `most` is the largest number of replicates in one."""
     found: dict[tuple[int, ...], _Boxes] = {}
     half, whole = gammaln(np.arange(most + 1) + 0.5), gammaln(np.arange(most + 1) + 1)
     for depth in sorted(itertools.product(*(range(halvings + 1) for halvings in deepest)), reverse=True):
@@ -178,7 +182,7 @@ def _shares(leaf: Floats, halved: dict[int, Floats]) -> tuple[Floats, Floats, di
 
 
 def _spread(own: dict[tuple[int, ...], Floats], deepest: tuple[int, ...]) -> Floats:
-    """Sum over all boxes that hold a cell: one axis after the other, coarse depths repeated onto finer ones.
+    """The sum, for each cell, over all boxes that contain it: axis by axis, repeating coarse depths onto finer ones.
 
     Values have shape (moments, *2^depth).
     """
@@ -197,6 +201,6 @@ def _deeper(depth: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def _pairs(values: NDArray[Any], axis: int) -> NDArray[Any]:
-    """Sums of neighbouring pairs along an axis: a box's value from its two halves'."""
+    """Sums of neighbouring pairs along an axis: the value of each box from those of its halves."""
     before = (slice(None),) * axis
     return values[(*before, slice(0, None, 2))] + values[(*before, slice(1, None, 2))]

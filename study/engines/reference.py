@@ -1,19 +1,20 @@
 """The reference engine: plain NumPy, replicates on the last axis, every sum in a stated order.
 
-It is the definition that other engines are held to, to the bit where they add in the same order. Hence:
+It defines the training procedure: an engine that adds in the same order must agree with it to the bit. What a variant
+computes (forward pass, gradients) is in `study/variants/`; learning rates are in `schedules.py`. The rules:
 
-* A sum over features, hidden units or latents starts at its first term (or at the bias, where there is one)
-  and adds the others one by one, in index order; a sum over the samples of a minibatch likewise, then is
-  multiplied by 1/B. Nothing is contracted (no fused multiply-add) and nothing is reassociated.
-* Everything is computed in the training dtype. Adam's step sizes and epsilons are tabled in float64 and cast.
-* Adam keeps m/(1 − β1) and v/(1 − β2), which saves two products a step: with g the gradient,
+* A sum over features, hidden units or latents starts at its first term (or at the bias, if there is one)
+  and adds the others one by one, in index order. A sum over the samples of a minibatch does the same and is
+  then multiplied by 1/B. Nothing is contracted (no fused multiply-add) and nothing is reassociated.
+* Everything is computed in the training dtype. Adam's step sizes and epsilons are tabulated in float64 and cast.
+* Adam keeps m/(1 − β1) and v/(1 − β2), which saves two products per step: with g the gradient,
       M ← β1 M + g,   V ← β2 V + g²,   θ ← θ − A_t M / (√V + E_t),
       A_t = lr_t √(1−β2^t) (1−β1) / ((1−β1^t) √(1−β2)),   E_t = ε √(1−β2^t) / √(1−β2).
-* M and V whose absolute value is under 1e-30 (float32) or 1e-290 (float64) are set to 0: no denormals.
-* ReLU is max(s, 0); its derivative at 0 is 0. Of equal pre-activations `topk` takes the one of lower index.
+* M and V are set to 0 if their absolute value is below 1e-30 (float32) or 1e-290 (float64), to avoid denormals.
+* ReLU is max(s, 0); its derivative at 0 is 0.
 
-A replicate is one lane of the last axis and never meets another, so its bits do not depend on its pack mates.
-A diverging lane goes to inf or NaN and leaves the others alone.
+A replicate is one lane of the last axis. Lanes never mix, so a replicate's bits do not depend on its pack mates, and a
+lane that diverges to inf or NaN leaves the others unchanged.
 """
 
 from __future__ import annotations
@@ -39,12 +40,10 @@ _Float = NDArray[np.float64]
 
 
 class ReferenceEngine:
-    """NumPy, readable beside the formulas; the oracle of the `exact` engine family."""
+    """NumPy, readable beside the formulas: the definition of the `exact` engine family."""
 
-    name = "reference"
-    family = "exact"
     lanes = 256
-    """Autoencoders that are trained together, with all SAEs on them; of so many the parameters stay in a core's cache."""
+    """Autoencoders that are trained together, with all SAEs on them: the parameters of this many stay in a core's cache."""
 
     def __init__(self, watch: Watch | None = None) -> None:
         self.watch = watch
@@ -54,7 +53,7 @@ class ReferenceEngine:
             self.watch(parameters)
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
-        """Measured on one core of a 2-core server: a call's overhead a step, and a cost a parameter and sample."""
+        """Measured on one core of a 2-core server: the overhead of calls per step, and a cost per parameter and sample."""
         n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
 
         def training(steps: int, batch_size: int, units: int, parameters: int, models: int) -> float:
@@ -78,12 +77,12 @@ class ReferenceEngine:
         return h
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders:
         """Minimise the mean over a minibatch of Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b).
 
         start: W (H, N, R) and b (N, R) in the training dtype; samples (R, S, N), cast to it; batches: None for stored order;
-        weights: the importances I, (N,).
+        importances: I, (N,).
         """
         n_hidden, n_features, lanes = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, lanes), start.b])
@@ -91,7 +90,7 @@ class ReferenceEngine:
         gradient = np.empty_like(parameters)
         W, b = _blocks(parameters, (n_hidden, n_features), (n_features,))
         grad_W, grad_b = _blocks(gradient, (n_hidden, n_features), (n_features,))
-        twice_weights = (2 * weights).astype(parameters.dtype)[:, None]
+        twice_importances = (2 * importances).astype(parameters.dtype)[:, None]
         adam = _Adam(parameters, ae_schedule(protocol), protocol)
 
         self._show(parameters)
@@ -99,7 +98,7 @@ class ReferenceEngine:
             for x in _minibatches(samples, batches, protocol.ae_batch_size, protocol.ae_training_steps):  # (B, N, R)
                 h = ordered_sum(W[:, i] * x[:, None, i] for i in range(n_features))  # (B, H, R)
                 s = ordered_sum((W[k] * h[:, k, None] for k in range(n_hidden)), b)  # (B, N, R)
-                error = twice_weights * (np.maximum(s, 0) - x)
+                error = twice_importances * (np.maximum(s, 0) - x)
                 error = np.where(s > 0, error, 0)  # dL/ds
                 q = ordered_sum(W[:, i] * error[:, None, i] for i in range(n_features))  # dL/dh: (B, H, R)
                 mean_over_batch(grad_W, (h[n][:, None] * error[n] + q[n][:, None] * x[n] for n in range(len(x))), len(x))
@@ -109,7 +108,7 @@ class ReferenceEngine:
         return Autoencoders(W, b)
 
     def train_saes(self, task: SaeTask) -> SparseAutoencoders:
-        """Minimise the variant's loss, its mean over a minibatch."""
+        """Minimise the mean of the variant's loss over a minibatch."""
         protocol, variant, controller = task.protocol, variant_of(task.protocol), task.controller
         parameters, l1 = task.start.stacked(), task.cast_l1
         saes, gradient, initial = task.start.with_values(parameters), np.zeros_like(parameters), parameters.copy()
@@ -140,7 +139,7 @@ def _products(one: _Array, other: _Array) -> _Array:
 
 
 def _remove_radial_part(gradient: _Array, columns: _Array) -> None:
-    """What of the gradient changes the columns' norms, in place."""
+    """Remove the part of the gradient that changes the columns' norms, in place."""
     gradient -= _products(gradient, columns)[:, None] * columns
 
 
@@ -192,7 +191,7 @@ class _Adam:
 
 
 def _blocks(flat: _Array, *shapes: tuple[int, ...]) -> list[_Array]:
-    """Views of (P, R) as the parameters that lie in it one behind the other, each (*shape, R)."""
+    """Views of (P, R) as its consecutive parameters, each (*shape, R)."""
     views, offset = [], 0
     for shape in shapes:
         size = int(np.prod(shape))

@@ -1,4 +1,4 @@
-"""Metrics of the autoencoder, many at once, from its weights and its moments over the evaluation samples."""
+"""Metrics of autoencoders, many at once, from their weights and their moments (`moments.py`) over the evaluation samples."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _Float = NDArray[np.float64]
 
 
 def feature_dimensionality(W: _Float) -> _Float:
-    """D_i = ‖W_i‖² / Σ_j (Ŵ_i · W_j)², (…, N) from W (…, H, N): how much of a dimension feature i has for itself.
+    """D_i = ‖W_i‖² / Σ_j (Ŵ_i · W_j)², (…, N) from W (…, H, N): how much of a dimension feature i has to itself.
 
-    In [0, 1], sums to at most H (to H for a tight frame); 0 for a zero column. Elhage et al. 2022, "The Geometry of
-    Superposition"; the same as the capacity of Scherlis et al. 2022, (W_i · W_i)² / Σ_j (W_i · W_j)².
+    Each D_i is in [0, 1], and 0 for a zero column. Their sum is at most H (exactly H for a tight frame). Elhage et al.
+    2022, "The Geometry of Superposition"; the same as the capacity of Scherlis et al. 2022, (W_i · W_i)² / Σ_j (W_i · W_j)².
     """
     gram = np.swapaxes(W, -1, -2) @ W  # (…, N, N)
     squared_norms = np.diagonal(gram, axis1=-2, axis2=-1)
@@ -33,7 +33,7 @@ def finite_lanes(*weights: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def replicates_first(weights: NDArray[Any]) -> _Float:
-    """(…, R) → (R, …) in float64, contiguous: sums over a replicate's numbers then have one order, whatever the pack's size."""
+    """(…, R) → (R, …) in float64, contiguous, so that sums over a replicate's numbers have one order whatever the pack's size."""
     return np.ascontiguousarray(np.moveaxis(weights, -1, 0), dtype=np.float64)
 
 
@@ -47,8 +47,8 @@ def ae_metrics(
 ) -> dict[str, _Float]:
     """The data and AE columns of the row schema, (A,) each.
 
-    W (H, N, A), b (N, A), evaluation samples x (A, S, N), sparsity (A,). Where a weight is not finite every AE column but
-    the two baselines is NaN.
+    W (H, N, A), b (N, A), evaluation samples x (A, S, N), sparsity (A,). If a weight of an AE is not finite, all of its AE
+    columns except the two baselines are NaN.
     """
     n_hidden, samples, n_features = len(autoencoders.W), *x.shape[1:]
     finite = finite_lanes(autoencoders.W, autoencoders.b)

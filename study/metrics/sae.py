@@ -1,4 +1,4 @@
-"""Metrics of the sparse autoencoder, many at once, from its weights and its moments over the evaluation samples."""
+"""Metrics of SAEs, many at once, from their weights and their moments (`moments.py`) over the evaluation samples."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def sae_metrics(
 ) -> dict[str, _Float]:
     """The SAE and similarity columns of the row schema, (R,) each.
 
-    The autoencoders' W (H, N, A) and evaluation samples x (A, S, N), ae_of_sae (R,) the one that each SAE reads, l1 (R,);
-    W_read (H, N, A) gives the SAE its h = W_read x where that is not W x, which has the features' columns.
-    Where a weight, of the SAE or the AE, is not finite all are NaN.
+    W (H, N, A): the autoencoders', whose columns are the features' directions; x (A, S, N): evaluation samples; ae_of_sae
+    (R,): the autoencoder of each SAE; l1 (R,). W_read (H, N, A): the SAEs read h = W_read x; W if it is left out.
+    If a weight of an SAE or its AE is not finite, all of its columns are NaN.
     """
     finite_ae = finite_lanes(W)
     finite = finite_ae[ae_of_sae] & finite_lanes(*saes.parameters.values())
@@ -93,7 +93,7 @@ def _recoveries(
 def _cosines(W_dec: _Float, W: _Float) -> _Float:
     """Signed cosines of decoder columns (R, L, H) with the AE's columns (R, H, N), as (R, L, N).
 
-    0 with a zero vector, and where one is too long to be squared.
+    0 for a zero vector, and for one that is too long to be squared.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         dots = W_dec @ W
@@ -111,8 +111,8 @@ def _recovery(
 ) -> tuple[float, float, float]:
     """MCC, MMCS, F1 of one replicate.
 
-    Only alive latents and represented features enter, with the sign of their cosine: in antipodal pairs the absolute
-    value would reward a dictionary of duplicates. 0 where nothing is alive, NaN where nothing is represented.
+    Only alive latents and represented features count, with the sign of their cosine: for antipodal pairs, the absolute
+    value would reward a dictionary of duplicates. 0 if nothing is alive, NaN if nothing is represented.
     """
     latents, features = np.flatnonzero(alive), np.flatnonzero(represented)
     if not len(features):
@@ -131,7 +131,7 @@ def _recovery(
 def mcc_chance(n_hidden: int, n_alive: int, n_represented: int) -> float:
     """The mean MCC of isotropic random directions on both sides, over 1,000 draws from a fixed stream.
 
-    High in few dimensions: 0.56 for 10 against 10 directions in 5. NaN and 0 as the MCC itself.
+    It is high in few dimensions: 0.56 for 10 against 10 directions in 5. NaN or 0 where the MCC itself is.
     """
     if n_represented == 0:
         return np.nan

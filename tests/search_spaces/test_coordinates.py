@@ -1,4 +1,4 @@
-"""What a study may vary: the two coordinates that there are, and one that is made up."""
+"""The two built-in coordinates, and one made up for the test."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NOISE = replace(SPARSITY, name="noise_std", range=(0.0, np.inf), label="noise σ
 
 
 def test_sparsity_and_l1_are_registered() -> None:
-    """They are found by their names, and make the plane of maps that name no other."""
+    """Sparsity and l1 are found by their names, and are the default plane of maps."""
     assert COORDINATES == {"sparsity": SPARSITY, "l1": L1}
     assert tuple(PLANE) == (SPARSITY, L1)
     assert PLANE.cell == ["architecture", "sparsity", "l1"]
 
 
 def test_name_is_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same coordinate twice is one; another of its name is refused."""
+    """Registering the same coordinate twice changes nothing; another one of that name is refused."""
     monkeypatch.setattr("search_spaces.coordinates.COORDINATES", dict(COORDINATES))
     register_coordinate(SPARSITY)
     register_coordinate(NOISE)
@@ -47,7 +47,7 @@ def test_value_that_is_not_allowed_is_refused(coordinate: Coordinate, value: obj
 
 
 def test_negative_zero_is_zero() -> None:
-    """One value, so one replicate_id."""
+    """−0.0 and 0.0 are one value, so they give one replicate_id."""
     assert str(L1.checked(-0.0)) == "0.0"
 
 

@@ -1,4 +1,4 @@
-"""The vocabulary, study files and what they refuse."""
+"""The vocabulary, and which study files are read or refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def changed(**changes: Any) -> dict[str, Any]:
 
 
 def test_architecture_is_written_as_it_is_read() -> None:
-    """str and parse are inverse; the SAE's width is told only where it differs from the input's."""
+    """str and parse are inverse; the SAE's width is written only if it differs from the input's."""
     for text in ("5-3-5", "20-10-20", "10-5-10/20", "2-1-2"):
         assert str(Architecture.parse(text)) == text
     assert Architecture.parse("10-5-10") == Architecture(10, 5, 10)
@@ -54,7 +54,7 @@ def test_study_file_is_read_as_yaml_1_2() -> None:
 
 
 def test_whole_numbers_are_decimal() -> None:
-    """YAML 1.2 again: 010 is ten, 08 is eight, and 1:30 is no number of minutes."""
+    """As in YAML 1.2, 010 is ten, 08 is eight, and 1:30 is not a number of minutes."""
     spec = study_from_yaml(STUDY.replace('"0:200"', '[010, 08, "20:22"]'), "study.yaml")
     assert spec.space.seeds == (10, 8, 20, 21)
 
@@ -68,7 +68,7 @@ def test_long_runs_of_seeds_are_written_as_ranges() -> None:
 
 
 def test_listed_replicates_are_distinct() -> None:
-    """Written with or without the seeds that stand for `seed`, a replicate is trained once."""
+    """With or without seeds that repeat `seed`, a replicate is the same and is trained once."""
     row = {"architecture": "3-2-3", "sparsity": 0.5, "l1": 0.1, "seed": 4}
     with pytest.raises(MisuseError, match="twice"):
         study_from(changed() | {"space": {"replicates": [row, row | {"ae_seed": 4}]}})
@@ -80,7 +80,7 @@ RANGES = {"sparsities": {"from": 0.3, "to": 0.98}, "l1": {"from": 1e-4, "to": 1}
 
 
 def test_a_range_for_a_search_needs_no_count() -> None:
-    """It stays a range where it is written down, and reads back the same."""
+    """A range is written as a range and reads back the same."""
     spec = study_from(changed(**RANGES, search={"kind": "map"}))
     assert (spec.space.sparsities, spec.space.l1) == (Range(0.3, 0.98), Range(1e-4, 1.0))
     assert spec.to_mapping()["space"]["l1"] == {"from": 1e-4, "to": 1.0}
@@ -97,18 +97,18 @@ def test_a_range_for_a_search_needs_no_count() -> None:
         ({"l1": RANGES["l1"]}, r"l1=\{from: 0\.0001, to: 1\} needs a count"),
         ({"l1": {"from": 1, "to": 1}, "search": {"kind": "map"}}, "from < to"),
         ({"l1": {"from": 0.1, "to": 1, "scale": "linear"}, "search": {"kind": "map"}}, "scale='linear' needs a count"),
-        ({"l1": {"from": 0.1}, "search": {"kind": "map"}}, "no range"),
+        ({"l1": {"from": 0.1}, "search": {"kind": "map"}}, "not a range"),
         ({"l1": {"from": 0, "to": 1}, "search": {"kind": "map"}}, "l1 from 0 to 1 cannot be an axis"),
     ],
 )
 def test_a_range_that_cannot_be_is_refused(changes: dict[str, Any], said: str) -> None:
-    """A grid's needs its count, a search's two different ends."""
+    """A grid's range needs a count, a search's range two different ends."""
     with pytest.raises(MisuseError, match=said):
         assert study_from(changed(**changes)).domain
 
 
 def test_study_file_round_trips() -> None:
-    """What is stored in the study's folder reads back to the same study."""
+    """The stored study file reads back as the same study."""
     spec = study_from_yaml(STUDY, "study.yaml")
     assert study_from(spec.to_mapping()) == spec
     listed = study_from(
@@ -164,7 +164,7 @@ def test_bad_study_is_refused_in_one_line(changes: dict[str, Any], field: str, r
 
 @pytest.mark.parametrize("text", ["", "- 1", "just text", "name: [", "name: a\nname: b\nspace: smoke\nprotocol: sound"])
 def test_file_that_is_no_study_is_refused(text: str, tmp_path: Path) -> None:
-    """Empty, a list, prose, broken YAML, a key that stands twice."""
+    """An empty file, a list, prose, broken YAML and a repeated key are refused."""
     path = tmp_path / "study.yaml"
     path.write_text(text)
     with pytest.raises(MisuseError, match=r"study\.yaml"):
@@ -172,7 +172,7 @@ def test_file_that_is_no_study_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """A missing file, and bytes that are no text."""
+    """A missing file, and bytes that are not text, are refused."""
     with pytest.raises(MisuseError, match="cannot be read"):
         study_from_file(tmp_path / "absent.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
@@ -181,7 +181,7 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 
 def test_values_are_made_whole_or_not_at_all() -> None:
-    """Cell and Replicate check what they are given; a replicate's seed feeds the three it does not name."""
+    """Cell and Replicate check their values; a replicate's seed replaces those of the three that are not given."""
     with pytest.raises(MisuseError):
         Cell(Architecture(10, 5), 1.0, 0.01)
     with pytest.raises(MisuseError):
@@ -194,7 +194,7 @@ def test_values_are_made_whole_or_not_at_all() -> None:
 
 
 def test_grid_is_every_combination_once() -> None:
-    """Against nested loops."""
+    """The grid equals that of nested loops."""
     (only,) = grid(["3-2-3"], [0.1, 0.2], [0.0, 1.0], [5, 6, 7])
     expected = {(s, l1, seed) for seed in (5, 6, 7) for s in (0.1, 0.2) for l1 in (0.0, 1.0)}
     assert {(r.cell.sparsity, r.cell.l1, r.seed) for r in only} == expected
@@ -202,7 +202,7 @@ def test_grid_is_every_combination_once() -> None:
 
 
 def test_named_spaces_have_their_sizes() -> None:
-    """As the reference lists them, and the space for searches of l1."""
+    """The named spaces hold what the documentation says."""
     sizes = {name: sum(map(len, space.replicates())) for name, space in SPACES.items()}
     assert sizes == {
         "smoke": 32,
@@ -215,13 +215,13 @@ def test_named_spaces_have_their_sizes() -> None:
 
 
 def test_seeds_mix_numbers_and_ranges() -> None:
-    """In the order given."""
+    """Seeds keep the given order."""
     assert parse_seeds([123, "0:3"]) == (123, 0, 1, 2)
     assert parse_seeds(7) == (7,)
 
 
 def test_protocol_id_is_a_hash_of_the_fields() -> None:
-    """Equal fields, equal id; each changed field, another id."""
+    """Equal fields give equal ids; each changed field gives another id."""
     base = PROTOCOLS["dissertation"]
     assert protocol_from({"base": "dissertation", "samples": 2000}) == base
     changed_ids = {
@@ -232,7 +232,7 @@ def test_protocol_id_is_a_hash_of_the_fields() -> None:
 
 
 def test_protocol_name_is_a_function_of_its_fields() -> None:
-    """However it was made, in whatever order the fields were given."""
+    """Equal protocols have equal ids, however they were made and in whatever order their fields were given."""
     one = protocol_from({"base": "dissertation", "sae_epochs": 1, "samples": 200})
     other = dataclasses.replace(PROTOCOLS["dissertation"], samples=200, sae_epochs=1)
     assert one == other
@@ -241,7 +241,7 @@ def test_protocol_name_is_a_function_of_its_fields() -> None:
 
 
 def test_protocol_ids_do_not_drift() -> None:
-    """Stored studies are found by them: an id that changes loses every replicate made before."""
+    """Stored rows are found by these ids: if one changed, every replicate made before would be lost."""
     assert {name: protocol.protocol_id for name, protocol in PROTOCOLS.items()} == {
         "dissertation": "44136fa355b3",
         "dissertation-diagnosis": "78b11c5400be",
@@ -250,7 +250,7 @@ def test_protocol_ids_do_not_drift() -> None:
 
 
 def test_epochs_and_steps_exclude_each_other() -> None:
-    """Setting one clears the base's other; both or none is refused."""
+    """Setting epochs clears the base's steps and vice versa; both or neither is refused."""
     assert protocol_from({"base": "sound", "ae_epochs": 2}).ae_steps is None
     with pytest.raises(ValueError, match="exactly one"):
         Protocol(ae_epochs=None)

@@ -25,19 +25,19 @@ def slanted(a: NDArray[np.int64], u: Floats, v: Floats) -> Floats:
 
 
 def identities(rows: Rows) -> list[tuple[str, float, float, int]]:
-    """What tells replicates apart, in order."""
+    """Columns that identify replicates, in order."""
     return list(zip(*(rows[name].tolist() for name in ("architecture", "sparsity", "l1", "seed"))))
 
 
 def asked_rows(asked: list[Replicates], fails: ArrayLike = False) -> Rows:
-    """Rows of what was asked, in its order; fails says which died."""
+    """Rows of the replicates asked for, in their order; `fails` says which died."""
     names = np.repeat([str(part.architecture) for part in asked], [len(part) for part in asked])
     columns = {name: np.concatenate([getattr(part, name) for part in asked]) for name in ("sparsity", "l1", "seed")}
     return {"architecture": names, **columns, "failure": np.where(np.broadcast_to(fails, len(names)), "sae_dead", "none")}
 
 
 def trained(asked: list[Replicates], domain: Domain = PAIR, rate: Callable[..., Floats] = slanted) -> Rows:
-    """What comes of replicates: a coin that depends on the replicate alone."""
+    """Outcomes of replicates: a coin toss that depends on the replicate alone."""
     rows = asked_rows(asked)
     p = rate(domain.index(rows["architecture"]), domain.x.to_unit(rows["sparsity"]), domain.y.to_unit(rows["l1"]))
     coins = np.array([np.random.default_rng(abs(hash(key[1:]))).random() for key in identities(rows)])
@@ -69,7 +69,7 @@ def begun() -> tuple[MapSpec, list[Rows]]:
 
 
 def after(spec: MapSpec, told: list[Rows]) -> Refinement:
-    """A learner that was told these batches."""
+    """A learner that has received the rows of these batches."""
     learner = Refinement(spec)
     for rows in told:
         learner.ask()
@@ -78,7 +78,7 @@ def after(spec: MapSpec, told: list[Rows]) -> Refinement:
 
 
 def everything(learner: Refinement) -> list[list[tuple[str, float, float, int]]]:
-    """The batches that can be asked now."""
+    """The batches that can be asked for now."""
     batches = []
     while batch := learner.ask():
         batches.append(identities(asked_rows(batch)))
@@ -86,7 +86,7 @@ def everything(learner: Refinement) -> list[list[tuple[str, float, float, int]]]
 
 
 def test_two_batches_may_be_out(begun: tuple[MapSpec, list[Rows]]) -> None:
-    """While one is trained another can be had, and no third before rows come; no replicate is asked for twice."""
+    """While one batch is trained another can be asked for, but no third before rows come; no replicate is asked for twice."""
     learner = Refinement(begun[0])
     first, second = everything(learner)
     assert learner.ask() == []
@@ -97,7 +97,7 @@ def test_two_batches_may_be_out(begun: tuple[MapSpec, list[Rows]]) -> None:
 
 
 def test_what_is_asked_does_not_depend_on_when_rows_come(begun: tuple[MapSpec, list[Rows]]) -> None:
-    """One batch at a time, two at a time, rows shuffled or not: the same batches. Another seed asks for something else."""
+    """One batch at a time, two at a time, rows shuffled or not: the batches are the same. Another seed gives others."""
     spec, told = begun
     rng = np.random.default_rng(0)
     learner, batches = Refinement(spec), []
@@ -113,7 +113,7 @@ def test_what_is_asked_does_not_depend_on_when_rows_come(begun: tuple[MapSpec, l
 
 
 def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Rows]]) -> None:
-    """The first pass ends where it was said to, the last batch with the budget."""
+    """The first pass ends at its set size, and the last batch ends with the budget."""
     spec, told = begun
     assert [len(rows["seed"]) for rows in told] == [156, 100, 100, 100]
     learner, sizes = after(spec, told), []
@@ -127,7 +127,7 @@ def test_budget_is_spent_exactly(begun: tuple[MapSpec, list[Rows]]) -> None:
 
 
 def test_batches_grow_with_what_was_asked() -> None:
-    """Without a size: the first pass but for 256, these, then an eighth of what was asked beyond 5,000, 256 or more."""
+    """Without a size: the first pass except 256, then these 256, then an eighth of the replicates beyond 5,000, at least 256."""
     cell = domain_over(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
     learner, sizes = Refinement(MapSpec(cell, MapSearch(budget=12_000, first_pass=7_000))), []
     while not learner.done:
@@ -138,7 +138,7 @@ def test_batches_grow_with_what_was_asked() -> None:
 
 
 def test_rows_that_are_not_the_batch_are_refused(begun: tuple[MapSpec, list[Rows]]) -> None:
-    """Rows before anything was asked, or some of a batch, are the caller's mistake."""
+    """Rows before anything was asked for, or an incomplete batch, are the caller's mistake."""
     learner = Refinement(begun[0])
     with pytest.raises(ValueError, match="156"):
         learner.tell(begun[1][0])
@@ -165,7 +165,7 @@ def test_failure_that_is_mapped_is_a_choice(failure: str) -> None:
 
 
 def near_boundary(rows: Rows) -> float:
-    """The share within 0.15 of where the rate crosses the level."""
+    """The share of points within 0.15 of where the rate crosses the level."""
     off = PAIR.x.to_unit(rows["sparsity"]) + PAIR.y.to_unit(rows["l1"]) - 1 - 0.2 * PAIR.index(rows["architecture"])
     return float((np.abs(off) / np.sqrt(2) < 0.15).mean())
 
@@ -176,7 +176,7 @@ def test_replicates_gather_where_the_rate_crosses_the_level(begun: tuple[MapSpec
 
 
 def test_small_budget_finds_the_boundary() -> None:
-    """900 replicates of two architectures classify all but 3 % of the plane, and it is known that they do."""
+    """900 replicates of two architectures classify all but 3 % of the plane, and the learner knows it."""
     learner = explored(MapSpec(PAIR, MapSearch(budget=900, first_pass=256), batch=128))
     u, v = PAIR.centres()
     truth = slanted(np.arange(2)[:, None, None], u[:, None], v) >= 0.5
@@ -186,7 +186,7 @@ def test_small_budget_finds_the_boundary() -> None:
 
 
 def test_precision_asked_for_ends_the_search() -> None:
-    """It stops at the first batch after which the expected misclassified volume, or the regret, is small enough."""
+    """The learner stops at the first batch after which the expected misclassified volume, or the regret, is small enough."""
     for precision in ({"misclassified_volume": 0.08}, {"regret": 0.05}):
         learner = explored(MapSpec(PAIR, MapSearch(budget=5_000, first_pass=256, **precision), batch=200))  # type: ignore[arg-type]
         assert 256 <= learner.replicates < 5_000
@@ -194,14 +194,14 @@ def test_precision_asked_for_ends_the_search() -> None:
 
 
 def test_precision_that_is_there_already_asks_for_nothing(begun: tuple[MapSpec, list[Rows]]) -> None:
-    """Rows of an earlier study may be enough."""
+    """Rows of an earlier study can be enough to stop."""
     learner = Refinement(MapSpec(PAIR, MapSearch(budget=700, first_pass=100, misclassified_volume=0.9)), begun[1][0])
     assert learner.done
     assert learner.ask() == []
 
 
 def test_first_pass_is_taken_whole() -> None:
-    """Precision is not believed before the first pass is through."""
+    """The stopping rule does not apply before the first pass is complete."""
     spec = MapSpec(PAIR, MapSearch(budget=5_000, first_pass=256, misclassified_volume=0.9), batch=100)
     learner = Refinement(spec)
     learner.tell(trained(learner.ask()))
@@ -213,7 +213,7 @@ def test_first_pass_is_taken_whole() -> None:
 
 @pytest.mark.parametrize("l1s", [4, 10])
 def test_autoencoders_are_shared_over_l1(begun: tuple[MapSpec, list[Rows]], l1s: int) -> None:
-    """One (architecture, sparsity, seed) serves that many different l1 values, in the first pass and after it."""
+    """One (architecture, sparsity, seed) serves `l1s_per_autoencoder` values of l1, in the first pass and after it."""
     spec = MapSpec(PAIR, MapSearch(budget=900, first_pass=400, l1s_per_autoencoder=l1s), batch=200, seed=3)
     learner = Refinement(spec)
     for _ in range(3):
@@ -244,7 +244,7 @@ def test_earlier_rows_are_used_and_cost_nothing(begun: tuple[MapSpec, list[Rows]
 
 
 def test_one_sparsity_or_one_l1_is_enough() -> None:
-    """On a line the learner works as on a plane; where no l1 varies none is shared."""
+    """The learner works on a line as on a plane; if l1 does not vary, no autoencoder is shared."""
     for domain in (domain_over(("5-3-5",), (0.9, 0.9), (1e-4, 1)), domain_over(("5-3-5",), (0.3, 0.98), (0.01, 0.01))):
         learner = explored(MapSpec(domain, MapSearch(budget=200, first_pass=64, l1s_per_autoencoder=4), batch=68), domain)
         assert learner.replicates == 200
@@ -252,7 +252,7 @@ def test_one_sparsity_or_one_l1_is_enough() -> None:
 
 
 def test_single_cell_is_measured_again_and_again() -> None:
-    """Where nothing varies, every replicate has a seed of its own and the rate is one Beta posterior."""
+    """If nothing varies, every replicate has a seed of its own and the rate has one Beta posterior."""
     domain = domain_over(("5-3-5",), (0.9, 0.9), (0.01, 0.01))
     learner, failures, seeds = Refinement(MapSpec(domain, MapSearch(budget=40, first_pass=16), batch=12)), 0, set()
     while not learner.done:
@@ -267,7 +267,7 @@ def test_single_cell_is_measured_again_and_again() -> None:
 
 @pytest.mark.slow
 def test_islands_are_found_among_eight_architectures() -> None:
-    """A place that fails amid safety draws replicates: by 5,048 most of the four islands of 1 % are seen."""
+    """A failure in a safe region attracts replicates: by 5,048 most of the four islands of 1 % are found."""
     learner = explored(MapSpec(DOMAIN, MapSearch(budget=5_048), batch=1_000), DOMAIN, TRUTHS["island"])
     u, v = DOMAIN.centres()
     a = np.arange(8)[:, None, None]
@@ -277,7 +277,7 @@ def test_islands_are_found_among_eight_architectures() -> None:
 
 
 def test_systematic_sample_is_as_even_as_can_be() -> None:
-    """Each index comes up its expected number of times, rounded up or down; without weights nothing does."""
+    """Each index comes up its expected number of times, rounded up or down; without weights no index does."""
     rng = np.random.default_rng(0)
     weights = rng.random((4, 5)) * (rng.random((4, 5)) < 0.6)
     counts = np.bincount(systematic(weights, 100, rng), minlength=20)
@@ -287,7 +287,7 @@ def test_systematic_sample_is_as_even_as_can_be() -> None:
 
 
 def test_shared_values_are_spread_by_weight() -> None:
-    """Moving on by turns of a column's weight divides it evenly: with uniform weight by equal steps round the end."""
+    """Moving on by shares of a column's weight divides it evenly: for uniform weights, in equal steps that wrap round."""
     v = np.array([0.1, 0.85])
     assert evenly(np.ones((2, 8)), v, 0.25) == pytest.approx([0.35, 0.10])
     column = np.tile([0.0, 3.0, 0.0, 1.0], (1000, 1))
@@ -309,18 +309,18 @@ IMPOSSIBLE: list[dict[str, float]] = [
 
 @pytest.mark.parametrize("wrong", IMPOSSIBLE)
 def test_impossible_specification_is_refused(wrong: dict[str, float]) -> None:
-    """It names the field and what was expected."""
+    """The error names the field and what was expected."""
     with pytest.raises(MisuseError, match=next(iter(wrong))):
         search_from({"kind": "map"} | wrong)
 
 
 def test_a_batch_of_nothing_is_refused() -> None:
-    """It is the learner's own field, not a study file's."""
+    """`batch` is a field of the learner alone, not of study files."""
     with pytest.raises(MisuseError, match="batch=0"):
         MapSpec(PAIR, MapSearch(), batch=0)
 
 
 def test_unknown_failure_is_refused() -> None:
-    """With the nearest one that there is."""
+    """The error suggests the nearest name."""
     with pytest.raises(MisuseError, match="sae_dead"):
         search_from({"kind": "map", "failure": "sae_daed"})

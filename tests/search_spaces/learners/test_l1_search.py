@@ -22,24 +22,24 @@ Rows = dict[str, NDArray[Any]]
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As the searcher runs it: small matrices do not pay for a second thread."""
+    """One thread, as the searcher uses: matrices are too small for a second one to pay."""
     with threadpool_limits(1, "blas"):
         yield
 
 
 def rising(threshold: float, width: float = 0.06, floor: float = 0.01) -> Curve:
-    """Crosses 0.1 at log10 l1 = threshold."""
+    """A failure rate that crosses 0.1 at log10 l1 = threshold."""
     middle = threshold - width * logit((0.1 - floor) / (1 - floor))
     return lambda x: floor + (1 - floor) * expit((x - middle) / width)
 
 
 def bumped(threshold: float, bump: float, peak: float = 0.5, sd: float = 0.15) -> Curve:
-    """The same, failing once more around log10 l1 = bump."""
+    """The same rate with more failures around log10 l1 = bump."""
     return lambda x: 1 - (1 - rising(threshold)(x)) * (1 - peak * np.exp(-0.5 * ((x - bump) / sd) ** 2))
 
 
 class World:
-    """Trains replicates of 10-5-10: cell i is that of sparsity i/100 and fails by the i-th curve."""
+    """Simulates replicates of 10-5-10: cell i has sparsity i/100 and fails by the i-th curve."""
 
     def __init__(self, *curves: Curve, dense: Curve | None = None, collapsed: float = 0.0) -> None:
         self.curves, self.dense, self.collapsed = curves, dense, collapsed
@@ -49,7 +49,7 @@ class World:
         return tuple(("10-5-10", place / 100) for place in range(len(self.curves)))
 
     def rows(self, batch: list[Replicates]) -> Rows:
-        """An outcome depends on sparsity, l1 and seed alone. The score is best at l1 = 0.003, and worse by seed."""
+        """Outcomes depend on sparsity, l1 and seed alone. The score is best at l1 = 0.003 and lowered by an amount per seed."""
         (asked,) = batch
         x = np.log10(asked.l1)
         draws = [np.random.default_rng((round(100 * r.cell.sparsity), r.seed, round(1e9 * r.cell.l1))).random(3) for r in asked]
@@ -73,7 +73,7 @@ class World:
 
 
 def specification(cells: tuple[tuple[str, float], ...], **fields: Any) -> L1SearchSpec:
-    """Of 256 replicates per cell over five decades unless `fields`, of the search or of where it looks, say otherwise."""
+    """A search of 256 replicates per cell over five decades, unless `fields` of the search or its specification differ."""
     where = {"l1": (1e-4, 10.0), "score": "mcc_decoder_features", "predicted_edges": (), "seed": 0}
     search = {"kind": "l1", "budget": 256} | {name: value for name, value in fields.items() if name not in where}
     where |= {name: value for name, value in fields.items() if name in where}
@@ -81,7 +81,7 @@ def specification(cells: tuple[tuple[str, float], ...], **fields: Any) -> L1Sear
 
 
 def search(world: World, **fields: Any) -> tuple[L1Learner, list[list[Replicates]]]:
-    """The learner when it is done, and all that it asked."""
+    """The learner when it is done, and all batches that it asked for."""
     learner = L1Learner(specification(world.cells, **fields))
     asked: list[list[Replicates]] = []
     told = 0
@@ -127,7 +127,7 @@ def test_likelihood_of_every_middle_is_the_sum_over_outcomes() -> None:
 
 
 def test_intervals_hold_thresholds_wherever_they_are() -> None:
-    """Over the five decades: 90 % intervals that hold the truth about that often, and errors of a few hundredths."""
+    """Over the five decades, 90 % intervals hold the truth about that often, and errors are a few hundredths of a decade."""
     truths = np.linspace(-3.2, 0.5, 9)
     results = found(World(*(rising(t, width) for t, width in zip(truths, [0.02, 0.06, 0.12] * 3))), score=None)
     assert all(result.upper == "inside" and result.monotone for result in results)
@@ -139,7 +139,7 @@ def test_intervals_hold_thresholds_wherever_they_are() -> None:
 
 
 def test_a_bump_below_the_threshold_is_reported_and_no_edge_is() -> None:
-    """ "Not monotone" instead of a wrong edge, and the bump's place; a rising rate is not suspected."""
+    """The search reports "not monotone" and where the bump is, not a wrong edge; a rate that only rises is not suspected."""
     world = World(bumped(-1.0, -2.5), bumped(-1.5, -2.2), rising(-1.0), rising(-1.5, floor=0.05))
     first, second, *others = found(world, score=None)
     for result, bump in ((first, -2.5), (second, -2.2)):
@@ -151,7 +151,7 @@ def test_a_bump_below_the_threshold_is_reported_and_no_edge_is() -> None:
 
 
 def test_evidence_of_a_bump_is_against_every_rising_rate() -> None:
-    """Many failures before a safe stretch are evidence; the same failures after it, or a step upwards, are not."""
+    """Many failures below a safe stretch are evidence of a bump; the same failures above it, or a step upwards, are not."""
     monotony, place = Monotony(800, 0.1), np.arange(800)
     replicates = np.where(place % 8 == 0, 1.0, 0.0)
 
@@ -168,14 +168,14 @@ def test_evidence_of_a_bump_is_against_every_rising_rate() -> None:
 
 
 def test_rates_at_the_ends_of_the_range_are_told_apart() -> None:
-    """A rate below the level everywhere and one above it everywhere have no edge, and say which."""
+    """A rate below the level everywhere, or above it everywhere, has no edge, and the result says which."""
     never, always = found(World(lambda x: 0 * x + 0.01, lambda x: 0 * x + 0.6), score=None)
     assert (never.upper_edge, never.upper) == (None, "never fails")
     assert (always.upper_edge, always.upper) == (None, "fails throughout")
 
 
 def test_collapsed_autoencoders_are_counted_and_left_out() -> None:
-    """They move no threshold, whatever their share."""
+    """Failures before the SAE move no threshold, whatever their share."""
     (result,) = found(World(rising(-1.5), collapsed=0.3), score=None)
     assert 0.2 < result.failed_before_sae / result.replicates < 0.4
     assert result.upper_edge is not None
@@ -183,7 +183,7 @@ def test_collapsed_autoencoders_are_counted_and_left_out() -> None:
 
 
 def test_lower_edge_and_best_value_are_found_beside_the_upper_edge() -> None:
-    """Where the code turns dense, and the l1 of the best mean score, whose interval holds it."""
+    """The search finds where codes become dense, and the l1 of the best mean score, which its interval holds."""
     world = World(rising(-1.0), dense=lambda x: expit((-3.2 - x) / 0.05))
     (result,) = found(world, budget=200)
     edge = 10 ** (-3.2 - 0.05 * logit(0.1))
@@ -195,7 +195,7 @@ def test_lower_edge_and_best_value_are_found_beside_the_upper_edge() -> None:
 
 
 def test_score_is_blind_to_the_seeds_of_common_seeds() -> None:
-    """Shifting all scores of a seed changes no place of the best: seeds are compared with themselves."""
+    """Shifting all scores of a seed does not move the best l1: seeds are compared with themselves."""
     rng = np.random.default_rng(0)
     x, seed = np.tile(np.arange(0, 400, 40), 8), np.repeat(np.arange(8), 10)
     score = -(((x - 160) * STEP) ** 2) + 0.02 * rng.standard_normal(80)
@@ -205,7 +205,7 @@ def test_score_is_blind_to_the_seeds_of_common_seeds() -> None:
 
 
 def test_what_is_asked_is_a_function_of_specification_and_rows() -> None:
-    """Replaying the rows, in any order within a batch, asks the same and finds the same."""
+    """Replaying the rows, in any order within a batch, gives the same batches and the same results."""
     world = World(rising(-1.0), rising(-2.0), dense=lambda x: expit((-3.2 - x) / 0.05))
     learner, asked = search(world, budget=106)
     again = L1Learner(learner.spec)
@@ -225,7 +225,7 @@ def test_what_is_asked_is_a_function_of_specification_and_rows() -> None:
 
 
 def test_no_replicate_is_asked_twice_and_no_cell_beyond_its_budget() -> None:
-    """And at most two batches are out at a time."""
+    """At most two batches are awaited at a time."""
     world = World(rising(-1.0), bumped(-1.5, -2.5))
     learner, asked = search(world, budget=100)
     every = [key for batch in asked for key in replicates(batch)]
@@ -238,7 +238,7 @@ def test_no_replicate_is_asked_twice_and_no_cell_beyond_its_budget() -> None:
 
 
 def test_stops_at_the_precision_asked_for() -> None:
-    """A sharp threshold takes fewer replicates than the budget, and is then as precise as was asked."""
+    """A sharp threshold reaches the requested precision with fewer replicates than the budget."""
     (result,) = found(World(rising(-1.5, width=0.02)), budget=1000, precision=0.05, score=None)
     assert result.replicates < 400
     low, high = result.upper_edge_interval
@@ -255,7 +255,7 @@ def test_a_predicted_edge_only_places_the_first_replicates() -> None:
 
 
 def test_rows_of_another_batch_are_refused() -> None:
-    """A batch is told whole, and only after it was asked."""
+    """A batch is told whole, and only after it was asked for."""
     world = World(rising(-1.0))
     learner = L1Learner(specification(world.cells))
     batch = learner.ask()
@@ -280,6 +280,6 @@ def test_rows_of_another_batch_are_refused() -> None:
     ],
 )
 def test_a_search_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
-    """With one line that says what was expected."""
+    """The error is one line that says what was expected."""
     with pytest.raises(MisuseError):
         specification(**({"cells": (("10-5-10", 0.9),)} | wrong))

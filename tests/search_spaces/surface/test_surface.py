@@ -26,12 +26,12 @@ ONE = domain_over(("5-3-5",), sparsity=(0.3, 0.98), l1=(1e-4, 1.0))
 
 
 def counts_of_one(u: Floats, v: Floats, failures: object, replicates: object = 1) -> Counts:
-    """Counts at places of the one architecture's plane."""
+    """Counts at points in the plane of the only architecture."""
     return Counts.of(ONE, np.zeros(len(u), dtype=int), ONE.x.from_unit(u), ONE.y.from_unit(v), failures, replicates)  # type: ignore[arg-type]
 
 
 def some_counts(size: int = 300, seed: int = 5) -> Counts:
-    """Replicates of a slanted boundary, one a place."""
+    """Replicates along a slanted boundary, one per point."""
     rng = np.random.default_rng(seed)
     u, v = rng.random((2, size))
     return counts_of_one(u, v, rng.random(size) < expit((u + 0.5 * v - 0.7) / 0.05))
@@ -47,7 +47,7 @@ def posterior_of(**parts: object) -> Posterior:
 
 
 def test_axes_are_linear_in_sparsity_and_in_log_l1() -> None:
-    """u and v run from 0 to 1, halfway at the mean and at the geometric mean; both can be undone."""
+    """u and v run from 0 to 1, with ½ at the mean and at the geometric mean; both can be inverted."""
     assert ONE.x.to_unit([0.3, 0.64, 0.98]) == pytest.approx([0, 0.5, 1])
     assert ONE.y.to_unit([1e-4, 1e-2, 1.0]) == pytest.approx([0, 0.5, 1])
     assert ONE.x.from_unit(ONE.x.to_unit(0.77)) == pytest.approx(0.77)
@@ -56,7 +56,7 @@ def test_axes_are_linear_in_sparsity_and_in_log_l1() -> None:
 
 
 def test_axis_of_one_value_is_a_point() -> None:
-    """One sparsity, or one l1 (0 among them), takes no room: one grid cell."""
+    """A single sparsity, or a single l1 (0 included), makes an axis of one grid cell."""
     narrow = domain_over(("5-3-5", "10-5-10"), sparsity=(0.9, 0.9), l1=(0.0, 0.0))
     assert narrow.shape() == (2, 1, 1)
     assert narrow.y.from_unit(narrow.y.to_unit([0.0, 0.0])).tolist() == [0.0, 0.0]
@@ -68,14 +68,14 @@ def test_axis_of_one_value_is_a_point() -> None:
     [
         (lambda: domain_over((), (0.3, 0.9), (1e-3, 1)), "at least one"),
         (lambda: domain_over(("5-3-5", "5-3-5"), (0.3, 0.9), (1e-3, 1)), "twice"),
-        (lambda: domain_over(("5-3-5",), (0.9, 0.3), (1e-3, 1)), "no range"),
+        (lambda: domain_over(("5-3-5",), (0.9, 0.3), (1e-3, 1)), "not a range"),
         (lambda: domain_over(("5-3-5",), (0.3, 1.0), (1e-3, 1)), "outside"),
         (lambda: domain_over(("5-3-5",), (0.3, 0.9), (0, 1)), "log10"),
         (lambda: ONE.y.to_unit(0.0), "no logarithm"),
         (lambda: ONE.x.to_unit(0.2), "outside this surface's range"),
         (lambda: ONE.x.to_unit(math.nan), "outside this surface's range"),
-        (lambda: ONE.index("10-5-10"), "not of this surface"),
-        (lambda: ONE.index([1]), "not of this surface"),
+        (lambda: ONE.index("10-5-10"), "not in this surface"),
+        (lambda: ONE.index([1]), "not in this surface"),
         (lambda: Counts.of(ONE, ["5-3-5"], [0.5], [0.01], [3], [2]), "at most once"),
         (lambda: Counts.of(ONE, ["5-3-5"], [0.5], [0.01], [0.5], [2]), "whole numbers"),
         (lambda: fit_surface(ONE, some_counts(), batch=[0, 1]), "one number per row"),
@@ -84,20 +84,20 @@ def test_axis_of_one_value_is_a_point() -> None:
     ],
 )
 def test_misuse_is_refused_with_its_reason(make: object, word: str) -> None:
-    """What cannot be a surface says so before anything is computed."""
+    """An impossible surface is refused before anything is computed."""
     with pytest.raises(MisuseError, match=word):
         make()  # type: ignore[operator]
 
 
 def test_architectures_are_found_by_name_and_by_index() -> None:
-    """Names, Architecture objects and indices mean the same; one alone is a list of one."""
+    """Names, Architecture objects and indices are equivalent; a single one counts as a list of one."""
     names = list(DOMAIN.architectures)
     assert DOMAIN.index(names[::-1]).tolist() == list(range(8))[::-1]
     assert DOMAIN.index(names[3]).tolist() == DOMAIN.index(3).tolist() == DOMAIN.index(np.array([3])).tolist() == [3]
 
 
 def test_counts_of_a_point_add_up() -> None:
-    """Rows of one point merge into one; those without replicates vanish."""
+    """Rows of one point are merged; rows without replicates are dropped."""
     counts = Counts.of(ONE, ["5-3-5"] * 4, [0.5, 0.4, 0.5, 0.9], [0.1, 0.1, 0.1, 0.1], [1, 0, 2, 0], [1, 3, 4, 0])
     merged = counts.merged()
     assert len(counts) == 3
@@ -109,7 +109,7 @@ def test_counts_of_a_point_add_up() -> None:
 
 
 def brute_force(failures: Floats, replicates: Floats) -> tuple[float, dict[tuple[int, ...], tuple[float, float]]]:
-    """Marginal likelihood and, for each cell, the two moments, by writing out every partition and its prior."""
+    """Marginal likelihood and both moments of each cell, from a list of every partition and its prior."""
     total, moments = 0.0, {cell: np.zeros(2) for cell in np.ndindex(failures.shape)}
     for prior, boxes in partitions(tuple((0, side) for side in failures.shape)):
         posts = []
@@ -126,7 +126,7 @@ def brute_force(failures: Floats, replicates: Floats) -> tuple[float, dict[tuple
 
 
 def partitions(box: tuple[tuple[int, int], ...]) -> list[tuple[float, list[tuple[tuple[int, int], ...]]]]:
-    """Every way to cut a box down, with its prior probability."""
+    """Every way to partition a box, with its prior probability."""
     axes = [axis for axis, (start, stop) in enumerate(box) if stop - start > 1]
     if not axes:
         return [(1.0, [box])]
@@ -152,7 +152,7 @@ def test_partition_average_is_the_sum_over_all_partitions(shape: tuple[int, ...]
 
 
 def test_one_box_is_a_beta_posterior() -> None:
-    """Where nothing can be halved the rate is Beta(k + ½, n − k + ½)."""
+    """If nothing can be halved, the rate is Beta(k + ½, n − k + ½)."""
     first, second = partition_average(np.full((1, 1), 3.0), np.full((1, 1), 10.0))
     expected = beta(3.5, 7.5)
     assert first[0, 0] == pytest.approx(expected.mean())
@@ -160,7 +160,7 @@ def test_one_box_is_a_beta_posterior() -> None:
 
 
 def test_tree_without_counts_is_the_prior() -> None:
-    """No replicates: Beta(½, ½) everywhere, whatever the boxes."""
+    """Without replicates the rate is Beta(½, ½) everywhere, whatever the boxes."""
     first, second = partition_average(np.zeros((2, 8, 8)), np.zeros((2, 8, 8)))
     assert first == pytest.approx(np.full((2, 8, 8), 0.5))
     assert second - first**2 == pytest.approx(np.full((2, 8, 8), 0.125))
@@ -175,7 +175,7 @@ def test_tree_of_failures_and_of_successes_mirror_each_other() -> None:
 
 
 def test_neighbouring_architectures_share_through_the_tree_alone() -> None:
-    """An architecture without replicates is drawn to its neighbour's rate by the tree; the process knows nothing of it."""
+    """The tree draws an architecture without replicates towards its neighbour's rate; the process does not."""
     pair = domain_over(("5-3-5", "6-3-6"), (0.3, 0.9), (1e-3, 1.0))
     u, v = np.random.default_rng(1).random((2, 400))
     counts = Counts.of(pair, np.zeros(400, dtype=int), pair.x.from_unit(u), pair.y.from_unit(v), 1)
@@ -185,7 +185,7 @@ def test_neighbouring_architectures_share_through_the_tree_alone() -> None:
 
 
 def test_frames_hold_the_whole_plane() -> None:
-    """However a frame is turned and shifted, no corner of the unit square falls off its edge."""
+    """However a frame is rotated and shifted, it contains every corner of the unit square."""
     corners = np.array([0.0, 0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0, 1.0])
     for frame in frames(rotate=True):
         for cells in frame.cells(*corners, (1 << 20, 1 << 20)):
@@ -198,7 +198,7 @@ def test_frames_hold_the_whole_plane() -> None:
 
 
 def test_process_is_at_the_mode_of_its_posterior() -> None:
-    """The coefficients maximise likelihood × prior, found anew by another optimiser on the basis written out."""
+    """The coefficients maximise likelihood × prior, as another optimiser finds on the explicit basis."""
     counts = some_counts(120)
     process = Process.fitted(ONE, counts)
     lengths = best_lengths(counts)
@@ -226,7 +226,7 @@ def test_length_scales_of_the_axes_are_chosen_apart() -> None:
 
 
 def test_lattice_is_summed_as_its_points_are() -> None:
-    """A lattice's sums are taken along its axes; with points off it, the same counts give the same logit."""
+    """Counts summed along the axes of a lattice give the same logit as counts summed point by point."""
     i, j = (index.ravel() for index in np.indices((13, 15)))
     failures, replicates = np.random.default_rng(2).integers(0, 3, 195), np.full(195, 2)
     on = Counts(np.zeros(195, dtype=np.int64), i / 12, j / 14, failures, replicates)
@@ -237,7 +237,7 @@ def test_lattice_is_summed_as_its_points_are() -> None:
 
 
 def test_many_points_are_gathered_on_the_grid() -> None:
-    """Beyond MOST_POINTS points move by half a cell at most, and no replicate is lost; fewer stay as they are."""
+    """More than MOST_POINTS points move by at most half a cell, and no replicate is lost; fewer points stay where they are."""
     rng = np.random.default_rng(4)
     u, v = rng.random((2, MOST_POINTS + 1))
     counts = Counts(np.zeros(len(u), dtype=np.int64), u, v, rng.integers(0, 2, len(u)), np.ones(len(u), dtype=np.int64))
@@ -251,7 +251,7 @@ def test_many_points_are_gathered_on_the_grid() -> None:
 
 
 def best_lengths(counts: Counts) -> tuple[float, float]:
-    """Those of the greatest evidence."""
+    """The length scales with the greatest evidence."""
     return max(itertools.product(LENGTHS, LENGTHS), key=lambda lengths: evidence(counts, lengths))
 
 
@@ -270,7 +270,7 @@ def written_out(counts: Counts, lengths: tuple[float, float]) -> tuple[Floats, F
 
 
 def evidence(counts: Counts, lengths: tuple[float, float]) -> float:
-    """Laplace's evidence in the other form, log|I + W½ K W½| with K = ΦΛΦᵀ (Rasmussen and Williams 2006, eq. 3.32)."""
+    """Laplace's evidence in its other form, log|I + W½ K W½| with K = ΦΛΦᵀ (Rasmussen and Williams 2006, eq. 3.32)."""
     basis, scale, _ = written_out(counts, lengths)
     K = (basis * scale**2) @ basis.T
     f = np.zeros(len(counts))
@@ -286,7 +286,7 @@ def evidence(counts: Counts, lengths: tuple[float, float]) -> float:
 
 
 def test_variance_of_the_logit_is_that_of_the_weights() -> None:
-    """The cosine series of the variance equals φᵀ (Λ⁻¹ + ΦᵀWΦ)⁻¹ φ, written out."""
+    """The cosine series of the variance equals φᵀ (Λ⁻¹ + ΦᵀWΦ)⁻¹ φ, computed directly."""
     counts = some_counts(120)
     process = Process.fitted(ONE, counts)
     lengths = best_lengths(counts)
@@ -306,7 +306,7 @@ def test_variance_of_the_logit_is_that_of_the_weights() -> None:
 
 
 def test_tree_alone_has_the_quantiles_of_its_beta() -> None:
-    """With weight 1 mean, variance, q and interval are SciPy's of the Beta."""
+    """With weight 1, mean, variance, q and interval equal SciPy's for the Beta."""
     made, expected = posterior_of(alpha=3.5, beta=7.5), beta(3.5, 7.5)
     assert made.mean == pytest.approx(expected.mean())
     assert made.variance == pytest.approx(expected.var())
@@ -315,7 +315,7 @@ def test_tree_alone_has_the_quantiles_of_its_beta() -> None:
 
 
 def test_process_alone_has_the_quantiles_of_a_logistic_normal() -> None:
-    """With weight 0 q and interval are those of a normal logit, the mean that of a million draws."""
+    """With weight 0, q and interval are those of a normal logit, and the mean is that of a million draws."""
     made = posterior_of(location=-1.0, scale=1.5, weight=0.0)
     assert made.exceedance(0.4) == pytest.approx(norm.sf((logit(0.4) + 1) / 1.5))
     assert np.concatenate(made.interval(0.9)) == pytest.approx(expit(norm(-1, 1.5).interval(0.9)), abs=2e-5)
@@ -349,12 +349,12 @@ def test_probabilities_of_counts_sum_to_one() -> None:
 
 @pytest.fixture(scope="module")
 def mapped() -> Surface:
-    """The smooth truth from 4,096 Sobol points, read in three batches."""
+    """The surface of the smooth truth from 4,096 Sobol points, added in three batches."""
     return fit_surface(DOMAIN, sobol(4096, 1).counts(TRUTHS["smooth"], 1, 2), np.arange(4096) // 1366)
 
 
 def test_q_is_a_probability_that_falls_with_the_level(mapped: Surface) -> None:
-    """0 ≤ q ≤ 1, monotone, and intervals are nested and in order."""
+    """0 ≤ q ≤ 1, q is monotone in the level, and intervals are ordered and nested."""
     places = sobol(512, 3)
     made = mapped.at(places.architecture, places.sparsity, places.l1)
     q = np.stack([made.exceedance(level) for level in (0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999)])
@@ -365,7 +365,7 @@ def test_q_is_a_probability_that_falls_with_the_level(mapped: Surface) -> None:
 
 
 def test_grid_and_points_tell_the_same(mapped: Surface) -> None:
-    """The grid holds what is told at the middles of its cells, for the mixture and for each part."""
+    """The grid holds the values at the middles of its cells, for the mixture and for each part."""
     u, v = DOMAIN.centres(16)
     at = np.array([2, 7]), DOMAIN.x.from_unit(u[[3, 15]]), DOMAIN.y.from_unit(v[[9, 0]])
     estimators: tuple[Estimator, ...] = ("mixture", "tree", "process")
@@ -376,7 +376,7 @@ def test_grid_and_points_tell_the_same(mapped: Surface) -> None:
 
 
 def test_intervals_hold_the_truth(mapped: Surface) -> None:
-    """Of 90 % intervals at least 90 % hold the rate over the volume, and 85 % between 0.1 and 0.9; 97 % are classified well."""
+    """At least 90 % of 90 % intervals hold the rate over the volume, 85 % at rates of 0.1 to 0.9; 97 % is classified correctly."""
     places = sobol(2048, 4)
     truth = TRUTHS["smooth"](places.architecture, places.u, places.v)
     made = mapped.at(places.architecture, places.sparsity, places.l1)
@@ -399,7 +399,7 @@ def test_order_of_rows_does_not_matter(mapped: Surface) -> None:
 
 
 def test_batch_by_batch_is_all_at_once(mapped: Surface) -> None:
-    """Telling batches one by one ends where reading them from rows does."""
+    """Updating by one batch after the other ends at the surface that `fit_surface` makes of all of them."""
     counts, batch = sobol(4096, 1).counts(TRUTHS["smooth"], 1, 2), np.arange(4096) // 1366
     surface = fit_surface(DOMAIN, counts.take(batch == 0), batch[batch == 0])
     for number in (1, 2):
@@ -408,7 +408,7 @@ def test_batch_by_batch_is_all_at_once(mapped: Surface) -> None:
 
 
 def test_replicates_at_one_place_are_their_sum() -> None:
-    """Two rows of one place and one row with both counts are the same data."""
+    """Two rows at one point and one row with the sum of their counts are the same data."""
     once = some_counts()
     twice = counts_of_one(once.u, once.v, 2 * once.failures, 2 * once.replicates)
     doubled = Counts(*(np.concatenate([getattr(once, name)] * 2) for name in ("architecture", "u", "v", "failures", "replicates")))
@@ -416,7 +416,7 @@ def test_replicates_at_one_place_are_their_sum() -> None:
 
 
 def test_mirrored_data_give_a_mirrored_process() -> None:
-    """Sparsity turned round turns the process's surface round; so do failures called successes."""
+    """Reversing sparsity reverses the process's surface; swapping failures and successes turns r into 1 − r."""
     counts = some_counts()
     turned = counts_of_one(1 - counts.u, counts.v, counts.replicates - counts.failures, counts.replicates)
     direct, mirror = Process.fitted(ONE, counts), Process.fitted(ONE, turned)
@@ -425,7 +425,7 @@ def test_mirrored_data_give_a_mirrored_process() -> None:
 
 
 def test_weight_goes_to_the_part_that_foretold_better() -> None:
-    """At an edge along an axis the tree foretells more, on a broad slope the process."""
+    """At an edge along an axis the tree predicts better, on a broad slope the process."""
     u, v = (index.ravel() / 23 for index in np.indices((24, 24)))
 
     def weight(rate: Floats) -> Floats:

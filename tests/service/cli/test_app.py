@@ -24,7 +24,7 @@ from tests.service.cli.conftest import Run
         (["launch", "smoke", "--pack-size", "-3"], "pack_size"),
         (["launch", "smoke", "--workers", "0"], "workers=0"),
         (["launch", "smoke", "--address", "127.0.0.1:9"], "address='127.0.0.1:9' cannot be reached"),
-        (["launch", "smoke", "--address", "nonsense"], "no Ray address"),
+        (["launch", "smoke", "--address", "nonsense"], "not a Ray address"),
         (["launch", "smoke", "--address", "foo..bar:6379"], "address='foo..bar:6379' cannot be reached"),
         (["launch", "smoke", "--pack-size", "²"], "pack_size='²'"),
         (["launch", "smoke", "--colour"], "No such option"),
@@ -44,7 +44,7 @@ def test_misuse_is_one_line_and_exit_2(run: Run, tmp_path: Path, arguments: list
     """What was wrong, what was expected; no traceback; the storage is left as it was."""
     storage = ["--storage", str(tmp_path / "studies")] if len(arguments) > 1 else []
     if complaint is None:
-        arguments, complaint = [*arguments[:-1], "nine"], "seeds='nine' is no range"
+        arguments, complaint = [*arguments[:-1], "nine"], "seeds='nine' is not a range"
     code, out, err = run(*arguments, *storage)
     assert (code, out) == (2, "")
     assert complaint in err
