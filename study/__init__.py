@@ -1,13 +1,17 @@
-"""Does what was asked: from replicates to rows, in this process or on Ray.
+"""Trains and judges replicates: from replicates to result rows, in this process or on Ray.
 
-`launch` and `resume` are imported when they are first used: the core (data, engines, metrics, `run_pack`) needs no Ray.
-`run_here` needs none either; it is imported likewise, because engines take a while to import.
+The entry points:
+
+* `launch` and `resume` (`study/on_ray/driver.py`) train a study on Ray Tune and store its rows.
+* `run_here` (`study/in_process.py`) trains a study in this process and returns its rows.
+
+They are imported on first use: the core (data, engines, metrics, `run_pack`) needs no Ray, and engines take a while to import.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import study.variants.registry  # noqa: F401  (protocols may name the variants from now on)
+import study.variants.registry  # noqa: F401  (registers the variants that protocols may name)
 
 if TYPE_CHECKING:
     from study.in_process import run_here

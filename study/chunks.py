@@ -1,4 +1,7 @@
-"""Chunks of a pack: replicates that are in memory together, from their draws to their trained models."""
+"""Chunks: the parts of a pack that are in memory at one time, each taken from its draws to its trained models.
+
+`data.py` draws, the engines (`engines/`) train, and `run_pack.py` measures the trained models.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study import data
-from study.engines.contract import Autoencoders, Engine, Minibatches, SparseAutoencoders
+from study.engines.contract import Autoencoders, Engine, Minibatches, SaeTask, SparseAutoencoders
 from study.engines.l1_controller import L1Controller, starting_l1
 from study.engines.schedules import sae_learning_rates
 from study.kernels.simd import lanes_of
@@ -23,14 +26,14 @@ _Array = NDArray[Any]
 _Float = NDArray[np.float64]
 
 CHUNK_BYTES = 256 * 2**20
-"""Samples and minibatches that are held in memory at once."""
+"""Memory limit for the samples and minibatches of one chunk."""
 GROUP = lanes_of("float32")
-"""Autoencoders that a chunk which memory cuts short holds a multiple of: fewer would leave lanes empty."""
+"""Replicates in a SIMD group. A chunk that memory limits holds whole groups of autoencoders, so that no lane is empty."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """Replicates that are in memory together: A autoencoders and the R SAEs on them."""
+    """Replicates that are in memory together: A autoencoders and the R SAEs that are trained on them."""
 
     pack: Pack
     engine: Engine
@@ -47,7 +50,7 @@ class Chunk:
         return x if self.orders is None else np.take_along_axis(x, self.orders[:, :, None], axis=1)
 
     def evaluation_samples(self, training_samples: _Float) -> _Float:
-        """Those on which metrics are computed, (A, S, N): fresh ones, or the training samples where the protocol says so."""
+        """The samples for the metrics, (A, S, N): fresh ones, or the training samples if the protocol asks for no fresh ones."""
         return training_samples if self.pack.protocol.eval_samples is None else self._drawn(fresh=True)
 
     def _drawn(self, fresh: bool) -> _Float:
@@ -67,9 +70,9 @@ class Chunk:
         return self.engine.train_autoencoders(start, samples, batches, importances, protocol)
 
     def readers(self, autoencoders: Autoencoders, samples: _Float) -> Autoencoders:
-        """The autoencoders whose W gives the SAEs their h: themselves, or W · √H / mean ‖W x‖ where the protocol rescales.
+        """The autoencoders whose W gives the SAEs their h: as they are, or with W · √H / mean ‖W x‖ if the protocol rescales.
 
-        Where every h is 0 there is nothing to scale.
+        If every h is 0, W is not scaled.
         """
         if self.pack.protocol.sae_input == "as_is":
             return autoencoders
@@ -86,13 +89,11 @@ class Chunk:
         steps, batch_size = protocol.sae_training_steps, protocol.sae_batch_size
         batches = self._batches(replicates.sae_seed, data.SAE_MINIBATCHES, steps, batch_size)
         activations, controller = self.engine.hidden(readers.W, samples), self._controller(readers)
-        trained = self.engine.train_saes(
-            SparseAutoencoders(start), activations, self.ae_of_sae, batches, replicates.l1, protocol, controller
-        )
-        return trained, controller
+        task = SaeTask(SparseAutoencoders(start), activations, self.ae_of_sae, batches, replicates.l1, protocol, controller)
+        return self.engine.train_saes(task), controller
 
     def _decoder_bias(self, readers: Autoencoders, samples: _Float) -> _Array:
-        """Where b_dec starts, (H, R)."""
+        """The initial b_dec, (H, R)."""
         n_hidden, dtype = self.pack.replicates.architecture.n_hidden, np.dtype(self.pack.dtype)
         if self.pack.protocol.sae_decoder_bias_init == "zero":
             return np.zeros((n_hidden, len(self.pack)), dtype)
@@ -100,7 +101,7 @@ class Chunk:
         return self.engine.hidden(readers.W, mean_x)[self.ae_of_sae, 0].T.copy()
 
     def _controller(self, readers: Autoencoders) -> L1Controller | None:
-        """What steers the R l1 to the protocol's target; None without one."""
+        """The controller that steers the l1 of R SAEs to the protocol's target L0; None if it has no target."""
         replicates, protocol = self.pack.replicates, self.pack.protocol
         if protocol.sae_target_l0 is None:
             return None
@@ -110,7 +111,7 @@ class Chunk:
         return L1Controller.of(l1, death_line(norms.max(axis=1)), sae_learning_rates(protocol), protocol, self.pack.dtype)
 
     def _batches(self, seeds: NDArray[np.int64], purpose: int, steps: int, batch_size: int) -> Minibatches | None:
-        """Minibatches of each lane; None for stored order."""
+        """The minibatches of each lane; None for stored order."""
         distinct, which = np.unique(seeds, return_inverse=True)
         drawn = [data.minibatches(int(seed), purpose, steps, batch_size, self.pack.protocol) for seed in distinct]
         present = [batches for batches in drawn if batches is not None]
@@ -118,7 +119,7 @@ class Chunk:
 
 
 def chunks_of(pack: Pack, orders: NDArray[np.int64] | None = None) -> Iterator[Chunk]:
-    """The pack, chunk after chunk; orders (R, S): a permutation of each replicate's training samples."""
+    """Yield the pack chunk by chunk; orders (R, S): a permutation of each replicate's training samples."""
     engine = pack.known_engine.load()
     for positions, ae_of_sae in _chunk_positions(pack, orders):
         chunk = pack.take(positions)
@@ -127,14 +128,14 @@ def chunks_of(pack: Pack, orders: NDArray[np.int64] | None = None) -> Iterator[C
 
 
 def back_in_order(pack: Pack, orders: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """From the replicates of one chunk after the other to the pack's order."""
+    """The indexes that put the replicates of all chunks, one chunk after the other, back in the pack's order."""
     return np.argsort(np.concatenate([positions for positions, _ in _chunk_positions(pack, orders)]), kind="stable")
 
 
 def _chunk_positions(pack: Pack, orders: NDArray[np.int64] | None = None) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Cut the pack between autoencoders: the positions of each chunk's replicates, and their AE within the chunk.
+    """Cut the pack between autoencoders. Yield the positions of each chunk's replicates, and their AE within the chunk.
 
-    With orders of their own no two replicates share an autoencoder.
+    If `orders` is given, no two replicates share an autoencoder.
     """
     which = autoencoder_keys(pack.replicates)[1] if orders is None else np.arange(len(pack))
     by_autoencoder = np.argsort(which, kind="stable")
@@ -148,9 +149,10 @@ def _chunk_positions(pack: Pack, orders: NDArray[np.int64] | None = None) -> Ite
 
 
 def _chunk_end(pack: Pack, ends: NDArray[np.int64], first: int) -> int:
-    """The autoencoder before which a chunk that begins with the `first` ends: at the engine's lanes, or for want of memory.
+    """The end (exclusive) of the chunk that begins with autoencoder `first`: limited by the engine's lanes and by memory.
 
-    ends: how many replicates the autoencoders up to each have in the chunk. Whole SIMD groups if there is memory for one.
+    ends: for each autoencoder, how many of the chunk's replicates use it or one before it. A chunk cut short by memory
+    holds whole SIMD groups if at least one fits.
     """
     protocol, architecture = pack.protocol, pack.replicates.architecture
     of_ae = 8 * architecture.n_features * (protocol.samples + (protocol.eval_samples or 0))

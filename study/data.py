@@ -1,8 +1,11 @@
 """Synthetic sparse features, initial weights and minibatches. This module alone makes random generators.
 
 A replicate's draws depend on its seeds and its architecture alone. The streams are those of the protocol's
-`generator`: `legacy` restarts NumPy's RandomState(seed) for the data, for the AE's and for the SAE's weights,
-as the source did (so the three are not independent); `pcg64` gives each purpose a stream of its own.
+`generator`:
+
+* `legacy` restarts NumPy's RandomState(seed) for the data, for the AE's weights and for the SAE's weights, as the source
+  study did. The three are therefore not independent.
+* `pcg64` gives each purpose a stream of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ _of_thread = threading.local()
 
 
 def _restarted(seed: int) -> RandomState:
-    """NumPy's RandomState(seed), to be used before the next call: one is kept and restarted, since making one costs as much as
-    20,000 draws of it."""
+    """NumPy's RandomState(seed), valid until the next call: each thread keeps one and reseeds it, because making one costs as
+    much as 20,000 draws."""
     if not hasattr(_of_thread, "legacy"):
         _of_thread.legacy = RandomState()
     _of_thread.legacy.seed(seed)
@@ -48,14 +51,14 @@ class Draws:
     presence: _Float
     """U, (samples, n_features) in [0, 1): decides whether a feature is active."""
     value: _Float
-    """V, (samples, n_features) in [0, 1): its value where it is."""
+    """V, (samples, n_features) in [0, 1): the feature's value if it is active."""
     generator: str
 
     def features(self, sparsity: float, out: _Float | None = None) -> _Float:
-        """x (samples, n_features), in `out` if it is given: feature i is 0 with probability S, else uniform on (0, 1).
+        """x (samples, n_features): feature i is 0 with probability S, else uniform on (0, 1). Written to `out` if given.
 
-        Under `legacy` bit-identical to `RandomState.binomial(1, 1 - S)` times `uniform(0, 1)`: NumPy's inversion
-        compares one draw with exp(log(1 - p)), from the side where p <= 1/2.
+        Under `legacy`, x is bit-identical to `RandomState.binomial(1, 1 - S)` times `uniform(0, 1)`: NumPy's inversion
+        compares one draw with exp(log(1 - p)), taking 1 - p for p where p > 1/2.
         """
         p = 1 - sparsity
         if self.generator == "pcg64":
@@ -73,19 +76,19 @@ def draw_data(n_features: int, seed: int, protocol: Protocol) -> Draws:
 
 
 def draw_eval_data(n_features: int, seed: int, protocol: Protocol) -> Draws | None:
-    """The fresh draws on which metrics are computed; None where the protocol judges by the training samples."""
+    """The fresh draws on which metrics are computed; None if the protocol computes them on the training samples."""
     if protocol.eval_samples is None:
         return None
     return _draw(protocol.eval_samples, n_features, seed, protocol, EVAL_DATA)
 
 
 def draw_features(n_features: int, seeds: NDArray[np.int64], sparsities: _Float, protocol: Protocol, fresh: bool = False) -> _Float:
-    """x (A, S, N) of A data seeds and sparsities: the training samples, or the fresh ones on which metrics are computed."""
+    """x (A, S, N) for A data seeds and sparsities: the training samples, or the fresh ones on which metrics are computed."""
     draw, samples = (draw_eval_data, protocol.eval_samples) if fresh else (draw_data, protocol.samples)
     x = np.empty((len(seeds), samples or 0, n_features))
     for seed in np.unique(seeds):
         draws = draw(n_features, int(seed), protocol)
-        assert draws is not None, "fresh samples are asked for where the protocol has them"
+        assert draws is not None, "fresh samples are drawn only if the protocol has them"
         for a in np.flatnonzero(seeds == seed):
             draws.features(float(sparsities[a]), out=x[a])
     return x
@@ -99,7 +102,7 @@ def _draw(samples: int, n_features: int, seed: int, protocol: Protocol, purpose:
 
 
 def sample_order(seed: int, samples: int) -> NDArray[np.int64]:
-    """A permutation of the training samples, (samples,): the intervention `data_order`. One stream under every generator."""
+    """A permutation of the training samples, (samples,), for the intervention `data_order`. The same under every generator."""
     return stream(seed, SAMPLE_ORDER).permutation(samples)
 
 
@@ -109,7 +112,7 @@ def importances(n_features: int, protocol: Protocol) -> _Float:
 
 
 def ae_initial_weights(architecture: Architecture, seed: int, protocol: Protocol) -> _Float:
-    """W (n_hidden, n_features) ~ ae_init_scale · normal(0, ae_init_std). The bias b starts at 0 and is not drawn."""
+    """W (n_hidden, n_features) ~ ae_init_scale · normal(0, ae_init_std). The bias b is not drawn: it starts at 0."""
     n_features, n_hidden = architecture.n_features, architecture.n_hidden
     std = np.sqrt(2 / (n_features + n_hidden)) if protocol.ae_init_std == "xavier" else protocol.ae_init_std
     source = _restarted(seed) if protocol.generator == "legacy" else stream(seed, AE_WEIGHTS)
@@ -119,7 +122,8 @@ def ae_initial_weights(architecture: Architecture, seed: int, protocol: Protocol
 def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protocol) -> tuple[_Float, _Float]:
     """W_enc (n_latents, n_hidden) and W_dec (n_hidden, n_latents). No bias is drawn.
 
-    `legacy` draws W_enc, then W_dec, from one stream; `pcg64` draws W_dec first, so that a tied encoder costs no draw.
+    `legacy` draws W_enc, then W_dec, from one stream; `pcg64` draws W_dec first, so that W_dec does not depend on whether
+    the encoder is tied to it.
     """
     enc, dec = (architecture.n_latents, architecture.n_hidden), (architecture.n_hidden, architecture.n_latents)
     std = protocol.sae_init_std
@@ -135,13 +139,13 @@ def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protoco
         W_dec = W_dec / np.linalg.norm(W_dec, axis=0)
     if protocol.sae_encoder_init == "decoder_transpose":
         W_enc = W_dec.T.copy()
-    if protocol.sae_decoder_norm == "unit":  # held at norm 1 by training: the encoder alone can be larger
+    if protocol.sae_decoder_norm == "unit":  # training keeps the columns at norm 1, so only the encoder is scaled
         return protocol.sae_init_scale * W_enc, W_dec
     return protocol.sae_init_scale * W_enc, protocol.sae_init_scale * W_dec
 
 
 def minibatches(seed: int, purpose: int, steps: int, batch_size: int, protocol: Protocol) -> NDArray[np.int32] | None:
-    """Which samples each step sees, (steps, batch_size); None where they are taken in stored order."""
+    """Which samples each step sees, (steps, batch_size); None if they are read in stored order."""
     if protocol.sample_order == "stored":
         return None
     drawn = stream(seed, purpose).integers(0, protocol.samples, (steps, batch_size))
@@ -149,12 +153,12 @@ def minibatches(seed: int, purpose: int, steps: int, batch_size: int, protocol: 
 
 
 def direction_draws(n_hidden: int, *counts: int, draws: int) -> tuple[_Float, ...]:
-    """Isotropic unit vectors, (draws, count, n_hidden) for each count, from a stream fixed by the numbers."""
+    """Isotropic unit vectors, (draws, count, n_hidden) for each count, from a stream seeded with these numbers."""
     source = Generator(PCG64(SeedSequence((n_hidden, *counts))))
     vectors = [source.normal(size=(draws, count, n_hidden)) for count in counts]
     return tuple(v / np.linalg.norm(v, axis=-1, keepdims=True) for v in vectors)
 
 
 def domain_generator() -> Generator:
-    """The stream from which Ray Tune's domains are drawn: always the same, so that the same call is the same study."""
+    """The stream from which Ray Tune's domains are drawn: always the same, so that the same call gives the same study."""
     return Generator(PCG64(SeedSequence(0)))

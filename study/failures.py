@@ -1,6 +1,7 @@
 """The verdict on a replicate: a function of its row and of the protocol's thresholds.
 
-Past rows are judged again without training: `judge(rows, protocol)`.
+`judge(rows, protocol)` therefore judges stored rows again without training. The verdicts' names, meanings and colours are in
+`search_spaces/failures.py`; this file says when each applies.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from study.storage.schema import names_of
 
 
 class Cause(StrEnum):
-    """What brought a failure about, settled by intervention: `unknown` until one was run, `none` where nothing failed."""
+    """What caused a failure, as interventions show: `unknown` until one was run, `none` if nothing failed."""
 
     AE_EARLY_DEATH = "ae_early_death"
     AE_UNDERTRAINED = "ae_undertrained"
@@ -34,16 +35,16 @@ class Cause(StrEnum):
 
     @property
     def sentence(self) -> str:
-        """What readers are told."""
+        """The sentence that reports show."""
         return _CAUSE_SENTENCES[self]
 
 
 _CAUSE_SENTENCES = {
-    Cause.AE_EARLY_DEATH: "every output of the autoencoder died in its first steps, by the chance of its start and first samples",
+    Cause.AE_EARLY_DEATH: "every output of the autoencoder died in its first steps, by chance of its initial weights and samples",
     Cause.AE_UNDERTRAINED: "the autoencoder was not trained for long enough",
-    Cause.DATA: "these samples brought it about, others do not",
-    Cause.L1_AGAINST_INITIALISATION: "the L1 penalty overcame this start: less of it cures, and so does another initialisation",
-    Cause.SAE_INITIALISATION: "the SAE's initial weights brought it about, no smaller l1 helps",
+    Cause.DATA: "these samples caused it; other samples do not",
+    Cause.L1_AGAINST_INITIALISATION: "l1 was too large for this initialisation: a smaller l1 cures it, and so does another start",
+    Cause.SAE_INITIALISATION: "the SAE's initial weights caused it; no smaller l1 helps",
     Cause.L1_ABOVE_DEATH_LINE: "the L1 penalty is too strong, whatever the initialisation",
     Cause.SAE_TRAINING_LENGTH: "the SAE was not trained for long enough",
     Cause.UNEXPLAINED: "no single change that was tried cures it",
@@ -53,7 +54,7 @@ _CAUSE_SENTENCES = {
 
 
 Row = Mapping[str, NDArray[np.float64]]
-"""The columns that a verdict names, (R,) each; NaN where one is missing."""
+"""The columns that a verdict needs, (R,) each; NaN where a value is missing."""
 Condition = Callable[[Row, Protocol], NDArray[np.bool_]]
 
 
@@ -87,24 +88,24 @@ CONDITIONS: dict[str, Condition] = {
     FailureKind.CRASHED: lambda row, protocol: np.isnan(row["empirical_sparsity"]),
     FailureKind.DIVERGED: lambda row, protocol: ~np.isfinite(row["ae_loss"]) | (protocol.has_sae & ~np.isfinite(row["sae_loss"])),
     FailureKind.AE_COLLAPSED: _collapsed,
-    # Comparisons with NaN are false: without an SAE nothing below applies.
+    # Comparisons with NaN are false, so none of the following applies to a row without an SAE.
     FailureKind.SAE_DEAD: lambda row, protocol: _alive(row) == 0,
     FailureKind.SAE_STARVED: _starved,
     FailureKind.SAE_DENSE: _dense,
     FailureKind.UNFAITHFUL: lambda row, protocol: row["explained_variance"] < protocol.unfaithful_below,
     FailureKind.UNRECOVERED: _unrecovered,
 }
-"""When each verdict of `search_spaces.failures.VERDICTS` applies, if none before it does."""
+"""When each verdict of `search_spaces.failures.VERDICTS` applies, provided that none before it does."""
 
 
 def register_verdict(verdict: Verdict, applies: Condition, before: str = FailureKind.NONE) -> None:
-    """Add a verdict that takes precedence over `before`: to `judge`, figures, reports and what `--failure` takes.
+    """Add a verdict that takes precedence over `before`: `judge`, the figures, the reports and `--failure` then know it.
 
-    ValueError where its name is taken, `before` is no verdict, or one of its columns is no column of the rows.
+    Raises ValueError if its name is taken, if `before` is no verdict, or if the rows lack one of its columns.
     """
     if unknown := set(verdict.columns) - set(names_of()):
         raise ValueError(
-            f"verdict {verdict.name!r} needs {', '.join(sorted(unknown))}, no column of the rows. Register its metric first."
+            f"verdict {verdict.name!r} needs columns that rows lack: {', '.join(sorted(unknown))}. Register its metric first."
         )
     insert_verdict(verdict, before)
     note_extension(applies.__module__)
@@ -114,8 +115,8 @@ def register_verdict(verdict: Verdict, applies: Condition, before: str = Failure
 def judge(rows: Mapping[str, ArrayLike], protocol: Protocol) -> NDArray[np.str_]:
     """The name of each row's verdict, (R,): the first that applies, in the order of `verdicts`.
 
-    A row without data columns is one that a worker died over. A protocol without an SAE is judged by the AE alone, and
-    conditions that need the represented features F are skipped where F is empty.
+    A row without data columns belongs to a replicate that killed its worker. If the protocol trains no SAE, the AE alone is
+    judged. Conditions that need the represented features F are skipped where F is empty.
     """
     failing = failing_verdicts()
     row = {name: np.asarray(rows[name], dtype=np.float64) for verdict in failing for name in verdict.columns}

@@ -1,4 +1,4 @@
-"""A specification trained in this process: without Ray and without disk."""
+"""Trains a whole specification in this process, without Ray and without disk. `on_ray/driver.py` does the same on Ray."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from study.storage.schema import row_schema
 
 
 def run_here(space: str | Path | StudySpec | Mapping[str, Any], learner: Learner | None = None) -> pa.Table:
-    """The rows of a study, one per replicate, in `row_schema`: those that `launch` would write, trained one pack after another.
+    """The rows of a study, one per replicate, in `row_schema`: those that `launch` would store, trained one pack after another.
 
-    space: as `study_spec` takes it. A grid's rows come in the order of its replicates, a search's in the order in which it
-    asked for them. learner: the search's, to be led to its end; left out, one is made from the specification.
+    space: anything that `study_spec` accepts. learner: runs the search in place of the learner that the specification would
+    make. The rows of a grid are in the order of its replicates, those of a search in the order in which it asked for them.
     Raises MisuseError.
     """
     spec = study_spec(space)

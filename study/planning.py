@@ -1,4 +1,4 @@
-"""What a launch would cost, before anything starts: replicates, packs, core-hours as measured here, storage, precision."""
+"""What a launch would cost, for `--dry-run`: replicates, packs, core-hours (calibrated on this machine), storage, precision."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from study.searching.learner_of import earlier_rows, learner_of
 from study.storage.study_folder import StudyFolder
 
 BYTES_PER_ROW = 400
-"""Of a shard, measured."""
+"""Size of a shard per row, measured."""
 CALIBRATION_SECONDS = 0.5
-"""What the timed pack should take by the estimate."""
+"""Estimated duration of the pack that is timed."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class Plan:
 
     spec: StudySpec
     planned: int
-    """Replicates; of a search the most that it trains."""
+    """Replicates of the study; for a search, the most that it trains."""
     done: int
     packs: int
     replicates_per_pack: int
     estimated_core_seconds: float
-    """Of what is missing, by the engine's table of costs."""
+    """Cost of the missing replicates by the engine's own estimate."""
     calibration: float | None
-    """Measured here over the table, for one pack of the study; None where nothing is missing, or the engine is `torch`."""
+    """Measured time over estimated time for one pack of the study; None if nothing is missing or the engine is `torch`."""
 
     def summary(self) -> dict[str, Any]:
         """The plan as figures, for --dry-run."""
-        told: dict[str, Any] = {
+        figures: dict[str, Any] = {
             "study": self.spec.name,
             "protocol": self.spec.protocol.name,
             "protocol_id": self.spec.protocol.protocol_id,
@@ -55,17 +55,17 @@ class Plan:
             "storage_megabytes": (self.planned - self.done) * BYTES_PER_ROW / 1e6,
         }
         search, space = self.spec.search, self.spec.space
-        return told | search.plan(space) if search and isinstance(space, GridSpace) else told
+        return figures | search.plan(space) if search and isinstance(space, GridSpace) else figures
 
 
 def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
-    """What is missing of the study, and what it costs: a pack of it is trained and timed here."""
+    """What the study still lacks, and what that costs. Trains and times a pack of it in this process."""
     there = folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist()
     if spec.search is None:
         missing, done = missing_packs(spec, there)
         planned = done + sum(map(len, missing))
     else:
-        learner_of(spec, earlier_rows(folder, spec))  # refuses a search that cannot be
+        learner_of(spec, earlier_rows(folder, spec))  # raises MisuseError if the search cannot be run
         done, planned = len(there), spec.search_budget
         missing = _of_search(spec, planned - done)
     packs = plan_packs(missing, spec.pack_size, workers)
@@ -74,7 +74,7 @@ def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
 
 
 def calibration(wanted: list[Pack]) -> float | None:
-    """Processor seconds over estimated ones, of a part of the costliest pack, trained twice: the first time compiles."""
+    """Measured over estimated processor seconds for a part of the costliest pack. One replicate is trained first, to compile."""
     if not wanted or wanted[0].engine == "torch":
         return None
     pack = max(wanted, key=lambda pack: estimated_seconds(pack) / len(pack))
@@ -87,7 +87,7 @@ def calibration(wanted: list[Pack]) -> float | None:
 
 
 def _of_search(spec: StudySpec, count: int) -> list[Pack]:
-    """As many replicates as a search would train, spread evenly over the architectures: for their cost alone."""
+    """Stand-ins for the replicates of a search, spread evenly over the architectures: only their cost is of interest."""
     assert isinstance(spec.space, GridSpace)
     assert spec.search is not None
     each = -(-max(count, 0) // len(spec.space.architectures))

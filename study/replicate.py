@@ -1,4 +1,4 @@
-"""Make one stored replicate again, alone, from the fields of its row."""
+"""Trains one stored replicate again, alone, from the fields of its row: `sae-study replicate`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from study.storage.study_folder import DEFAULT_STORAGE
 def replicate_again(
     study: str, replicate_id: str, storage: str = DEFAULT_STORAGE
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The stored row, the row made again in this process, and the science columns in which they differ.
+    """The stored row, the row trained again in this process, and the science columns in which the two differ.
 
-    Columns that came after its shard was written are not compared.
-    replicate_id: the id or its beginning. MisuseError if it names no row or several, or one that kills its worker.
+    Columns that were added after its shard was written are not compared.
+    replicate_id: the id or its beginning. Raises MisuseError if it names no row, several rows, or a replicate that killed
+    its workers.
     """
     folder = existing_study(study, storage)
     if not replicate_id:

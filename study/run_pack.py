@@ -1,4 +1,7 @@
-"""From a pack to its rows: the whole study without Ray and without disk."""
+"""From a pack to its rows: the whole study without Ray and without disk.
+
+`chunks.py` draws and trains, `metrics/` measures, `verdict_rows.py` judges and builds the rows.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ _Float = NDArray[np.float64]
 
 
 def run_pack(pack: Pack, *, study: str = "", trial_id: str = "", orders: NDArray[np.int64] | None = None) -> pa.Table:
-    """Train and judge every replicate of the pack; one row each, in the pack's order, in `row_schema`.
+    """Train and judge every replicate of the pack; one row per replicate, in the pack's order, in `row_schema`.
 
-    A row's science depends on the replicate, protocol, dtype and engine family alone. `study` and `trial_id` are
-    copied into the rows. orders (R, S): a permutation of each replicate's training samples, for interventions; rows and
-    ids do not tell it.
+    The science columns of a row depend on the replicate, protocol, dtype and engine family alone. `study` and `trial_id` are
+    copied into the rows. orders (R, S): a permutation of each replicate's training samples, for interventions; neither the
+    rows nor their ids record it.
     """
     began = time.perf_counter()
-    # One thread: a worker a core, and sums whose order does not depend on the machine's number of cores.
+    # One thread: there is one worker per core, and the order of sums must not depend on the machine's number of cores.
     with threadpool_limits(1, "blas"):
         chunks = [_run_chunk(chunk) for chunk in chunks_of(pack, orders)]
     columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
@@ -54,7 +57,7 @@ def train_autoencoders(pack: Pack) -> Autoencoders:
 
 
 def _run_chunk(chunk: Chunk) -> dict[str, _Array]:
-    """Every measured column of the chunk's replicates, (R,) each."""
+    """Train the chunk and return every measured column, (R,) each."""
     samples = chunk.features()
     autoencoders = chunk.train_autoencoders(samples)
     readers = chunk.readers(autoencoders, samples)
@@ -70,10 +73,10 @@ def _measure(
     controller: L1Controller | None,
     x: _Float,
 ) -> dict[str, _Array]:
-    """Metrics in float64 from the trained weights; the SAEs read W x of the `readers`; evaluation samples x (A, S, N)."""
+    """Metrics in float64 from the trained weights. The SAEs read h = W x with the W of `readers`; x (A, S, N) is for evaluation."""
     protocol, replicates = chunk.pack.protocol, chunk.pack.replicates
-    weights = importances(replicates.architecture.n_features, protocol)
-    of_ae = ae_metrics(autoencoders, x, weights, chunk.autoencoders.replicates.sparsity, protocol)
+    of_features = importances(replicates.architecture.n_features, protocol)
+    of_ae = ae_metrics(autoencoders, x, of_features, chunk.autoencoders.replicates.sparsity, protocol)
     l1 = controller.state[SETTLED].astype(np.float64) if controller else replicates.l1
     if saes is None:
         of_sae: dict[str, _Array] = {}

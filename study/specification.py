@@ -1,4 +1,7 @@
-"""The specification that a launch or a run in this process trains: what was given, with what overrides it, checked once."""
+"""Makes the specification of a study from what the caller gives and the options that override it, and checks it once.
+
+`launch`, `run_here` and the command line all come through here.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ def study_spec(
 
 
 def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The fields of a specification, not yet checked, and the file that they stand in."""
+    """The fields of a specification, not yet checked, and the file that they come from."""
     if isinstance(space, (StudySpec, Mapping)):
         return dict(space), ""
     if str(space).endswith((".yaml", ".yml")) or (str(space) not in SPACES and Path(space).is_file()):
@@ -46,11 +49,11 @@ def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> tuple[dict[
 
 
 def _searching(fields: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that make the study this search: over what its own search of the same kind says, if it has one."""
+    """The fields that turn the study into this search. They override the study's own search if that is of the same kind."""
     given = fields.get("search")
     own = dict(given) if isinstance(given, (Search, Mapping)) else {}
     changes: dict[str, Any] = {"search": (own if own.get("kind") == search["kind"] else {}) | dict(search)}
-    if not own and "name" in fields:  # beside the launch of the same space
+    if not own and "name" in fields:  # a name of its own beside the grid study of the same space
         changes["name"] = f"{fields['name']}-{search['kind']}"
     return changes
 

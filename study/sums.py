@@ -1,4 +1,4 @@
-"""Sums in a stated order: the definition that every engine of the `exact` family meets to the bit."""
+"""Sums in a stated order: the definition that every engine of the `exact` family matches to the bit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def ordered_sum(terms: Iterable[_Array], start: _Array | None = None) -> _Array:
     first = next(remaining)
     total = first if start is None else start + first
     for term in remaining:
-        total += term  # `total` is ours: a product, or the sum just made
+        total += term  # in place: `total` is a temporary array, a product or the sum of two terms
     return total
 
 
 def mean_over_batch(out: _Array, terms: Iterable[_Array], count: int) -> None:
-    """out ← (first + second + …)/count, added in order; untouched by the division where count is 1."""
+    """out ← (first + second + …)/count, added in order; not divided if count is 1."""
     remaining = iter(terms)
     out[...] = next(remaining)
     for term in remaining:

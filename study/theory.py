@@ -3,8 +3,8 @@
 x_i = Bernoulli(p) · U(0, 1) with p = 1 − S; x̂ = ReLU(WᵀWx + b); loss E Σ_i I_i (x_i − x̂_i)².
 Sources: Elhage et al. 2022, "Toy Models of Superposition"; the L1 results are derived from
 ‖h − ĥ‖² + l1 · Σ f with unit decoder columns (the LASSO's λ_max and soft threshold, per feature).
-Scalars or arrays alike; S in [0, 1), l1 >= 0. In the examples the importances are I_i = 0.7^i, those of
-the `dissertation` protocol.
+All functions take scalars or arrays; S in [0, 1), l1 >= 0. The examples use the importances I_i = 0.7^i of the
+`dissertation` protocol.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def feature_variance(sparsity: ArrayLike) -> _Float:
 
 
 def bias_only_loss(sparsity: ArrayLike, importances: ArrayLike) -> _Float:
-    """v(p) · Σ I: the loss of W = 0 and the best bias, b = p/2. An AE near it represents nothing.
+    """v(p) · Σ I: the loss of W = 0 and the best bias, b = p/2. An AE with a loss near it represents nothing.
 
     >>> print(bias_only_loss(0.9, 0.7 ** np.arange(10)).round(4))
     0.0999
@@ -38,7 +38,7 @@ def bias_only_loss(sparsity: ArrayLike, importances: ArrayLike) -> _Float:
 
 
 def dedicated_loss(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int) -> _Float:
-    """v(p) · Σ_{i ≥ n_hidden} I_i: the n_hidden first features stored orthogonally, biases for the rest.
+    """v(p) · Σ_{i ≥ n_hidden} I_i: the loss if the first n_hidden features are stored orthogonally, the rest by biases alone.
 
     >>> print(dedicated_loss(0.9, 0.7 ** np.arange(10), n_hidden=5).round(4))
     0.0144
@@ -47,9 +47,9 @@ def dedicated_loss(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int) -
 
 
 def antipodal_loss(sparsity: ArrayLike, importances: ArrayLike) -> _Float:
-    """(p²/6) · Σ I: n_features = 2 n_hidden unit columns in antipodal pairs, b = 0.
+    """(p²/6) · Σ I: the loss of n_features = 2 n_hidden unit columns in antipodal pairs, b = 0.
 
-    A pair errs only when both of its features fire: E[min²] = 1/6.
+    A pair makes an error only if both of its features fire: E[min²] = 1/6.
 
     >>> print(antipodal_loss(0.9, 0.7 ** np.arange(10)).round(4))
     0.0054
@@ -59,16 +59,16 @@ def antipodal_loss(sparsity: ArrayLike, importances: ArrayLike) -> _Float:
 
 
 def most_pairs(n_features: int, n_hidden: int) -> int:
-    """min(n_hidden, n_features − n_hidden): how many hidden dimensions a pair can share instead of one feature holding each."""
+    """min(n_hidden, n_features − n_hidden): how many hidden dimensions can each hold a pair of features instead of one."""
     return min(n_hidden, n_features - n_hidden)
 
 
 def paired_loss(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int, pairs: int) -> _Float:
     """(p²/6) · Σ I over the paired features + v(p) · Σ_{i ≥ n_hidden + pairs} I_i: unit columns, `pairs` dimensions shared.
 
-    The n_hidden + pairs most important features are represented, the least important 2 · pairs of them antipodally, the
-    rest alone. 0 pairs is `dedicated_loss`; n_features = 2 n_hidden with all pairs is `antipodal_loss`. The extension of
-    Elhage et al.'s two candidates for n_features = 2, n_hidden = 1 to any width; importances must not increase.
+    The n_hidden + pairs most important features are represented: the least important 2 · pairs of them antipodally, the
+    others alone. With 0 pairs this is `dedicated_loss`; with n_features = 2 n_hidden and all pairs, `antipodal_loss`. It
+    extends Elhage et al.'s two candidates for n_features = 2, n_hidden = 1 to any width. Importances must not increase.
     """
     weights = np.asarray(importances, dtype=np.float64)
     first, last = n_hidden - pairs, n_hidden + pairs
@@ -76,10 +76,10 @@ def paired_loss(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int, pair
 
 
 def pairing_sparsities(importances: ArrayLike, n_hidden: int) -> _Float:
-    """S_k = 1 − 2/(2.5 + I_{n_hidden−k}/I_{n_hidden+k−1}), k = 1 … most_pairs: from which sparsity on the k-th pair pays.
+    """S_k = 1 − 2/(2.5 + I_{n_hidden−k}/I_{n_hidden+k−1}), k = 1 … most_pairs: the sparsity from which the k-th pair pays.
 
-    There `paired_loss` of k pairs is that of k − 1: p²/6 · (I_a + I_b) = v(p) · I_b. The first is where superposition
-    begins; at equal importances S = 3/7. Not before: a free scale and bias make the pair slightly better than here.
+    At S_k the `paired_loss` of k pairs equals that of k − 1: p²/6 · (I_a + I_b) = v(p) · I_b. Superposition begins at S_1,
+    which is 3/7 for equal importances. A pair with a free scale and bias is slightly better than the one assumed here.
 
     >>> pairing_sparsities(0.7 ** np.arange(10), n_hidden=5).round(3)
     array([0.491, 0.631, 0.763, 0.863, 0.927])
@@ -90,7 +90,9 @@ def pairing_sparsities(importances: ArrayLike, n_hidden: int) -> _Float:
 
 
 def features_represented(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int) -> NDArray[np.int64]:
-    """n_hidden + the number of pairs that pay: a staircase in S. Too few where n_features > 2 n_hidden allows more than pairs.
+    """n_hidden + the number of pairs that pay: a staircase in S.
+
+    An underestimate if n_features > 2 n_hidden, where more than two features can share a dimension.
 
     >>> features_represented([0.3, 0.5, 0.9], 0.7 ** np.arange(10), n_hidden=5)
     array([5, 6, 9])
@@ -108,7 +110,7 @@ def dimensions_per_feature(sparsity: ArrayLike, importances: ArrayLike, n_hidden
 
 
 def best_paired_loss(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int) -> _Float:
-    """The least `paired_loss` over the number of pairs, for each S: an upper bound of what a good AE loses.
+    """The least `paired_loss` over the number of pairs, for each S: an upper bound on the loss of a good AE.
 
     >>> best_paired_loss([0.3, 0.9], 0.7 ** np.arange(10), n_hidden=5).round(4)
     array([0.0517, 0.0049])
@@ -118,7 +120,7 @@ def best_paired_loss(sparsity: ArrayLike, importances: ArrayLike, n_hidden: int)
 
 
 def least_dimension_sum(condition_number: ArrayLike, n_hidden: int) -> _Float:
-    """max(1 + (H − 1)/κ², 4 H κ²/(1 + κ²)²) ≤ ΣD_i ≤ H: what the condition number κ of W leaves for ΣD_i.
+    """max(1 + (H − 1)/κ², 4 H κ²/(1 + κ²)²) ≤ ΣD_i ≤ H: the lower bound that the condition number κ of W sets on ΣD_i.
 
     ΣD_i ≥ ‖W‖_F⁴/‖WᵀW‖_F² (Cauchy and Schwarz) ≥ ‖W‖_F²/σ_max², and singular values lie in [σ_max/κ, σ_max]; the second
     term is Kantorovich's inequality. H for a tight frame (κ = 1), 1 for κ = ∞ (W ≠ 0).
@@ -133,7 +135,7 @@ def least_dimension_sum(condition_number: ArrayLike, n_hidden: int) -> _Float:
 
 
 def importance_decay(total: float, n_features: int) -> float:
-    """The r in [0, ∞) of Σ_{i<N} r^i = total: undoes the sum in `bias_only_loss`. ValueError for a total below 1.
+    """The r in [0, ∞) with Σ_{i<N} r^i = total: inverts the sum in `bias_only_loss`. Raises ValueError for a total below 1.
 
     >>> round(importance_decay(sum(0.7 ** np.arange(10)), n_features=10), 6)
     0.7
@@ -144,7 +146,7 @@ def importance_decay(total: float, n_features: int) -> float:
 
 
 def death_line(column_norm: ArrayLike) -> _Float:
-    """l1 = 2 ‖W_i‖, from which on the latent of feature i is dead at the optimum (unit decoder columns).
+    """2 ‖W_i‖: the l1 from which the latent of feature i is dead at the optimum (unit decoder columns).
 
     >>> death_line([0.5, 1.0])
     array([1., 2.])
@@ -153,10 +155,10 @@ def death_line(column_norm: ArrayLike) -> _Float:
 
 
 def dictionary_death_threshold(dictionary: _Float, residuals: _Float) -> float:
-    """2 · max_{j, sample} d_j · r: from this l1 on the all-zero code is optimal for a fixed dictionary.
+    """2 · max_{j, sample} d_j · r: the l1 from which the all-zero code is optimal for a fixed dictionary.
 
     dictionary (n_hidden, n_latents), residuals r = h − b_dec (samples, n_hidden). At the start of training it is
-    the l1 above which every latent is pushed down on every sample. 0 where no residual has a positive product.
+    the l1 above which every latent is pushed down on every sample. 0 if no product is positive.
 
     >>> dictionary_death_threshold(np.eye(2), np.array([[0.3, -1.0], [0.1, 0.2]]))
     0.6
@@ -174,11 +176,11 @@ def expected_largest(n: int) -> float:
 
 
 def initial_death_line(init_std: float, column_norm: ArrayLike, n_latents: int, n_represented: int) -> _Float:
-    """2 · init_std · ‖w‖ · E max of n_latents · n_represented normals: `dictionary_death_threshold` of an undrawn dictionary.
+    """2 · init_std · ‖w‖ · E max of n_latents · n_represented normals: the expected `dictionary_death_threshold` at the start.
 
-    W_dec ~ normal(0, init_std) and, for residuals, each represented feature alone at its full value. From this l1 on all
-    latents are pushed down at the first step. Not sharp: decoders grow while latents die, and samples of several
-    features are longer; the measured frontier of decoders with std 0.01 lies within a factor of 3.
+    Assumes W_dec ~ normal(0, init_std) and, as residuals, each represented feature alone at its full value. From this l1 on,
+    all latents are pushed down at the first step. The edge is not sharp: decoders grow while latents die, and samples of
+    several features are longer. The measured frontier for decoders with std 0.01 lies within a factor of 3.
 
     >>> print(initial_death_line(0.01, 1.0, n_latents=10, n_represented=5).round(4))
     0.045
@@ -187,7 +189,7 @@ def initial_death_line(init_std: float, column_norm: ArrayLike, n_latents: int, 
 
 
 def l1_upper_bound(residuals: _Float) -> float:
-    """λ_max = 2 · sup ‖h − b_dec‖: above it firing never pays, whatever the dictionary and the encoder.
+    """λ_max = 2 · sup ‖h − b_dec‖: above this l1, firing never pays, whatever the dictionary and the encoder.
 
     >>> l1_upper_bound(np.array([[0.3, 0.4], [0.0, 0.1]]))
     1.0
@@ -196,7 +198,7 @@ def l1_upper_bound(residuals: _Float) -> float:
 
 
 def recall(l1: ArrayLike, column_norm: ArrayLike) -> _Float:
-    """1 − u with u = l1/(2 ‖W_i‖), clipped to [0, 1]: the share of feature i's activations that its latent sees.
+    """1 − u with u = l1/(2 ‖W_i‖), clipped to [0, 1]: the share of feature i's activations on which its latent fires.
 
     >>> recall([0.0, 0.5, 2.0], column_norm=1.0)
     array([1.  , 0.75, 0.  ])
@@ -229,7 +231,7 @@ def expected_l0(l1: float, column_norms: _Float, sparsity: float) -> float:
 
 
 def l1_for_l0(target_l0: float, column_norms: _Float, sparsity: float) -> float:
-    """The l1 at which `expected_l0` is target_l0; ValueError where no l1 >= 0 reaches it.
+    """The l1 at which `expected_l0` is target_l0. Raises ValueError if no l1 >= 0 reaches it.
 
     >>> round(l1_for_l0(0.9, np.ones(10), sparsity=0.9), 6)
     0.2

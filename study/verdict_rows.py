@@ -1,4 +1,4 @@
-"""Rows from what was measured, verdicts included."""
+"""Builds the rows of a pack from its measured columns, and judges them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _Columns = dict[str, Any]
 
 
 def crashed_rows(pack: Pack, *, study: str = "", trial_id: str = "") -> pa.Table:
-    """Rows that say `crashed`, with nothing measured: for replicates that kill whatever worker trains them."""
+    """Rows with the verdict `crashed` and nothing measured, for replicates that kill every worker that trains them."""
     return rows_table(pack, {}, np.nan, study, trial_id)
 
 
 def rows_table(pack: Pack, measured: Mapping[str, NDArray[Any]], seconds: float, study: str, trial_id: str) -> pa.Table:
-    """The pack's rows in `row_schema` from what was measured, (R,) each; what was not measured is missing.
+    """The pack's rows in `row_schema` from its measured columns, (R,) each; columns that were not measured are missing.
 
-    Without any measurement each row is `crashed`.
+    If no column was measured, every row is `crashed`.
     """
     known = _identity(pack, study) | _measured(measured, len(pack))
     values = known | _verdicts(known, pack) | _bookkeeping(len(pack), seconds, trial_id)
@@ -79,7 +79,7 @@ def _bookkeeping(size: int, seconds: float, trial_id: str) -> _Columns:
 
 
 def _array(values: Any, type_: pa.DataType) -> pa.Array:
-    """A whole number that is missing is NaN until here."""
+    """An Arrow array; NaN in a column of whole numbers becomes a missing value."""
     if not pa.types.is_integer(type_):
         return pa.array(values, type_)
     missing = np.isnan(values)

@@ -10,6 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from service.cli.printing import complain, err, show, table_of, verdicts_table, warn_of_gaps
+from study.storage.status import StudyState
 from study.storage.study_folder import Storage, StudyFolder
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ def show_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
         complain(error)
     if len(outcome.errors) > MOST_ERRORS_SHOWN:
         err.print(f"… and {len(outcome.errors) - MOST_ERRORS_SHOWN} more errors")
-    if outcome.state == "stopped":
+    if outcome.state == StudyState.STOPPED:
         err.print(f"stopped with {outcome.planned - outcome.done} replicates to go; continue with: {folder.command('resume')}")
-    if outcome.state != "done":
+    if outcome.state != StudyState.DONE:
         raise typer.Exit(1)
 
 
@@ -48,7 +49,7 @@ def _found(outcome: Outcome, folder: StudyFolder) -> Found:
 
     if outcome.learner is None:
         return _verdicts(outcome, folder)
-    if outcome.state != "done":
+    if outcome.state != StudyState.DONE:
         return dict(outcome.learner.summary()), ()
     result = search_result(folder, outcome.learner)
     return _verdicts(outcome, folder) if result is None else _search(result, folder)

@@ -1,14 +1,17 @@
-"""The compiled engine: numba kernels with replicates in the SIMD lanes, to the bit what `reference` trains.
+"""The compiled engine: numba kernels with replicates in the SIMD lanes, bit-equal to `reference`.
 
-Each sum has the reference's order, nothing is contracted and nothing reassociated. A group of lanes (16 replicates in
-float32, 8 in float64) is trained from its first step to its last with its parameters in the core's cache. Arrays are (rows,
-lanes); a model's rows are its parameters in the reference's order. Kernels (`lane_kernels.py`) are compiled once for each dtype
-and variant, and kept on disk.
+* Each sum has the reference's order; nothing is contracted and nothing is reassociated.
+* A group of lanes (16 replicates in float32, 8 in float64) is trained from its first step to its last while its parameters
+  stay in the core's cache.
+* Arrays are (rows, lanes); a model's rows are its parameters in the reference's order.
+* The kernels are in `lane_kernels.py`. They are compiled once per dtype and variant, and kept on disk
+  (`study/kernels/compilation.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +21,7 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders, Watch
-from study.engines.l1_controller import L1Controller
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, Watch
 from study.engines.lane_kernels import (
     AeLayout,
     Control,
@@ -42,16 +44,14 @@ from study.variants.registry import lane_code_of, variant_of
 _Array = NDArray[Any]
 
 CALL_SECONDS = 0.2
-"""A kernel returns to Python about so often: Ctrl-C waits for it."""
+"""About how long a kernel runs before it returns to Python. Ctrl-C waits that long."""
 
 
 class CompiledEngine:
     """The default on CPUs: bit-equal to the reference, at the speed of the processor's divider."""
 
-    name = "compiled"
-    family = "exact"
     lanes = 64
-    """Autoencoders whose samples are laid out together, with all SAEs on them; a multiple of a group."""
+    """Autoencoders that are trained together, with all SAEs on them: a multiple of a group."""
 
     def __init__(self, watch: Watch | None = None) -> None:
         self.watch = watch
@@ -76,74 +76,64 @@ class CompiledEngine:
         return h
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders:
         """As `ReferenceEngine.train_autoencoders`, to the bit."""
         n_hidden, n_features, count = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, count), start.b])
         training = _Training.of(parameters, ae_schedule(protocol), protocol.ae_batch_size, protocol, self.watch)
-        twice_weights, sizes = (2 * weights).astype(parameters.dtype), (n_features, n_hidden)
+        twice_importances, sizes = (2 * importances).astype(parameters.dtype), (n_features, n_hidden)
         scratch = rows(TILE * 2 * (n_features + n_hidden) + len(parameters), parameters.dtype)
         if batches is None and protocol.ae_batch_size == 1:
             x = rows(samples.shape[1] * n_features, parameters.dtype)
             for model, lanes in training.groups(scratch):
                 lay_out(samples, lanes, x)
-                training.run(train_ae_online, model, x, twice_weights, *sizes)
+                training.run(train_ae_online, model, x, twice_importances, *sizes)
                 training.take_back(model, lanes)
         else:
             samples = samples.astype(parameters.dtype)
             for model, lanes in training.groups(scratch):
                 source = _source(samples, batches, lanes, lanes, protocol.ae_batch_size)
-                training.run(train_ae_minibatch, model, source, twice_weights, AeLayout.of(*sizes))
+                training.run(train_ae_minibatch, model, source, twice_importances, AeLayout.of(*sizes))
                 training.take_back(model, lanes)
         return Autoencoders(parameters[: n_hidden * n_features].reshape(start.W.shape), parameters[n_hidden * n_features :])
 
-    def train_saes(
-        self,
-        start: SparseAutoencoders,
-        activations: _Array,
-        ae_of_sae: NDArray[np.int64],
-        batches: Minibatches | None,
-        l1: _Array,
-        protocol: Protocol,
-        controller: L1Controller | None = None,
-    ) -> SparseAutoencoders:
+    def train_saes(self, task: SaeTask) -> SparseAutoencoders:
         """As `ReferenceEngine.train_saes`, to the bit."""
-        parameters = start.stacked()
-        with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
-            l1 = l1.astype(parameters.dtype)
-        variant, (n_latents, n_hidden) = variant_of(protocol), start.W_dec.shape[:2]
+        protocol, parameters, (n_latents, n_hidden) = task.protocol, task.start.stacked(), task.start.W_dec.shape[:2]
+        variant = variant_of(protocol)
         training = _Training.of(parameters, sae_schedule(protocol), protocol.sae_batch_size, protocol, self.watch, variant)
-        code, at = lane_code_of(variant), layout_of(start.rows, n_hidden, n_latents, protocol)
+        code, at = lane_code_of(variant), layout_of(task.start.rows, n_hidden, n_latents, protocol)
         scratch = rows(TILE * 3 * (n_hidden + n_latents) + len(parameters), parameters.dtype)
-        if batches is None and protocol.sae_batch_size == 1 and not (at.centred or at.unit_norm or controller):
-            h = rows(activations.shape[1] * n_hidden, parameters.dtype)
+        online = task.batches is None and protocol.sae_batch_size == 1
+        if online and not (at.centred or at.unit_norm or task.controller):
+            l1, h = task.cast_l1[None], rows(task.activations.shape[1] * n_hidden, parameters.dtype)
             for model, lanes in training.groups(scratch):
-                lay_out(activations, ae_of_sae[lanes], h)
-                training.run(partial(train_sae_online, code), model, h, rows_of(l1[None], lanes), at)
+                lay_out(task.activations, task.ae_of_sae[lanes], h)
+                training.run(partial(train_sae_online, code), model, h, rows_of(l1, lanes), at)
                 training.take_back(model, lanes)
         else:
             tiles = SaeRows.of(n_hidden, n_latents)
             for model, lanes in training.groups(scratch):
-                source = _source(activations, batches, lanes, ae_of_sae[lanes], protocol.sae_batch_size)
-                steering = rows_of(controller.state if controller else l1[None], lanes)
-                control = Control(controller.steps, controller.settings, model.P.copy()) if controller else None
-                training.run(partial(train_sae_minibatch, code), model, source, steering, control, at, tiles)
+                with _steering(task, model, lanes) as (state, control):
+                    source = _source(task.activations, task.batches, lanes, task.ae_of_sae[lanes], protocol.sae_batch_size)
+                    training.run(partial(train_sae_minibatch, code), model, source, state, control, at, tiles)
                 training.take_back(model, lanes)
-                if controller:
-                    controller.state[:, lanes] = steering
-        return start.with_values(parameters)
+        return task.start.with_values(parameters)
 
 
 def _step_seconds(parameters: int, batch_size: int, sample_seconds: float, dtype: str) -> float:
-    """A step's square roots and divisions, and for each sample of a minibatch its products and its gathering (float32)."""
+    """Seconds per step: Adam's square roots and divisions, plus, per sample of a minibatch, its products and its gathering.
+
+    sample_seconds: the cost of a sample in float32.
+    """
     adam, slower = (1e-9 + 0.37e-9 * parameters, 1) if dtype == "float32" else (2e-9 + 1.05e-9 * parameters, 1.8)
     return adam + slower * sample_seconds * batch_size * (batch_size > 1)
 
 
 @dataclass(frozen=True, eq=False)
 class _Training:
-    """What every group of lanes shares: the parameters (P, R), replaced in place, and Adam's tables."""
+    """What every group of lanes shares: the parameters (P, R), which are replaced in place, and Adam's tables."""
 
     parameters: _Array
     steps: Steps
@@ -170,13 +160,13 @@ class _Training:
         return cls(parameters, Steps(rates, epsilons, adam, settings), steps_per_call, watch)
 
     def groups(self, scratch: _Array) -> Iterator[tuple[Model, NDArray[np.int64]]]:
-        """Each group's model before its first step, and its lanes."""
+        """Yield each group's model before its first step, and its lanes."""
         count, dtype = self.parameters.shape[0], self.parameters.dtype
         for lanes in groups(self.parameters.shape[1], dtype):
             yield Model(rows_of(self.parameters, lanes), rows(count, dtype), rows(count, dtype), scratch), lanes
 
     def run(self, train: Callable[..., None], model: Model, *arguments: Any) -> None:
-        """All steps of a group, some at a time."""
+        """Run all steps of a group, `steps_per_call` at a time."""
         total = len(self.steps.A)
         if self.watch:
             self.watch(model.P)
@@ -186,14 +176,26 @@ class _Training:
                 self.watch(model.P)
 
     def take_back(self, model: Model, lanes: NDArray[np.int64]) -> None:
-        """Store the group's parameters; a lane that only filled the group is a copy of the last and stores the same."""
+        """Store the group's parameters. Lanes that only fill the group are copies of its last lane and store the same values."""
         self.parameters[:, lanes] = model.P
+
+
+@contextmanager
+def _steering(task: SaeTask, model: Model, lanes: NDArray[np.int64]) -> Iterator[tuple[_Array, Control | None]]:
+    """The l1 of a group's lanes, and what steers it, whose state is taken back in the end; or the l1 that is held."""
+    controller = task.controller
+    if controller is None:
+        yield rows_of(task.cast_l1[None], lanes), None
+        return
+    state = rows_of(controller.state, lanes)
+    yield state, Control(controller.steps, controller.settings, model.P.copy())
+    controller.state[:, lanes] = state
 
 
 def _source(
     samples: _Array, batches: Minibatches | None, lanes: NDArray[np.int64], samples_of: NDArray[np.int64], batch_size: int
 ) -> Source:
-    """The minibatches of a group; nothing is drawn, (1, 0, 1), where samples come in stored order."""
+    """The minibatches of a group; `drawn` is empty, (1, 0, 1), if samples come in stored order."""
     drawn = np.empty((1, 0, 1), np.int32) if batches is None else batches.drawn
     of_lane = np.zeros_like(lanes) if batches is None else batches.of_lane[lanes]
     alike = (samples_of == samples_of[0]).all() and (of_lane == of_lane[0]).all()

@@ -1,22 +1,24 @@
-"""Steer l1 while an SAE is trained, until it has the L0 that the protocol asks for: `Protocol.sae_target_l0`.
+"""Steers l1 while an SAE is trained, so that the SAE reaches the L0 that the protocol asks for (`Protocol.sae_target_l0`).
 
-A proportional-integral controller, a replicate a lane. After each step, with e = (L̂ − L*)/(L̂ + L*) = tanh(½ log(L̂/L*)), L̂ the
-running mean of the active latents of the minibatches, L* the target, and up(z) = (1 + z)/(1 − z) ≈ exp(2z):
+A proportional-integral controller, one replicate per lane. With L̂ the running mean of the minibatches' active latents, L* the
+target, e = (L̂ − L*)/(L̂ + L*) = tanh(½ log(L̂/L*)) and up(z) = (1 + z)/(1 − z) ≈ exp(2z), each step is followed by
 
     l1_settled ← l1_settled · up(g e)                                    the integral, in log l1
-    l1         ← l1_settled · up(4 (1 − u)² · clip(e, −1/9, 1/9))        what the next step is trained under
+    l1         ← l1_settled · up(4 (1 − u)² · clip(e, −1/9, 1/9))        the l1 of the next step
 
-u = l1_settled/line, line = 2 max ‖W_i‖ the death line (`study.theory`). At small l1 the L0 drifts, for thousands of steps, by what
-l1 is too large or too small: the proportional part must be strong there, and weak near the line, where L0 answers within tens.
+where u = l1_settled/line, and line = 2 max ‖W_i‖ is the death line (`study.theory`). The proportional part is strong at small l1,
+where L0 takes thousands of steps to respond, and weak near the line, where it takes tens.
 
-* Its clock is the path that Adam can have gone, and ticks once in 0.06 of it (20 steps at a learning rate of 0.003), or once in
-  500 samples where minibatches are small. L̂ forgets within a tick at the highest rate; g is 0.6 a tick.
-* Anti-windup: both l1 are kept in [1e-4, 1.5] · line; the integral rests while l1 stands at the end that e pushes it to; and it
-  does not rise in the first 25 ticks, when L0 is on its way down from half of the latents whatever l1 is.
-* An SAE whose L̂ is under a hundredth of the target is dead, and no l1 revives a ReLU: its weights are set back to the initial ones,
-  l1_settled to a tenth.
+* *Clock.* The controller's clock is the longest path that Adam can have moved. It ticks once per 0.06 of that path (20 steps at
+  a learning rate of 0.003), or once per 500 samples if minibatches are small. At the highest learning rate L̂ averages over about
+  one tick; g is 0.6 per tick.
+* *Anti-windup.* Both l1 are kept in [1e-4, 1.5] · line. The integral is frozen while l1 is at the end of that range towards which
+  e pushes it. It does not rise in the first 25 ticks, while L0 falls from half of the latents whatever l1 is.
+* *Restart.* An SAE whose L̂ is below a hundredth of the target is dead, and no l1 revives a ReLU. Its weights are therefore reset
+  to the initial ones, and l1_settled is divided by ten.
 
-Only + − × ÷ and comparisons, in the training dtype: all engines of the `exact` family steer to the same bits.
+The controller uses only + − × ÷ and comparisons, in the training dtype, so all engines of the `exact` family steer to the same
+bits.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ PATH, SAMPLES, GAIN, WAIT = 0.06, 500, 0.6, 25
 
 
 class L0Outcome(StrEnum):
-    """What became of a target L0, in order of precedence."""
+    """Whether an SAE reached its target L0, in order of precedence."""
 
     ALL_DEAD = "all_dead"
     REACHED = "reached"
@@ -52,23 +54,23 @@ class L0Outcome(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class L1Controller:
-    """The controllers of R replicates; training moves their state on, in place."""
+    """The controllers of R replicates. Training updates their state in place."""
 
     state: _Array
     """(4, R), in the training dtype."""
     steps: _Array
-    """(T, 3): the weight of each step's minibatch in L̂, then g where l1 is too small and where it is too large."""
+    """(T, 3): the weight of each step's minibatch in L̂, then g for an l1 that is too small and for one that is too large."""
     settings: _Array
-    """(9,): the target, the L̂ under which an SAE is dead, swing, limit, ends of the range, relief, 0 and 1."""
+    """(9,): the target, the L̂ below which an SAE is dead, swing, limit, both ends of the range, relief, 0 and 1."""
 
     @classmethod
     def of(cls, l1: _Float, lines: _Float, rates: _Float, protocol: Protocol, dtype: str) -> L1Controller:
-        """l1 (R,): where each starts; lines (R,): its death line; rates (T,): the SAE's learning rates."""
+        """Controllers that start at l1 (R,), with the death lines (R,) and the SAE's learning rates (T,)."""
         target = _target(protocol)
         ticks = np.minimum(np.minimum(rates / PATH, protocol.sae_batch_size / SAMPLES), 1)
         weights, falls = np.maximum(ticks.max(), 1 / np.arange(1, len(rates) + 1)), GAIN * ticks
         rises = np.where(np.cumsum(ticks) > WAIT, falls, 0)
-        lines = np.maximum(lines, 1e-12)  # an AE of zeros has none
+        lines = np.maximum(lines, 1e-12)  # the line of an AE of zeros is 0
         start = np.clip(l1, LOWEST * lines, HIGHEST * lines)
         return cls(
             np.stack([start, start, np.zeros_like(start), lines]).astype(dtype),
@@ -77,9 +79,9 @@ class L1Controller:
         )
 
     def outcomes(self, l0: _Float, alive: _Float, protocol: Protocol) -> NDArray[np.object_]:
-        """What became of the target, (R,), by the L0 and the live latents of the evaluation samples; None where L0 is not finite.
+        """The L0Outcome of each replicate, (R,), from L0 and live latents on the evaluation samples; None where L0 is not finite.
 
-        `unreachable`: l1 ended at the end of its range and would have to go further.
+        `unreachable`: l1 ended at an end of its range and would have to go further.
         """
         target, l1, line = _target(protocol), self.state[L1], self.state[LINE]
         low, high = l1 <= self.settings[4] * line, l1 >= self.settings[5] * line
@@ -93,14 +95,14 @@ class L1Controller:
 
 
 def _target(protocol: Protocol) -> float:
-    assert protocol.sae_target_l0 is not None, "a controller is made where the protocol has a target"
+    assert protocol.sae_target_l0 is not None, "a controller is made only if the protocol has a target"
     return protocol.sae_target_l0
 
 
 def starting_l1(l1: _Float, column_norms: _Float, sparsity: _Float, target: float) -> _Float:
-    """The given l1 (R,); where it is 0 the closed form, `theory.l1_for_l0` of the column norms (R, N).
+    """The given l1 (R,); where it is 0, the closed form: `theory.l1_for_l0` of the column norms (R, N).
 
-    1 % of the death line where the target is out of the closed form's reach: L0 can be more than all features have.
+    1 % of the death line if the closed form cannot reach the target: more latents can be active than there are active features.
     """
     start = l1.copy()
     for r in np.flatnonzero(l1 == 0):
@@ -114,7 +116,7 @@ def starting_l1(l1: _Float, column_norms: _Float, sparsity: _Float, target: floa
 def steer(state: _Array, active: _Array, step: _Array, settings: _Array, parameters: _Array, initial: _Array) -> None:
     """One step of the controllers, in place: state (4, R), active (R,) the mean number of active latents of the minibatch.
 
-    The parameters (P, R) of dead lanes are set to the initial ones. Lane by lane, so that a kernel can compile it too.
+    The parameters (P, R) of dead lanes are reset to the initial ones. Written lane by lane, so that kernels can compile it.
     """
     target, dead, swing, limit, lowest = settings[0], settings[1], settings[2], settings[3], settings[4]
     highest, relief, zero, one = settings[5], settings[6], settings[7], settings[8]

@@ -1,7 +1,8 @@
-"""The compiled engine's kernels: Adam steps of autoencoders and of SAEs, a replicate a lane.
+"""The compiled engine's kernels: Adam steps of autoencoders and of SAEs, one replicate per lane. `compiled.py` calls them.
 
 Arrays are (rows, lanes); a model's rows are its parameters in the reference's order. Each sum has the reference's order. Kernels
-take their sizes at run time; those of SAEs are compiled once for each variant (`study.kernels.lane_code`).
+get their sizes at run time. Those of SAEs are compiled once per variant (`study.kernels.lane_code`) and share the forward pass
+with the metrics (`study.kernels.forward`).
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Steps(NamedTuple):
     A: Any
     E: Any
     adam: Any
-    """β1, β2, the least moment, 1/B."""
+    """β1, β2, the least absolute value of a moment that is not flushed to 0, and 1/B."""
     settings: Any
-    """Of the variant's lane code."""
+    """The numbers that the variant's lane code reads."""
 
 
 class Source(NamedTuple):
@@ -52,20 +53,20 @@ class Source(NamedTuple):
     samples: Any
     """(A, S, N)."""
     lanes: Any
-    """Whose samples each lane reads."""
+    """Which of the A models' samples each lane reads."""
     drawn: Any
-    """(D, T, B); (1, 0, 1) where samples come in stored order."""
+    """Indexes of samples, (D, T, B); (1, 0, 1) if samples come in stored order."""
     of_lane: Any
-    """Which of the D each lane takes."""
+    """Which of the D draws each lane uses."""
     alike: bool
-    """Whether all lanes read the same."""
+    """Whether all lanes read the same samples."""
     batch_size: int
     chosen: Any
-    """(lanes,): room for the samples that a step's lanes read."""
+    """Scratch, (lanes,): the sample that each lane reads."""
 
 
 class Control(NamedTuple):
-    """What an `L1Controller` steers by; its state is the kernel's l1."""
+    """The constant part of an `L1Controller`; its state is the kernel's argument l1."""
 
     steps: Any
     """(T, 3)."""
@@ -75,7 +76,7 @@ class Control(NamedTuple):
 
 
 class AdamStep(NamedTuple):
-    """Vectors of one step."""
+    """The constants of one step, as vectors."""
 
     beta1: Any
     beta2: Any
@@ -102,7 +103,7 @@ def _adam_step(steps, t, zero):
 
 @inlined
 def _adam(model, row, gradient, step):
-    """One parameter's update; the first and second moment are flushed as in the reference."""
+    """Update one parameter. Both moments are flushed to 0 as in the reference."""
     m = step.beta1 * load(model.M, row) + gradient
     m = where_less(absolute(m), step.tiny, step.zero, m)
     v = step.beta2 * load(model.V, row) + gradient * gradient
@@ -112,12 +113,12 @@ def _adam(model, row, gradient, step):
     store(model.P, row, load(model.P, row) - m * step.a / (square_root(v) + step.e))
 
 
-# Online: one sample a step, in stored order
+# Online: one sample per step, in stored order
 
 
 @kernel
-def train_ae_online(model, steps, first, last, X, twice_weights, n_features, n_hidden):
-    """Steps first … last of the autoencoder; X (S·N, lanes)."""
+def train_ae_online(model, steps, first, last, X, twice_importances, n_features, n_hidden):
+    """Steps first … last − 1 of the autoencoder; X (S·N, lanes)."""
     P, scratch, zero = model.P, model.scratch, constants_of(X, steps.settings).zero
     samples = X.shape[0] // n_features
     bias, error = n_hidden * n_features, n_hidden  # rows: b in P; dL/ds behind h in the scratch
@@ -130,7 +131,7 @@ def train_ae_online(model, steps, first, last, X, twice_weights, n_features, n_h
             s = load(P, bias + i)
             for k in range(n_hidden):
                 s = s + load(P, k * n_features + i) * load(scratch, k)
-            ds = everywhere(twice_weights[i]) * (relu(s, zero) - load(X, x + i))
+            ds = everywhere(twice_importances[i]) * (relu(s, zero) - load(X, x + i))
             store(scratch, error + i, where_less(zero, s, ds, zero))
         for k in range(n_hidden):
             h, q = load(scratch, k), product(P, k * n_features, scratch, error, n_features)
@@ -143,7 +144,7 @@ def train_ae_online(model, steps, first, last, X, twice_weights, n_features, n_h
 
 @kernel
 def train_sae_online(code, model, steps, first, last, Z, l1, at):
-    """Steps first … last of an SAE with a free decoder that sees h; activations Z (S·H, lanes), l1 (1, lanes)."""
+    """Steps first … last − 1 of an SAE with a free decoder whose encoder sees h; activations Z (S·H, lanes), l1 (1, lanes)."""
     P, scratch, k = model.P, model.scratch, constants_of(Z, steps.settings)
     n_hidden, n_latents, penalty = at.n_hidden, at.n_latents, load(l1, 0)
     s, f = 0, n_latents  # rows of the scratch: pre-activations, f, dL/dĥ
@@ -179,9 +180,9 @@ def train_sae_online(code, model, steps, first, last, Z, l1, at):
 
 @inlined
 def _gather(source, t, n, out, width):
-    """Samples n … n + TILE of minibatch t, each lane its own, into the first TILE·width rows; zeros behind the minibatch's end.
+    """Copy samples n … n + TILE − 1 of minibatch t, each lane its own, into the first TILE·width rows of `out`.
 
-    Indexes are drawn at random: the samples of the next step are prefetched.
+    Rows beyond the minibatch's end are set to 0. The samples of the next step are prefetched, because their indexes are random.
     """
     samples, lanes, drawn, of_lane, chosen = source.samples, source.lanes, source.drawn, source.of_lane, source.chosen
     stored, later = drawn.shape[1] == 0, t + 1 if t + 1 < drawn.shape[1] else t
@@ -211,7 +212,7 @@ def _clear(scratch, first, count, zero):
 
 
 class AeLayout(NamedTuple):
-    """Sizes, and where quantities of a tile begin in the scratch: x first, then these, then the gradient."""
+    """Sizes, and the rows at which quantities of a tile begin in the scratch: x first, then these, then the gradient G."""
 
     n_features: int
     n_hidden: int
@@ -230,14 +231,14 @@ class AeLayout(NamedTuple):
 
 
 @kernel
-def train_ae_minibatch(model, steps, first, last, source, twice_weights, at):
-    """Steps first … last of the autoencoder on minibatches of samples (A, S, N)."""
+def train_ae_minibatch(model, steps, first, last, source, twice_importances, at):
+    """Steps first … last − 1 of the autoencoder on minibatches of samples (A, S, N)."""
     P, scratch, zero = model.P, model.scratch, constants_of(model.P, steps.settings).zero
     for t in range(first, last):
         _clear(scratch, at.G, P.shape[0], zero)
         for n in range(0, source.batch_size, TILE):
             _gather(source, t, n, scratch, at.n_features)
-            _ae_errors(P, at, scratch, twice_weights, source.batch_size - n, zero)
+            _ae_errors(P, at, scratch, twice_importances, source.batch_size - n, zero)
             _ae_gradients(P, at, scratch)
         step, mean = _adam_step(steps, t, zero), everywhere(steps.adam[3])
         for row in range(P.shape[0]):
@@ -245,8 +246,8 @@ def train_ae_minibatch(model, steps, first, last, source, twice_weights, at):
 
 
 @inlined
-def _ae_errors(P, at, scratch, twice_weights, left, zero):
-    """h of a tile, and dL/ds; 0 for samples behind the minibatch's end, of which `left` are left."""
+def _ae_errors(P, at, scratch, twice_importances, left, zero):
+    """h of a tile, and dL/ds. dL/ds is 0 for samples beyond the minibatch's end: only the first `left` of the tile count."""
     n_features, n_hidden = at.n_features, at.n_hidden
     for k in range(n_hidden):
         store_tile(scratch, at.h + k, n_hidden, tile_sums(P, k * n_features, 1, scratch, 0, n_features, n_features))
@@ -258,14 +259,14 @@ def _ae_errors(P, at, scratch, twice_weights, left, zero):
         for i in range(n_features):
             row = at.ds + tile * n_features + i
             s = load(scratch, row)
-            slope = everywhere(twice_weights[i]) * (relu(s, zero) - load(scratch, tile * n_features + i))
+            slope = everywhere(twice_importances[i]) * (relu(s, zero) - load(scratch, tile * n_features + i))
             slope = where_less(zero, s, slope, zero)
             store(scratch, row, slope if tile < left else zero)
 
 
 @inlined
 def _ae_gradients(P, at, scratch):
-    """Add a tile's gradients of W and b."""
+    """Add a tile's gradients of W and b to G."""
     n_features, n_hidden = at.n_features, at.n_hidden
     for k in range(n_hidden):
         store_tile(scratch, at.dh + k, n_hidden, tile_sums(P, k * n_features, 1, scratch, at.ds, n_features, n_features))
@@ -289,7 +290,7 @@ def _add_tile(scratch, row, values):
 
 
 class SaeRows(NamedTuple):
-    """Where quantities of a tile begin in the scratch: h first, then these, then the gradient."""
+    """The rows at which quantities of a tile begin in the scratch: h first, then these, then the gradient G."""
 
     u: int
     r: int
@@ -308,9 +309,9 @@ class SaeRows(NamedTuple):
 
 @kernel
 def train_sae_minibatch(code, model, steps, first, last, source, l1, control, at, rows):
-    """Steps first … last of an SAE on minibatches of activations (A, S, H).
+    """Steps first … last − 1 of an SAE on minibatches of activations (A, S, H).
 
-    l1 (1, lanes), held, and control None; or the state (4, lanes) of an `L1Controller`, whose first row is l1.
+    l1: (1, lanes), constant, if control is None; else the state (4, lanes) of an `L1Controller`, whose first row is l1.
     """
     P, scratch, k = model.P, model.scratch, constants_of(model.P, steps.settings)
     for t in range(first, last):
@@ -334,7 +335,7 @@ def train_sae_minibatch(code, model, steps, first, last, source, l1, control, at
 
 @inlined
 def _sae_forward(code, P, at, rows, scratch, left, k):
-    """Up to dL/dĥ; f and dL/dĥ are 0 for samples behind the minibatch's end."""
+    """The forward pass of a tile up to dL/dĥ; f and dL/dĥ are 0 for samples beyond the minibatch's end."""
     n_hidden = at.n_hidden
     for tile in range(TILE):
         for i in range(n_hidden):
@@ -353,7 +354,7 @@ def _sae_forward(code, P, at, rows, scratch, left, k):
 
 @inlined
 def _sae_slopes(code, P, at, rows, scratch, left, penalty, k):
-    """dL/ds of a tile; the gradient of the variant's own parameter is added."""
+    """dL/ds of a tile. The gradient of the variant's own parameter is added to G."""
     n_hidden, n_latents = at.n_hidden, at.n_latents
     for j in range(n_latents):
         column = at.W_dec + j * n_hidden
@@ -375,7 +376,7 @@ def _sae_slopes(code, P, at, rows, scratch, left, penalty, k):
 
 @inlined
 def _sae_gradients(P, at, rows, scratch, zero):
-    """Add a tile's gradients of the standard parameters."""
+    """Add a tile's gradients of the standard parameters to G."""
     n_hidden, n_latents = at.n_hidden, at.n_latents
     for j in range(n_latents):
         q0, q1, q2, q3 = load_tile(scratch, rows.q + j, n_latents)
@@ -396,7 +397,7 @@ def _sae_gradients(P, at, rows, scratch, zero):
 
 @inlined
 def _sae_update(code, model, at, G, mean, step, k):
-    """An Adam step on the minibatch's mean gradient; unit columns stay so, the own parameter in its range."""
+    """An Adam step on the minibatch's mean gradient. Unit columns keep norm 1, the variant's own parameter stays in its range."""
     P, scratch, n_hidden = model.P, model.scratch, at.n_hidden
     for row in range(P.shape[0]):
         store(scratch, G + row, load(scratch, G + row) * mean)

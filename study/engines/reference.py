@@ -1,19 +1,20 @@
 """The reference engine: plain NumPy, replicates on the last axis, every sum in a stated order.
 
-It is the definition that other engines are held to, to the bit where they add in the same order. Hence:
+It defines the training procedure: an engine that adds in the same order must agree with it to the bit. What a variant
+computes (forward pass, gradients) is in `study/variants/`; learning rates are in `schedules.py`. The rules:
 
-* A sum over features, hidden units or latents starts at its first term (or at the bias, where there is one)
-  and adds the others one by one, in index order; a sum over the samples of a minibatch likewise, then is
-  multiplied by 1/B. Nothing is contracted (no fused multiply-add) and nothing is reassociated.
-* Everything is computed in the training dtype. Adam's step sizes and epsilons are tabled in float64 and cast.
-* Adam keeps m/(1 − β1) and v/(1 − β2), which saves two products a step: with g the gradient,
+* A sum over features, hidden units or latents starts at its first term (or at the bias, if there is one)
+  and adds the others one by one, in index order. A sum over the samples of a minibatch does the same and is
+  then multiplied by 1/B. Nothing is contracted (no fused multiply-add) and nothing is reassociated.
+* Everything is computed in the training dtype. Adam's step sizes and epsilons are tabulated in float64 and cast.
+* Adam keeps m/(1 − β1) and v/(1 − β2), which saves two products per step: with g the gradient,
       M ← β1 M + g,   V ← β2 V + g²,   θ ← θ − A_t M / (√V + E_t),
       A_t = lr_t √(1−β2^t) (1−β1) / ((1−β1^t) √(1−β2)),   E_t = ε √(1−β2^t) / √(1−β2).
-* M and V whose absolute value is under 1e-30 (float32) or 1e-290 (float64) are set to 0: no denormals.
-* ReLU is max(s, 0); its derivative at 0 is 0. Of equal pre-activations `topk` takes the one of lower index.
+* M and V are set to 0 if their absolute value is below 1e-30 (float32) or 1e-290 (float64), to avoid denormals.
+* ReLU is max(s, 0); its derivative at 0 is 0.
 
-A replicate is one lane of the last axis and never meets another, so its bits do not depend on its pack mates.
-A diverging lane goes to inf or NaN and leaves the others alone.
+A replicate is one lane of the last axis. Lanes never mix, so a replicate's bits do not depend on its pack mates, and a
+lane that diverges to inf or NaN leaves the others unchanged.
 """
 
 from __future__ import annotations
@@ -27,10 +28,11 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders, Watch
-from study.engines.l1_controller import L1, L1Controller, steer
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, Watch
+from study.engines.l1_controller import L1, steer
 from study.engines.schedules import ae_schedule, sae_schedule
 from study.sums import mean_over_batch, ordered_sum
+from study.variants.contract import Variant
 from study.variants.registry import variant_of
 
 _Array = NDArray[Any]
@@ -38,12 +40,10 @@ _Float = NDArray[np.float64]
 
 
 class ReferenceEngine:
-    """NumPy, readable beside the formulas; the oracle of the `exact` engine family."""
+    """NumPy, readable beside the formulas: the definition of the `exact` engine family."""
 
-    name = "reference"
-    family = "exact"
     lanes = 256
-    """Autoencoders that are trained together, with all SAEs on them; of so many the parameters stay in a core's cache."""
+    """Autoencoders that are trained together, with all SAEs on them: the parameters of this many stay in a core's cache."""
 
     def __init__(self, watch: Watch | None = None) -> None:
         self.watch = watch
@@ -53,7 +53,7 @@ class ReferenceEngine:
             self.watch(parameters)
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
-        """Measured on one core of a 2-core server: a call's overhead a step, and a cost a parameter and sample."""
+        """Measured on one core of a 2-core server: the overhead of calls per step, and a cost per parameter and sample."""
         n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
 
         def training(steps: int, batch_size: int, units: int, parameters: int, models: int) -> float:
@@ -77,12 +77,12 @@ class ReferenceEngine:
         return h
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders:
         """Minimise the mean over a minibatch of Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b).
 
         start: W (H, N, R) and b (N, R) in the training dtype; samples (R, S, N), cast to it; batches: None for stored order;
-        weights: the importances I, (N,).
+        importances: I, (N,).
         """
         n_hidden, n_features, lanes = start.W.shape
         parameters = np.concatenate([start.W.reshape(-1, lanes), start.b])
@@ -90,7 +90,7 @@ class ReferenceEngine:
         gradient = np.empty_like(parameters)
         W, b = _blocks(parameters, (n_hidden, n_features), (n_features,))
         grad_W, grad_b = _blocks(gradient, (n_hidden, n_features), (n_features,))
-        twice_weights = (2 * weights).astype(parameters.dtype)[:, None]
+        twice_importances = (2 * importances).astype(parameters.dtype)[:, None]
         adam = _Adam(parameters, ae_schedule(protocol), protocol)
 
         self._show(parameters)
@@ -98,7 +98,7 @@ class ReferenceEngine:
             for x in _minibatches(samples, batches, protocol.ae_batch_size, protocol.ae_training_steps):  # (B, N, R)
                 h = ordered_sum(W[:, i] * x[:, None, i] for i in range(n_features))  # (B, H, R)
                 s = ordered_sum((W[k] * h[:, k, None] for k in range(n_hidden)), b)  # (B, N, R)
-                error = twice_weights * (np.maximum(s, 0) - x)
+                error = twice_importances * (np.maximum(s, 0) - x)
                 error = np.where(s > 0, error, 0)  # dL/ds
                 q = ordered_sum(W[:, i] * error[:, None, i] for i in range(n_features))  # dL/dh: (B, H, R)
                 mean_over_batch(grad_W, (h[n][:, None] * error[n] + q[n][:, None] * x[n] for n in range(len(x))), len(x))
@@ -107,33 +107,17 @@ class ReferenceEngine:
                 self._show(parameters)
         return Autoencoders(W, b)
 
-    def train_saes(
-        self,
-        start: SparseAutoencoders,
-        activations: _Array,
-        ae_of_sae: NDArray[np.int64],
-        batches: Minibatches | None,
-        l1: _Array,
-        protocol: Protocol,
-        controller: L1Controller | None = None,
-    ) -> SparseAutoencoders:
-        """Minimise the variant's loss, its mean over a minibatch.
-
-        start: the variant's parameters, (…, R) in the training dtype; activations h (A, S, H) of the A autoencoders, ae_of_sae
-        (R,) the one that each SAE sees; l1 (R,), held, unless there is a controller, whose l1 is taken and which is told the
-        minibatch's mean Σ_j [f_j > 0] after each step.
-        """
-        variant, parameters = variant_of(protocol), start.stacked()
-        saes = start.with_values(parameters)
-        gradient = np.zeros_like(parameters)
-        slopes = start.with_values(gradient).parameters
-        with np.errstate(over="ignore"):  # too large for float32: inf, and the replicate diverges
-            l1 = l1.astype(parameters.dtype)
-        adam, initial = _Adam(parameters, sae_schedule(protocol), protocol), parameters.copy()
-        unit_norm = protocol.sae_decoder_norm == "unit"
+    def train_saes(self, task: SaeTask) -> SparseAutoencoders:
+        """Minimise the mean of the variant's loss over a minibatch."""
+        protocol, variant, controller = task.protocol, variant_of(task.protocol), task.controller
+        parameters, l1 = task.start.stacked(), task.cast_l1
+        saes, gradient, initial = task.start.with_values(parameters), np.zeros_like(parameters), parameters.copy()
+        slopes = task.start.with_values(gradient).parameters
+        adam, unit_norm = _Adam(parameters, sae_schedule(protocol), protocol), protocol.sae_decoder_norm == "unit"
+        batch_size, steps = protocol.sae_batch_size, protocol.sae_training_steps
         self._show(parameters)
         with np.errstate(all="ignore"):
-            minibatches = _minibatches(activations, batches, protocol.sae_batch_size, protocol.sae_training_steps, ae_of_sae)
+            minibatches = _minibatches(task.activations, task.batches, batch_size, steps, task.ae_of_sae)
             for t, h in enumerate(minibatches):  # (B, H, R)
                 if controller:
                     l1 = controller.state[L1]
@@ -141,12 +125,7 @@ class ReferenceEngine:
                 if unit_norm:
                     _remove_radial_part(slopes["W_dec"], saes.W_dec)
                 adam.step(gradient)
-                if unit_norm:
-                    saes.W_dec[...] /= np.sqrt(_products(saes.W_dec, saes.W_dec))[:, None]
-                for parameter in variant.parameters:
-                    if parameter.lowest is not None:
-                        values = saes.parameters[parameter.name]
-                        np.maximum(values, parameter.lowest, out=values)
+                _keep_allowed(saes, variant, unit_norm)
                 if controller:
                     active = (f > 0).sum(axis=(0, 1)).astype(l1.dtype) * l1.dtype.type(1 / len(h))
                     steer(controller.state, active, controller.steps[t], controller.settings, parameters, initial)
@@ -160,8 +139,18 @@ def _products(one: _Array, other: _Array) -> _Array:
 
 
 def _remove_radial_part(gradient: _Array, columns: _Array) -> None:
-    """What of the gradient changes the columns' norms, in place."""
+    """Remove the part of the gradient that changes the columns' norms, in place."""
     gradient -= _products(gradient, columns)[:, None] * columns
+
+
+def _keep_allowed(saes: SparseAutoencoders, variant: Variant, unit_norm: bool) -> None:
+    """Set the parameters back to where a step may not leave them: decoder columns to norm 1, others to their lowest value."""
+    if unit_norm:
+        saes.W_dec[...] /= np.sqrt(_products(saes.W_dec, saes.W_dec))[:, None]
+    for parameter in variant.parameters:
+        if parameter.lowest is not None:
+            values = saes.parameters[parameter.name]
+            np.maximum(values, parameter.lowest, out=values)
 
 
 class _Adam:
@@ -202,7 +191,7 @@ class _Adam:
 
 
 def _blocks(flat: _Array, *shapes: tuple[int, ...]) -> list[_Array]:
-    """Views of (P, R) as the parameters that lie in it one behind the other, each (*shape, R)."""
+    """Views of (P, R) as its consecutive parameters, each (*shape, R)."""
     views, offset = [], 0
     for shape in shapes:
         size = int(np.prod(shape))

@@ -1,7 +1,7 @@
-"""The engines by name: what each is called, its family and what it can train are known without importing it.
+"""The engines by name. An engine's name, its family and what it can train are known without importing it.
 
-An engine trains many autoencoders, then many SAEs, one replicate a lane. All engines of a family give the same row for the same
-replicate; a study has one family.
+An engine trains many autoencoders, then many SAEs, one replicate per lane. All engines of a family give the same row for the
+same replicate. The rows of a study come from one family.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from study.variants.registry import variant_of
 
 @dataclass(frozen=True)
 class KnownEngine:
-    """An engine before it is imported: numba and torch take seconds."""
+    """An engine before it is imported, because numba and torch take seconds to import."""
 
     name: str
     family: str
     module: str
     kind: str
-    """The class in the module."""
+    """The name of the class in the module."""
     supports: Callable[[Protocol], bool]
     """Whether it can train a protocol."""
 
@@ -35,14 +35,14 @@ class KnownEngine:
         return self.name != "torch" or find_spec("torch") is not None
 
     def check_installed(self) -> None:
-        """Raise MisuseError where it cannot be loaded."""
+        """Raise MisuseError if it cannot be loaded."""
         if not self.is_installed:
             raise MisuseError(
                 f"engine={self.name!r} needs PyTorch, which is not installed. `pip install 'sae-study[torch]'`, or use auto."
             )
 
     def load(self) -> Engine:
-        """Import it. MisuseError where it is not installed."""
+        """Import it. Raises MisuseError if it is not installed."""
         self.check_installed()
         return getattr(import_module(self.module), self.kind)()
 
@@ -68,9 +68,9 @@ ENGINES = ("auto", *sorted(_KNOWN))
 
 
 def engine_for(name: str, protocol: Protocol) -> KnownEngine:
-    """The engine of that name; `auto` is the fastest that can train the protocol here.
+    """The engine of that name; `auto` is the fastest installed engine that can train the protocol.
 
-    MisuseError for an unknown name, and where the engine cannot train the protocol.
+    Raises MisuseError for an unknown name, and if the engine cannot train the protocol.
     """
     can = [engine for engine in _KNOWN.values() if engine.supports(protocol)]
     if name == "auto":

@@ -1,4 +1,4 @@
-"""Learning rates, and the step sizes of Adam that follow from them."""
+"""Learning rates, and the step sizes of Adam that follow from them: the tables that every engine uses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sae_learning_rates(protocol: Protocol) -> _Float:
 
 
 def learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) -> _Float:
-    """lr · min(1, t/warmup) · ½(1 + cos(π t/T)) for t = 1 … T, (T,); a constant schedule has no cosine."""
+    """lr · min(1, t/warmup) · ½(1 + cos(π t/T)) for t = 1 … T, (T,); without the cosine if the schedule is constant."""
     t = np.arange(1, steps + 1)
     rates = np.full(steps, peak)
     if warmup_steps:
@@ -44,10 +44,10 @@ def learning_rates(peak: float, steps: int, warmup_steps: int, schedule: str) ->
 
 
 def adam_tables(learning_rates: _Float, protocol: Protocol) -> tuple[_Float, _Float]:
-    """A_t and E_t of the module's docstring, (steps,) each, in float64."""
+    """A_t and E_t of the docstring of `reference.py`, (steps,) each, in float64."""
     beta1, beta2 = protocol.adam_beta1, protocol.adam_beta2
     steps = len(learning_rates)
-    # β^t by Python's floats: the last bits of NumPy's power may depend on the processor's vector units.
+    # β^t in Python's floats, because the last bits of NumPy's power may depend on the processor's vector units.
     powers1, powers2 = (np.array([beta**t for t in range(1, steps + 1)]) for beta in (beta1, beta2))
     root = np.sqrt(1 - powers2) / np.sqrt(1 - beta2)
     return learning_rates * root * (1 - beta1) / (1 - powers1), protocol.adam_epsilon * root

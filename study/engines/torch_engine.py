@@ -1,18 +1,20 @@
 """The torch engine: a loss for each variant, its gradient by `torch.func.grad`, the steps compiled; CPU or CUDA.
 
-Replicates are on the last axis, as in the reference engine, and a program is compiled once for each shape, dtype and
-variant: the last axis is padded to a fixed number of lanes, and longer packs are trained a block of lanes at a time.
-What differs from the reference is the order of sums alone; Adam has the same form and the same flush of tiny moments.
+Replicates are on the last axis, as in the reference engine. A program is compiled once per shape, dtype and variant: the
+last axis is padded to a fixed number of lanes, and longer packs are trained one block of lanes at a time. Only the order
+of sums differs from the reference; Adam has the same form and the same flush of tiny moments. Each variant's loss is in its
+own file (`study/variants/`).
 
-* A program takes several Adam steps a call, in place on buffers that stay where they are. On CUDA a number of calls
+* A program makes several Adam steps per call, in place on buffers that stay where they are. On CUDA a number of calls
   is captured as a graph, which is replayed; on the CPU the same calls are made one by one.
 * Steps that do not fill a call are made without the compiler, one by one.
-* Lanes meet only in the sum of their losses, whose derivative is 1 whatever it is: a lane that diverges, or its
-  place, changes no bit of another.
+* Lanes meet only in the sum of their losses, whose derivative with respect to each loss is 1. Neither the position of a
+  lane nor its divergence changes a bit of another.
 * Without a C++ compiler (on CUDA: without Triton) the steps run uncompiled, and a warning says so.
-* The CUDA paths are NOT YET MEASURED, nor run: no GPU was at hand. CPU and CUDA round differently, as do compiled and
-  uncompiled steps: within this family a row is the same on machines of one kind.
-* On CUDA, batches of one in stored order, ReLU and float32 are trained by the kernels of `triton_kernels.py`.
+* The CUDA paths are NOT YET MEASURED, nor run: no GPU was available. CPU and CUDA round differently, and so do compiled
+  and uncompiled steps: within this family, a row is the same on machines of one kind.
+* On CUDA, ReLU SAEs and autoencoders in float32 with batches of one in stored order are trained by the kernels of
+  `triton_kernels.py`.
 """
 
 from __future__ import annotations
@@ -34,8 +36,7 @@ from torch import Tensor
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import DEFAULT_VARIANT, Protocol
-from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders
-from study.engines.l1_controller import L1Controller
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders
 from study.engines.schedules import ae_schedule, sae_schedule
 from study.variants.contract import TorchLoss
 from study.variants.registry import variant_of
@@ -48,31 +49,31 @@ _Steps = Callable[[_Tensors, _Tensors, _Tensors, Tensor, Tensor, Tensor], None]
 """Several Adam steps in place: parameters, M, V, coefficient of the loss, x (steps, B, ·, R), rates (steps, 2)."""
 
 CPU_LANES, CPU_LANES_IF_WIDE, CPU_LANES_IF_MINIBATCH = 1024, 256, 64
-"""Measured: a call costs 40 to 90 µs whatever it holds, and a block's state should stay in the core's cache."""
+"""Size of a block, measured: a call costs 40 to 90 µs whatever its size, and a block's state should stay in the core's cache."""
 WIDE_FROM = 150
-"""Parameters of a model."""
+"""Number of parameters from which a model counts as wide."""
 CUDA_LANES = 16_384
 """Not measured."""
 ONLINE_STEPS, MINIBATCH_STEPS = 8, 1
-"""Steps that one compiled call makes."""
+"""Steps per compiled call."""
 CALLS_IN_GRAPH = 16
-"""Calls that one CUDA graph holds."""
+"""Calls per CUDA graph."""
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """What a program depends on, besides shapes and dtype."""
+    """What a program depends on besides shapes and dtype."""
 
     variant: str | None
     """None: an autoencoder."""
     settings: tuple[Any, ...]
-    """The protocol's fields that the steps depend on: other fields do not make another program."""
+    """The values of the protocol fields on which the steps depend. Other fields do not make another program."""
     beta1: float
     beta2: float
     unit_norm: bool = False
     """Decoder columns have norm 1."""
     lowest: tuple[tuple[str, float], ...] = ()
-    """Parameters that are set back to this or above after each step."""
+    """Parameters that are clamped to at least this value after each step."""
     loss: TorchLoss = field(compare=False, repr=False, kw_only=True)
 
     @classmethod
@@ -95,12 +96,12 @@ class _Rule:
 
     @property
     def is_plain(self) -> bool:
-        """Whether `triton_kernels.py` can make its steps: an autoencoder, or no more than ReLU and L1 on a free decoder."""
+        """Whether `triton_kernels.py` can make its steps: an autoencoder, or ReLU and L1 with a free decoder."""
         return self.variant in (None, DEFAULT_VARIANT) and not any(self.settings) and not self.unit_norm
 
 
 def autoencoder_loss(theta: Mapping[str, Tensor], x: Tensor, importances: Tensor) -> Tensor:
-    """Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b), of each lane the mean over its minibatch, summed over lanes.
+    """Σ_i I_i (x_i − x̂_i)², x̂ = ReLU(Wᵀ W x + b): each lane's mean over its minibatch, summed over lanes.
 
     x (B, N, R), importances (N, 1).
     """
@@ -113,7 +114,7 @@ def autoencoder_loss(theta: Mapping[str, Tensor], x: Tensor, importances: Tensor
 
 
 def _adam_steps(rule: _Rule, theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
-    """As many Adam steps as x has minibatches, in place; arguments as in `_Steps`."""
+    """One Adam step per minibatch in x, in place; arguments as in `_Steps`."""
     gradient_of = torch.func.grad(rule.loss)
     new, new_M, new_V = dict(theta), dict(M), dict(V)
     for minibatch, (size, epsilon) in zip(x, rates):
@@ -140,13 +141,13 @@ def _flushed(moment: Tensor) -> Tensor:
 
 
 class _Program:
-    """The steps of one rule, compiled for one set of shapes; uncompiled where the compiler fails."""
+    """The steps of one rule, compiled for one set of shapes; uncompiled if the compiler fails."""
 
     def __init__(self, rule: _Rule, number: int, compiled: bool) -> None:
         def steps(theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
             _adam_steps(rule, theta, M, V, coefficient, x, rates)
 
-        # Dynamo keeps what it compiled, and counts it against a limit of eight, by code object: one for each program.
+        # Dynamo stores compiled code by code object, at most eight versions of each, so each program gets a code object.
         steps.__code__ = steps.__code__.replace(co_name=f"steps_{number}")
         self.plain: _Steps = steps
         self._run: _Steps = torch.compile(steps, fullgraph=True, dynamic=False) if compiled else steps
@@ -154,7 +155,7 @@ class _Program:
     def __call__(self, theta: _Tensors, M: _Tensors, V: _Tensors, coefficient: Tensor, x: Tensor, rates: Tensor) -> None:
         try:
             self._run(theta, M, V, coefficient, x, rates)
-        except torch._dynamo.exc.BackendCompilerFailed as failure:  # before a step was made
+        except torch._dynamo.exc.BackendCompilerFailed as failure:  # no step was made yet
             warnings.warn(_uncompiled(failure), RuntimeWarning, stacklevel=2)
             self._run = self.plain
             self._run(theta, M, V, coefficient, x, rates)
@@ -163,7 +164,7 @@ class _Program:
 def _uncompiled(failure: Exception) -> str:
     reason = next(line for line in str(failure).splitlines() if line.strip())
     return (
-        "torch.compile failed, so the torch engine makes its steps uncompiled, many times slower. Install a C++ compiler "
+        "torch.compile failed, so the torch engine runs its steps uncompiled, many times slower. Install a C++ compiler "
         f"(g++), or choose another engine. torch says: {reason.strip()}"
     )
 
@@ -173,7 +174,7 @@ _numbers = itertools.count()
 
 @cache
 def _program(rule: _Rule, shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, device: str, compiled: bool) -> _Program:
-    """One program for each rule, shapes, dtype and device of this process."""
+    """The program for a rule, shapes, dtype and device; each is made once per process."""
     return _Program(rule, next(_numbers), compiled)
 
 
@@ -197,7 +198,7 @@ class _Reader:
         return self.batch_size, self.samples.shape[2], len(self.lane_of)
 
     def take(self, first: int, steps: int) -> Tensor:
-        """Of `steps` steps from the step `first` on, (steps, B, N, R)."""
+        """The minibatches of `steps` steps from step `first` on, (steps, B, N, R)."""
         if self.batches is None:
             return self._in_order(first, steps)
         return self._drawn(self.batches.drawn[self.batches.of_lane, first : first + steps])
@@ -212,11 +213,11 @@ class _Reader:
 
     @cached_property
     def stored(self) -> Tensor:
-        """Samples as they are read, (S, N, R)."""
+        """The samples in the order in which they are read, (S, N, R)."""
         return self.samples[self.lane_of].permute(1, 2, 0).contiguous()
 
     def _drawn(self, batches: NDArray[np.int32]) -> Tensor:
-        """From indexes (R, steps, B)."""
+        """The minibatches of sample indexes (R, steps, B)."""
         n_samples, width = self.samples.shape[1:]
         indexes = self.lane_of * n_samples + torch.from_numpy(np.moveaxis(batches, 0, -1).copy()).to(
             self.lane_of.device
@@ -230,7 +231,7 @@ class _Reader:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What a training changes, in place, and the coefficient of its loss."""
+    """What training changes, in place, and the coefficient of its loss."""
 
     theta: _Tensors
     M: _Tensors
@@ -252,7 +253,7 @@ class _State:
 
 
 class _Calls:
-    """Calls of a program, one after the other, on inputs that stay where they are; on CUDA one graph."""
+    """Several calls of a program, one after the other, on input buffers that stay where they are; on CUDA one graph."""
 
     def __init__(self, state: _State, program: _Program, calls: int, shape: tuple[int, ...]) -> None:
         """`shape` is that of a call's minibatches, (steps, B, N, R)."""
@@ -269,7 +270,7 @@ class _Calls:
             self._run = _captured(self._one_by_one, self._state.changing)
         self._run()
         if self._x.is_cuda:
-            torch.cuda.synchronize()  # Python must not run ahead by more than a graph: Ctrl-C would wait for it
+            torch.cuda.synchronize()  # Python must not run ahead by more than one graph, or Ctrl-C would wait for them
 
     def _one_by_one(self) -> None:
         for x, rates in zip(self._x, self._rates):
@@ -277,7 +278,7 @@ class _Calls:
 
 
 def _captured(run: Callable[[], None], changing: list[Tensor]) -> Callable[[], None]:
-    """`run` as a CUDA graph; what it changes while it is compiled and warmed up is put back."""
+    """`run` as a CUDA graph. What it changes while it is compiled and warmed up is restored."""
     before = [value.clone() for value in changing]
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
@@ -294,24 +295,24 @@ def _captured(run: Callable[[], None], changing: list[Tensor]) -> Callable[[], N
 
 @dataclass(frozen=True, eq=False)
 class _Task:
-    """What is to be trained, as NumPy arrays; R replicates."""
+    """What to train, as NumPy arrays; R replicates."""
 
     rule: _Rule
     theta: dict[str, _Array]
     """Parameters at the start, (…, R)."""
     coefficient: _Array
-    """Of the loss, (…, R)."""
+    """The coefficient of the loss, (…, R)."""
     samples: _Array
     """(A, S, N)."""
     sample_of: NDArray[np.int64]
-    """Which of the A each lane reads, (R,)."""
+    """Which of the A models' samples each lane reads, (R,)."""
     batches: Minibatches | None
     batch_size: int
     rates: _Array
     """A_t and E_t of every step, (steps, 2)."""
 
     def blocks(self, lanes: int) -> Iterator[_Task]:
-        """The same in blocks of exactly so many lanes; the last is filled up with its last replicate."""
+        """The same task in blocks of exactly `lanes` lanes. The last block is filled up with copies of its last replicate."""
         count = len(self.sample_of)
         for first in range(0, count, lanes):
             yield self._take(np.minimum(np.arange(first, first + lanes), count - 1))
@@ -331,7 +332,7 @@ class _Task:
         return self.rule.is_plain and self.batch_size == 1 and self.batches is None and self.rates.dtype == np.float32
 
     def train_in_kernels(self, device: str) -> dict[str, _Array]:
-        """All steps in a few launches."""
+        """Train with the kernels of `triton_kernels.py`: all steps in a few launches."""
         from study.engines import triton_kernels as kernels
 
         tensor, rule = partial(_tensor, device=device, dtype=torch.float32), self.rule
@@ -343,7 +344,7 @@ class _Task:
         return {name: part.reshape(self.theta[name].shape) for name, part in zip(self.theta, parts)}
 
     def train(self, device: str, steps_per_call: int, compiled: bool) -> dict[str, _Array]:
-        """All steps: as many at once as there are calls to fill, then one by one."""
+        """Train with compiled calls: several steps per call while enough steps are left, then one by one."""
         tensor = partial(_tensor, device=device, dtype=_DTYPES[self.rates.dtype])
         state = _State.starting({name: tensor(value) for name, value in self.theta.items()}, tensor(self.coefficient))
         lane_of = torch.from_numpy(self.sample_of).to(device)
@@ -366,15 +367,12 @@ _DTYPES = {np.dtype("float32"): torch.float32, np.dtype("float64"): torch.float6
 
 
 def _tensor(array: _Array, device: str, dtype: torch.dtype) -> Tensor:
-    """A copy, contiguous, on the device."""
+    """A contiguous copy on the device."""
     return torch.tensor(array, dtype=dtype, device=device)
 
 
 class TorchEngine:
-    """PyTorch, compiled; float32 and float64, on CUDA where there is such a device, else on the CPU."""
-
-    name = "torch"
-    family = "torch"
+    """PyTorch, compiled; float32 and float64; on CUDA if there is such a device, else on the CPU."""
 
     def __init__(
         self,
@@ -384,7 +382,7 @@ class TorchEngine:
         device: str | None = None,
         compiled: bool = True,
     ) -> None:
-        """`lanes`: the size to which packs are cut and padded; steps: how many one compiled call makes."""
+        """`lanes`: the size to which packs are cut and padded; `online_steps`, `minibatch_steps`: steps per compiled call."""
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.lanes = lanes or (CUDA_LANES if self.device == "cuda" else CPU_LANES)
         self._chosen_lanes = lanes
@@ -393,8 +391,8 @@ class TorchEngine:
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
         """Measured on one core of a 2-core server, without compiling.
 
-        A last block that is not full takes as long as a full one. Compiling takes 10 to 25 s for each of the two
-        programs (online; 3 to 5 s for minibatches), and 1 to 5 s where PyTorch finds them in its cache on disk.
+        A last block that is not full takes as long as a full one. Compiling each of the two programs takes 10 to 25 s
+        (3 to 5 s for minibatches), or 1 to 5 s if PyTorch finds them in its cache on disk.
         """
         n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
 
@@ -409,7 +407,7 @@ class TorchEngine:
         return faster * (ae + training(protocol.sae_training_steps, protocol.sae_batch_size, sae_parameters, saes))
 
     def _lanes(self, parameters: int, batch_size: int) -> int:
-        """The size of a block: one for each kind of model, so that it is compiled once."""
+        """The size of a block: one per kind of model, so that each kind is compiled once."""
         if self._chosen_lanes or self.device == "cuda":
             return self.lanes
         if batch_size > 1:
@@ -426,14 +424,14 @@ class TorchEngine:
         return h.cpu().numpy()
 
     def train_autoencoders(
-        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, weights: _Array, protocol: Protocol
+        self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders:
-        """As the reference engine; start: W (H, N, R), b (N, R); samples (R, S, N); weights (N,)."""
+        """As `ReferenceEngine.train_autoencoders`; start: W (H, N, R), b (N, R); samples (R, S, N); importances (N,)."""
         replicates = len(samples)
         task = _Task(
             rule=_Rule.autoencoder(protocol),
             theta={"W": start.W, "b": start.b},
-            coefficient=np.broadcast_to(weights[:, None], start.b.shape),
+            coefficient=np.broadcast_to(importances[:, None], start.b.shape),
             samples=samples,
             sample_of=np.arange(replicates),
             batches=batches,
@@ -442,29 +440,21 @@ class TorchEngine:
         )
         return Autoencoders(**self._train(task))
 
-    def train_saes(
-        self,
-        start: SparseAutoencoders,
-        activations: _Array,
-        ae_of_sae: NDArray[np.int64],
-        batches: Minibatches | None,
-        l1: _Array,
-        protocol: Protocol,
-        controller: L1Controller | None = None,
-    ) -> SparseAutoencoders:
-        """As the reference engine; start: (…, R); activations (A, S, H); ae_of_sae (R,); l1 (R,). No `Pack` has a controller."""
-        assert controller is None, "refused by Pack"
-        task = _Task(
+    def train_saes(self, task: SaeTask) -> SparseAutoencoders:
+        """As `ReferenceEngine.train_saes`. There is never a controller: `Pack` refuses a target L0 for this engine."""
+        assert task.controller is None, "refused by Pack"
+        protocol = task.protocol
+        own = _Task(
             rule=_Rule.sae(protocol),
-            theta=dict(start.parameters),
-            coefficient=l1,
-            samples=activations,
-            sample_of=ae_of_sae,
-            batches=batches,
+            theta=dict(task.start.parameters),
+            coefficient=task.l1,
+            samples=task.activations,
+            sample_of=task.ae_of_sae,
+            batches=task.batches,
             batch_size=protocol.sae_batch_size,
-            rates=_rates(sae_schedule(protocol), start.W_dec.dtype),
+            rates=_rates(sae_schedule(protocol), task.start.W_dec.dtype),
         )
-        return SparseAutoencoders(self._train(task))
+        return SparseAutoencoders(self._train(own))
 
     def _train(self, task: _Task) -> dict[str, _Array]:
         """The trained parameters, (…, R)."""
@@ -480,7 +470,7 @@ class TorchEngine:
         return {name: np.concatenate([block[name] for block in blocks], axis=-1)[..., :replicates] for name in task.theta}
 
     def _trains_in_kernels(self, task: _Task) -> bool:
-        """Where there are kernels for the task, and whole warps to run them."""
+        """Whether there are kernels for the task, and whole warps to run them."""
         return (
             self.lanes % 32 == 0
             and self.device == "cuda"
@@ -497,7 +487,7 @@ def _rates(tables: tuple[_Array, _Array], dtype: np.dtype[Any]) -> _Array:
 
 @contextmanager
 def _one_thread_without_denormals() -> Iterator[None]:
-    """As every engine trains: a worker a core. What was set before is put back."""
+    """Train in one thread, as every engine does: there is one worker per core. The previous settings are restored."""
     threads, flushed = torch.get_num_threads(), _flushes_denormals()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -509,5 +499,5 @@ def _one_thread_without_denormals() -> Iterator[None]:
 
 
 def _flushes_denormals() -> bool:
-    """PyTorch sets this state of the thread and does not tell it."""
+    """Whether this thread flushes denormals: PyTorch can set this state but not read it."""
     return bool(torch.tensor(np.finfo(np.float64).tiny).div(2) == 0)

@@ -1,16 +1,18 @@
 """Triton kernels for the torch engine on CUDA: thousands of Adam steps in one launch, all state in registers.
 
-For minibatches of one in stored order, float32, autoencoders and ReLU SAEs: steps so small that a launch for each, or
-even a replayed graph, is mostly launches and memory traffic. A program is one warp, which owns a few replicates
-(MODELS). Parameters are tiles (latents, MODELS), one for each hidden unit, padded to a power of two (the autoencoder's:
-features), each beside its M and V; only sums over latents or features cross threads. The next sample is read while
-the present one is worked on. Padded rows start at 0 and have gradient 0, so they stay there. Division and square
-root are the fast ones of the hardware, good to 2 ulp.
+They train autoencoders and ReLU SAEs in float32 on minibatches of one in stored order. These steps are so small that with
+one launch per step, or even a replayed graph, most of the time goes to launches and memory traffic.
+
+* A program is one warp, which owns a few replicates (MODELS).
+* Parameters are tiles (latents, MODELS), one per hidden unit, each beside its M and V. Their first axis (for autoencoders:
+  features) is padded to a power of two. Padded rows start at 0 and have gradient 0, so they stay 0.
+* Only sums over latents or features cross threads. The next sample is read while the current one is processed.
+* Division and square root are the fast ones of the hardware, accurate to 2 ulp.
 
 Checked against the reference in Triton's interpreter. Compiled for sm_90 by Triton 3.9 without a GPU, from 5-3-5 to
-20-10-20: up to 255 registers, nothing spilled within the loop over steps (only before and after it), no barrier;
-for SAEs of 10-5-10 a step is 1,096 instructions, 98 of them square roots and reciprocals, for 8 replicates.
-NOT YET MEASURED: nothing here has run on a GPU. Needs a Triton whose loops carry tuples; versions before 3.9 are untried.
+20-10-20: up to 255 registers, nothing spilled within the loop over steps (only before and after it), no barrier.
+For SAEs of 10-5-10 a step is 1,096 instructions, 98 of them square roots and reciprocals, for 8 replicates.
+NOT YET MEASURED: nothing here has run on a GPU. Needs a Triton whose loops carry tuples; versions before 3.9 are untested.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import triton.language as tl
 from torch import Tensor
 
 STATE_REGISTERS = 144
-"""Of a thread's 255, what parameters, M and V may take; the rest is for a step's intermediate values."""
+"""How many of a thread's 255 registers parameters, M and V may use; the rest is for a step's intermediate values."""
 STEPS_A_LAUNCH = 4096
-"""After each launch Python waits for it, so that Ctrl-C works."""
+"""Steps per launch. Python waits for each launch, so that Ctrl-C works."""
 _WARP = 32
 
 
@@ -197,21 +199,21 @@ _Betas = tuple[float, float]
 
 
 def train_saes(rows: Tensor, samples: Tensor, l1: Tensor, rates: Tensor, betas: _Betas) -> Tensor:
-    """The trained rows (P, R) from those at the start; the others as in `sae_steps`. R is a multiple of 32."""
+    """The trained rows (P, R) from the initial ones; the other arguments as in `sae_steps`. R is a multiple of 32."""
     n_hidden = samples.shape[1]
     n_latents = (len(rows) - n_hidden) // (2 * n_hidden + 1)
     return _train(sae_steps, rows, samples, l1, rates, betas, n_latents, n_hidden, 2 * n_hidden + 1)
 
 
 def train_autoencoders(rows: Tensor, samples: Tensor, importances: Tensor, rates: Tensor, betas: _Betas) -> Tensor:
-    """The trained rows (P, R) from those at the start; the others as in `autoencoder_steps`. R is a multiple of 32."""
+    """The trained rows (P, R) from the initial ones; the other arguments as in `autoencoder_steps`. R is a multiple of 32."""
     n_features = samples.shape[1]
     n_hidden = len(rows) // n_features - 1
     return _train(autoencoder_steps, rows, samples, importances, rates, betas, n_features, n_hidden, n_hidden + 1)
 
 
 def models_per_program(width: int, tiles: int) -> int:
-    """How many replicates a warp owns, a power of two up to 32: as many as its registers hold of so many tiles."""
+    """How many replicates a warp owns, a power of two up to 32: as many as fit its registers at `tiles` tiles per replicate."""
     registers_a_model = 3 * tiles * triton.next_power_of_2(width) / _WARP
     models = 1
     while models < _WARP and 2 * models * registers_a_model <= STATE_REGISTERS:

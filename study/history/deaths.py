@@ -1,8 +1,8 @@
 """When the outputs of an autoencoder and the latents of an SAE died: a function of all the states of one training.
 
-A unit has *died at* t when it is 0 on every evaluation sample after t updates and after each later number of them: 0 says dead
-from the start, None that it lives at the end. The states are looked at from the last backwards, in blocks, until each unit was
-seen alive; activations are summed in the order of the metrics, so that the last state's verdict is the row's.
+A unit *died at* t if it is 0 on every evaluation sample after t updates and after every later update. 0 means that it was dead
+from the start, None that it is alive at the end. The states are evaluated from the last one backwards, in blocks, until every
+unit has been seen alive. Activations are summed in the order of the metrics, so that the last state agrees with the row.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _Float = NDArray[np.float64]
 _Bool = NDArray[np.bool_]
 
 FIRST_BLOCK, LARGEST_BLOCK = 8, 1024
-"""States that are looked at together: most units live at the end, so the first block is small."""
+"""States that are evaluated together. Most units are alive at the end, so the first block is small."""
 VALUES_AT_ONCE = 2_000_000
-"""Pre-activations in memory together."""
+"""Pre-activations that are in memory together."""
 
 
 def outputs_died_at(history: History, protocol: Protocol) -> list[int | None]:
     """When each output of the autoencoder died, N entries."""
     models = history.autoencoders
     n_features, states = models.b.shape
-    weights = importances(n_features, protocol)
+    of_features = importances(n_features, protocol)
 
     def alive(block: slice, _: NDArray[np.int64]) -> _Bool:
         W, b = models.W[..., block].astype(np.float64), models.b[:, block].astype(np.float64)
         finite = np.isfinite(np.concatenate([W.reshape(-1, W.shape[2]), b])).all(axis=0, keepdims=True)
         sane = Autoencoders(np.where(finite, W, 0), np.where(finite, b, 0))
         x = np.broadcast_to(history.x, (b.shape[1], *history.x.shape))
-        return (autoencoder_moments(sane, x, weights).fires > 0) | ~finite.T  # NaN is not 0
+        return (autoencoder_moments(sane, x, of_features).fires > 0) | ~finite.T  # NaN is not 0
 
     return _died_at(alive, states, n_features)
 
@@ -66,7 +66,7 @@ def latents_died_at(history: History, protocol: Protocol) -> list[int | None]:
 
 
 def _died_at(alive: Callable[[slice, NDArray[np.int64]], _Bool], states: int, units: int) -> list[int | None]:
-    """One after the last state in which each unit is alive; `alive` tells (states, units) of a block for the wanted units."""
+    """One after the last state in which each unit is alive; `alive` gives (states, units) of a block for the wanted units."""
     last, stop, size = np.full(units, -1), states, FIRST_BLOCK
     while stop > 0 and (last < 0).any():
         start = max(0, stop - size)
@@ -89,11 +89,11 @@ def _of_latents(
 
 
 def _in_distinct_states(saes: SparseAutoencoders, h: _Float, protocol: Protocol) -> _Bool:
-    """Whether each latent fires on any of h (S, H), (T, L). A dead latent does not move: equal states are looked at once."""
+    """Whether each latent fires on any of h (S, H), (T, L). Dead latents do not move, so equal states are evaluated once."""
     ignored = set() if protocol.sae_subtract_decoder_bias else {"b_dec"}
     deciding = [values for name, values in saes.parameters.items() if name not in ignored]
     rows = np.concatenate([part.reshape(-1, part.shape[-1]) for part in deciding])
-    new = np.concatenate([[True], (np.diff(rows, axis=1) != 0).any(axis=0)])  # NaN differs from itself: looked at
+    new = np.concatenate([[True], (np.diff(rows, axis=1) != 0).any(axis=0)])  # NaN differs from itself, so it is evaluated
     first = np.flatnonzero(new)
     everything = np.arange(len(saes.W_dec))
     pieces = math.ceil(len(first) * len(everything) * len(h) / VALUES_AT_ONCE)

@@ -1,4 +1,4 @@
-"""One training, step by step: all states of the weights of a replicate."""
+"""One training, step by step: all states of a replicate's weights. `deaths.py` finds in them when units died."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """One replicate's weights before the first step and after each, T + 1 states on the last axis, and what it is judged on."""
+    """One replicate's weights before the first step and after each step (T + 1 states, last axis), and its evaluation samples."""
 
     autoencoders: Autoencoders
     """W (H, N, T + 1), b (N, T + 1)."""
@@ -35,9 +35,9 @@ class History:
 
 
 def training_history(pack: Pack) -> History:
-    """All states of a pack of one replicate, trained by an engine of the `exact` family to the bits behind its row.
+    """All states of a pack of one replicate, trained by an engine of the `exact` family to the same bits as its row.
 
-    Held in memory: (T + 1) times the parameters, 37 MB for a 10-5-10 under `dissertation`.
+    Takes memory for (T + 1) times the parameters: 37 MB for a 10-5-10 under `dissertation`.
     """
     states: list[_Array] = []
 

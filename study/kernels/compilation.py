@@ -1,8 +1,8 @@
-"""Compile numba kernels once, and keep the machine code on disk for every later process.
+"""Compiles numba kernels once and keeps the machine code on disk for later processes.
 
-The folder's name is a hash of the kernels' sources: a cache that an older version left is never read. Two processes that
-compile at once would each number their files from one, and an index could then name another's code: so one waits for the
-other (a lock beside the cache).
+The cache folder's name contains a hash of the kernels' sources, so a cache of an older version is never read. Two processes
+that compile at the same time would both number their files from one, and an index could name the other's code. Therefore one
+waits for the other, by a lock beside the cache.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 from filelock import FileLock
 
 KERNEL_SOURCES = ("kernels", "engines", "metrics")
-"""Folders of `study` with kernels. A variant's lane code is told apart by its own type (`lane_code.py`)."""
-_OPTIONS = {"error_model": "numpy", "nogil": True}  # no fastmath: every operation is IEEE's, in the order written
+"""Folders of `study` with kernels. A variant's lane code is not among them: its own type distinguishes it (`lane_code.py`)."""
+_OPTIONS = {"error_model": "numpy", "nogil": True}  # no fastmath: every operation follows IEEE 754, in the order written
 
 
 def _writable(folder: Path) -> bool:
@@ -36,7 +36,7 @@ def _writable(folder: Path) -> bool:
 
 @functools.cache
 def cache_folder() -> Path:
-    """The first that can be written of $NUMBA_CACHE_DIR, the user's cache and the machine's temporary folder."""
+    """A folder in $NUMBA_CACHE_DIR, the user's cache or the temporary folder: the first of these that is writable."""
     here = Path(__file__).parents[1]
     sources = b"".join(file.read_bytes() for name in KERNEL_SOURCES for file in sorted((here / name).glob("*.py")))
     name = f"sae-study-{hashlib.sha256(sources).hexdigest()[:12]}"
@@ -47,17 +47,17 @@ def cache_folder() -> Path:
 
 
 def called(function: Callable[..., Any]) -> Any:
-    """A part of kernels that is called now and then: compiled once, which takes less time than into each of them."""
+    """A part of kernels that is seldom called: compiled once, which takes less time than compiling it into each kernel."""
     return numba.njit(**_OPTIONS)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """A part of kernels: compiled into those that call it."""
+    """A part of kernels that is compiled into each kernel that calls it."""
     return numba.njit(forceinline=True, **_OPTIONS)(function)
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., None]:
-    """A kernel that Python calls: compiled for its arguments' types when first called, or read from the cache."""
+    """A kernel that Python calls: compiled for the types of its arguments on the first call, or read from the cache."""
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(cache_folder())
     try:
@@ -81,7 +81,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., None]:
 
 @contextmanager
 def _optimised(level: int) -> Iterator[None]:
-    """LLVM's -O2 takes three quarters of the time of numba's -O3, and kernels of explicit vectors run as fast."""
+    """Compile at this optimisation level: LLVM's -O2 takes three quarters of the time of -O3, and the kernels run as fast."""
     before = numba.config.OPT
     numba.config.OPT = type(before)(level)
     try:
@@ -91,7 +91,7 @@ def _optimised(level: int) -> Iterator[None]:
 
 
 def _kind(argument: Any) -> Any:
-    """What numba tells arguments apart by, found faster."""
+    """What numba distinguishes arguments by, found faster than numba does."""
     if isinstance(argument, np.ndarray):
         flags = argument.flags
         return argument.dtype.char, argument.ndim, flags.c_contiguous, flags.f_contiguous, flags.writeable, flags.aligned

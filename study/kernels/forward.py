@@ -1,4 +1,8 @@
-"""The forward pass of an SAE in lanes: where its parameters are, and encode and decode, as training and metrics share them."""
+"""The forward pass of an SAE in lanes, shared by training (`engines/lane_kernels.py`) and metrics (`metrics/moments.py`).
+
+It holds the layout of the parameters, encode and decode, for one sample and for a tile of samples. What differs between
+variants (the activation) is in their lane code (`lane_code.py`).
+"""
 
 from __future__ import annotations
 
@@ -13,20 +17,20 @@ from study.kernels.lanes import product_from
 from study.kernels.simd import load, store
 
 TILE = 4
-"""Samples that pass through a kernel together: a weight is loaded once for all of them."""
+"""Samples that pass through a kernel together, so that each weight is loaded once for all of them."""
 
 
 class Layout(NamedTuple):
-    """Where an SAE's parameters begin among its rows, and what else decides its forward pass."""
+    """Where an SAE's parameters begin among its rows, and the other facts on which its forward pass depends."""
 
     n_hidden: int
     n_latents: int
     b_enc: int
-    """Behind W_enc, whose rows are the first: latent by latent."""
+    """After W_enc, whose rows come first, latent by latent."""
     W_dec: int
     b_dec: int
     own: int
-    """The variant's own parameters, n_latents rows each."""
+    """The first of the variant's own parameters, which have n_latents rows each."""
     centred: bool
     """The encoder sees h − b_dec."""
     unit_norm: bool
@@ -34,7 +38,7 @@ class Layout(NamedTuple):
 
 
 def layout_of(rows: Mapping[str, int], n_hidden: int, n_latents: int, protocol: Protocol) -> Layout:
-    """The layout of parameters that have so many rows each, in this order."""
+    """The layout of parameters from the number of rows of each, in order."""
     first = dict(zip(rows, accumulate(rows.values(), initial=0)))
     centred, unit_norm = protocol.sae_subtract_decoder_bias, protocol.sae_decoder_norm == "unit"
     own = first["b_dec"] + n_hidden
@@ -46,7 +50,7 @@ def layout_of(rows: Mapping[str, int], n_hidden: int, n_latents: int, protocol: 
 
 @inlined
 def encode(code, P, at, U, u, scratch, s, f, k):
-    """s = W_enc u + b_enc, then f; what the encoder sees are rows of U from u on."""
+    """s = W_enc u + b_enc, then f. The encoder's input is in the rows of U from u on."""
     for j in range(at.n_latents):
         value = product_from(load(P, at.b_enc + j), P, j * at.n_hidden, U, u, at.n_hidden)
         store(scratch, s + j, value)
@@ -63,18 +67,18 @@ def decoded(P, at, i, scratch, f):
     return value
 
 
-# A tile of samples: `width` rows each, one behind the other, from a first row on
+# A tile of samples: `width` consecutive rows per sample
 
 
 @inlined
 def load_tile(X, x, width):
-    """A row of each sample; x is that of the first."""
+    """One row of each sample; x is the row of the first sample."""
     return load(X, x), load(X, x + width), load(X, x + 2 * width), load(X, x + 3 * width)
 
 
 @inlined
 def store_tile(X, x, width, values):
-    """Set a row of each sample; x is that of the first."""
+    """Set one row of each sample; x is the row of the first sample."""
     store(X, x, values[0])
     store(X, x + width, values[1])
     store(X, x + 2 * width, values[2])
@@ -83,7 +87,7 @@ def store_tile(X, x, width, values):
 
 @inlined
 def tile_products(starts, P, p, step, X, x, width, count):
-    """start + Σ_i P[p + i·step] X[x + i] of each sample."""
+    """start + Σ_i P[p + i·step] X[x + i] for each sample."""
     s0, s1, s2, s3 = starts
     for i in range(count):
         weight = load(P, p + i * step)
@@ -96,7 +100,7 @@ def tile_products(starts, P, p, step, X, x, width, count):
 
 @inlined
 def tile_sums(P, p, step, X, x, width, count):
-    """Σ_i P[p + i·step] X[x + i] of each sample, from its first term on."""
+    """Σ_i P[p + i·step] X[x + i] for each sample; the sum starts at its first term."""
     weight = load(P, p)
     x0, x1, x2, x3 = load_tile(X, x, width)
     return tile_products((weight * x0, weight * x1, weight * x2, weight * x3), P, p + step, step, X, x + 1, width, count - 1)

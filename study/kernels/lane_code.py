@@ -1,12 +1,13 @@
 """A variant's lane code, and how kernels are specialised by it: numba's type of a `LaneCode` names the variant.
 
-A kernel takes the `LaneCode` as an argument and calls `encode`, `slopes`, `own_slopes` … with it; each is filled in, as the
-kernel is compiled for that type, from the variant's own functions. They are written with `study.kernels.simd` as with scalars:
+A kernel takes the `LaneCode` as an argument and passes it to the functions below (`activate`, `compete`, `own_gradient` …). When
+numba compiles the kernel for that type, it fills each of them in from the variant's own functions. A variant writes these with
+`study.kernels.simd`, as if for scalars:
 
-    activate(s, P, row, k) -> f             of one latent; P[row] is the first of its own parameters, P[row + L] the next
-    compete(scratch, s, f, n_latents, k)    then, where latents compete: f in the scratch's rows, of one sample
-    own_gradient(s, q, penalty, P, row, k)  of its own parameter; q = dL/df
-    own_kept(value, k)                                that parameter after a step, set back into its range
+    activate(s, P, row, k) -> f             f of one latent; P[row] is the first of its own parameters, P[row + L] the next
+    compete(scratch, s, f, n_latents, k)    then, if latents compete: change f, in the scratch's rows, of one sample
+    own_gradient(s, q, penalty, P, row, k)  the gradient of the latent's own parameter; q = dL/df
+    own_kept(value, k)                      that parameter after a step, put back into its range
 
 `k` has the constants of `study.kernels.lanes.Constants`; k.settings are the numbers of the variant's `lane_settings`.
 """
@@ -29,27 +30,27 @@ from study.kernels.compilation import inlined
 
 @dataclass(frozen=True, eq=False)
 class LaneCode:
-    """What a variant computes in lanes; each a plain function that numba compiles."""
+    """What a variant computes in lanes: plain functions that numba compiles."""
 
     variant: str
     activate: Callable[..., Any]
     compete: Callable[..., Any] | None = None
     own_gradient: Callable[..., Any] | None = None
-    """None where the variant has no parameter beside the standard ones."""
+    """None if the variant has no parameter besides the standard ones."""
     own_kept: Callable[..., Any] | None = None
     penalises_code: bool = True
-    """Whether l1 multiplies Σ f (dL/df then starts at l1), not the number of active latents."""
+    """Whether l1 multiplies Σ f (dL/df then starts at l1) rather than the number of active latents."""
 
     @cached_property
     def key(self) -> str:
-        """The variant's name and a hash of the file that its functions are from: another source is another type."""
+        """The variant's name and a hash of the file that defines its functions, so that changed code gets another type."""
         source = inspect.getsourcefile(self.activate)
         content = Path(source).read_bytes() if source else self.activate.__code__.co_code
         return f"{self.variant}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 class LaneCodeType(types.Opaque):
-    """numba's type of a LaneCode: by its key, so that machine code on disk is found again."""
+    """numba's type of a LaneCode. It is named by the key, so that machine code on disk is found again."""
 
     def __init__(self, key: str) -> None:
         self.lane_code = key
@@ -75,7 +76,7 @@ unbox(LaneCodeType)(_unbox)
 
 
 def _fills(stub: Callable[..., Any]) -> Callable[[Callable[[LaneCode], Any]], Any]:
-    """Fill in a stub, whose first argument is the lane code, by a function of the LaneCode that returns what to compile."""
+    """Fill in a stub, whose first argument is the lane code, with what the decorated function of that LaneCode returns."""
 
     def fill(implementation: Callable[[LaneCode], Any]) -> Any:
         @overload(stub, strict=False, jit_options={"error_model": "numpy", "forceinline": True})
@@ -99,7 +100,7 @@ def _activate(own: LaneCode) -> Any:
 
 
 def compete(code, scratch, s, f, n_latents, k):
-    """Among the latents of one sample: sets f, the scratch's rows from f on."""
+    """Let the latents of one sample compete: changes f in the scratch's rows from f on."""
     raise NotImplementedError
 
 
@@ -112,7 +113,7 @@ def _compete(own: LaneCode) -> Any:
 
 
 def penalises_code(code):
-    """Whether dL/df starts at l1: a constant as a kernel is compiled."""
+    """Whether dL/df starts at l1: a constant when a kernel is compiled."""
     raise NotImplementedError
 
 
@@ -122,7 +123,7 @@ def _penalises_code(own: LaneCode) -> Any:
 
 
 def has_own(code):
-    """Whether the variant has a parameter of its own: a constant as a kernel is compiled."""
+    """Whether the variant has a parameter of its own: a constant when a kernel is compiled."""
     raise NotImplementedError
 
 
@@ -132,7 +133,7 @@ def _has_own(own: LaneCode) -> Any:
 
 
 def own_gradient(code, s, q, penalty, P, row, k):
-    """Of the variant's own parameter of one latent; 0 where it has none."""
+    """The gradient of the variant's own parameter of one latent; 0 if it has none."""
     raise NotImplementedError
 
 
@@ -145,7 +146,7 @@ def _own_gradient(own: LaneCode) -> Any:
 
 
 def own_kept(code, value, k):
-    """The variant's own parameter after a step, set back into its range."""
+    """The variant's own parameter after a step, put back into its range."""
     raise NotImplementedError
 
 

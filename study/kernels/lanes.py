@@ -1,6 +1,6 @@
-"""What kernels share: replicates laid out as lanes and back, and the pieces that training and measuring both compute.
+"""What kernels share: laying replicates out as lanes and back, and the sums that training and metrics both compute.
 
-Arrays of a kernel are (rows, lanes), one vector of `study.kernels.simd` a row. Samples (A, S, N) become (S·N, lanes).
+Arrays of a kernel are (rows, lanes), one vector of `study.kernels.simd` per row. Samples (A, S, N) become (S·N, lanes).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from study.kernels.simd import everywhere, lanes_of, load, rows, store, where_at
 
 
 def groups(count: int, dtype: DTypeLike) -> Iterator[NDArray[np.int64]]:
-    """Positions of the replicates of each group, (lanes,); the last group is filled up with its last replicate."""
+    """Yield the positions of each group's replicates, (lanes,); the last group is filled up with its last replicate."""
     lanes = lanes_of(dtype)
     for start in range(0, count, lanes):
         yield np.minimum(np.arange(start, start + lanes), count - 1)
@@ -30,14 +30,14 @@ def rows_of(columns: NDArray[Any], lanes: NDArray[np.int64]) -> NDArray[Any]:
 
 
 class Constants(NamedTuple):
-    """Vectors of one number each, and a variant's own numbers."""
+    """Vectors that hold one number in every lane, and a variant's own numbers."""
 
     zero: Any
     one: Any
     two: Any
     minus_one: Any
     settings: Any
-    """The numbers of the variant's lane code, an array."""
+    """The array of numbers that the variant's lane code reads."""
 
 
 @inlined
@@ -49,7 +49,7 @@ def constants_of(array, settings):
 
 @kernel
 def lay_out(samples, sources, out):
-    """(A, S, N) of the lanes' sources → (S·N, lanes), cast to the dtype of `out`."""
+    """samples (A, S, N) → out (S·N, lanes), cast to its dtype; lane r holds samples[sources[r]]."""
     for lane in range(out.shape[1]):
         source = samples[sources[lane]]
         row = 0
@@ -61,7 +61,7 @@ def lay_out(samples, sources, out):
 
 @kernel
 def take_back(values, lanes, out):
-    """(S·H, lanes) → (A, S, H)."""
+    """values (S·H, lanes) → out (A, S, H); out[lanes[r]] gets lane r."""
     for lane in range(len(lanes)):
         target = out[lanes[lane]]
         row = 0
@@ -73,7 +73,7 @@ def take_back(values, lanes, out):
 
 @inlined
 def product(P, p, X, x, count):
-    """Σ_i P[p + i] X[x + i], from its first term on."""
+    """Σ_i P[p + i] X[x + i]; the sum starts at its first term."""
     total = load(P, p) * load(X, x)
     for i in range(1, count):
         total = total + load(P, p + i) * load(X, x + i)

@@ -1,7 +1,7 @@
-"""A SIMD value type for numba: 16 × float32 or 8 × float64, one replicate a lane.
+"""A SIMD value type for numba: 16 × float32 or 8 × float64, one replicate per lane.
 
-The engine's kernels are written with it as with scalars. LLVM makes of each operation what the processor has (AVX-512, AVX2,
-…). Nothing is contracted and nothing is reassociated, so every lane has the bits that NumPy's scalar operations give.
+Kernels use it as if it were a scalar. LLVM translates each operation into the instructions that the processor has (AVX-512,
+AVX2, …). Nothing is contracted and nothing is reassociated, so every lane has the bits that NumPy's scalar operations give.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def lanes_of(dtype: DTypeLike) -> int:
 
 
 def rows(count: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Zeros (count, lanes) that begin at a multiple of a vector's size: one row, one vector, one cache line."""
+    """Zeros (count, lanes), aligned to a vector's size: each row is one vector and one cache line."""
     size = np.dtype(dtype).itemsize
     whole = np.zeros(count * lanes_of(dtype) + lanes_of(dtype), dtype)
     skipped = (-whole.ctypes.data % VECTOR_BYTES) // size
@@ -52,12 +52,12 @@ def _llvm(vector: Vector) -> ir.VectorType:
 
 
 def _intrinsic(function: Any) -> Any:
-    """numba's `intrinsic`, whose result a type checker takes for one that is called with its typing context."""
+    """numba's `intrinsic`, untyped: a type checker would expect the typing context among the arguments of a call."""
     return intrinsic(function)
 
 
 def _address(context: Any, builder: Any, signature: Any, array: Any, row: Any) -> Any:
-    """Where a row of a C-contiguous (rows, lanes) array begins, as a pointer to a vector."""
+    """The address of a row of a C-contiguous (rows, lanes) array, as a pointer to a vector."""
     array_type, vector = signature.args[0], Vector(signature.args[0].dtype)
     data = context.make_array(array_type)(context, builder, array).data
     index = builder.mul(row, ir.Constant(row.type, vector.lanes))
@@ -66,7 +66,7 @@ def _address(context: Any, builder: Any, signature: Any, array: Any, row: Any) -
 
 @_intrinsic
 def load(typing: Any, array: Any, row: Any) -> Any:
-    """The row of a (rows, lanes) array."""
+    """Read a row of a (rows, lanes) array as a vector."""
     vector = Vector(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -78,7 +78,7 @@ def load(typing: Any, array: Any, row: Any) -> Any:
 
 @_intrinsic
 def store(typing: Any, array: Any, row: Any, value: Any) -> Any:
-    """Write a vector to the row of a (rows, lanes) array."""
+    """Write a vector to a row of a (rows, lanes) array."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         pointer = _address(context, builder, signature, *args[:2])
@@ -104,7 +104,7 @@ def everywhere(typing: Any, scalar: Any) -> Any:
 
 @_intrinsic
 def gather(typing: Any, samples: Any, models: Any, chosen: Any, feature: Any) -> Any:
-    """The vector of samples[models[lane], chosen[lane], feature], of (A, S, N), from two arrays of int64 (lanes,)."""
+    """The vector of samples[models[lane], chosen[lane], feature]; samples (A, S, N), models and chosen int64 (lanes,)."""
     vector = Vector(samples.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -137,7 +137,7 @@ def gather(typing: Any, samples: Any, models: Any, chosen: Any, feature: Any) ->
 
 @_intrinsic
 def prefetch(typing: Any, samples: Any, model: Any, sample: Any) -> Any:
-    """Ask for the first and the last number of samples[model, sample], of a contiguous (A, S, N), to be brought near."""
+    """Prefetch the first and the last number of samples[model, sample] into the cache; samples (A, S, N) contiguous."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, args[0])
@@ -155,7 +155,7 @@ def prefetch(typing: Any, samples: Any, model: Any, sample: Any) -> Any:
 
 
 def _of_llvm(name: str) -> Any:
-    """An LLVM intrinsic of one vector."""
+    """An LLVM intrinsic that takes and returns one vector."""
 
     @_intrinsic
     def function(typing: Any, value: Any) -> Any:
@@ -174,7 +174,7 @@ absolute = _of_llvm("llvm.fabs")
 
 
 def _choice(comparison: str) -> Any:
-    """(a, b, then, otherwise) → `then` in the lanes where the ordered comparison holds, which it does not with NaN."""
+    """(a, b, then, otherwise) → `then` in the lanes where the comparison of a with b holds; it never does for NaN."""
 
     @_intrinsic
     def function(typing: Any, a: Any, b: Any, then: Any, otherwise: Any) -> Any:

@@ -19,6 +19,7 @@ from search_spaces.cells import Replicates
 from search_spaces.extensions import note_extension
 from search_spaces.protocol import Protocol
 from study.engines.contract import Autoencoders, SparseAutoencoders
+from study.metrics.autoencoder import finite_lanes
 from study.metrics.moments import SaeMoments, sae_moments
 from study.storage.schema import OF_THE_SAE, Column, register_column
 
@@ -27,9 +28,9 @@ _Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """R replicates after their training: their SAEs on A autoencoders, and what they are evaluated on.
+    """R trained replicates: their SAEs on A autoencoders, and the samples on which they are evaluated.
 
-    Every weight is finite: where one of a replicate is not, its weights are 0 here and its metrics become missing.
+    All weights are finite here. If a weight of a replicate is not, its weights are set to 0 and its metrics become missing.
     """
 
     replicates: Replicates
@@ -38,19 +39,19 @@ class Trained:
     autoencoders: Autoencoders
     """W (H, N, A), b (N, A)."""
     readers: Autoencoders
-    """As `autoencoders`, with the W of the SAEs' h = W x where the protocol rescales it."""
+    """`autoencoders` with the W that gives the SAEs their h = W x, which the protocol may rescale."""
     saes: SparseAutoencoders | None
-    """Replicates last, (…, R); None where the protocol trains no SAE."""
+    """Replicates last, (…, R); None if the protocol trains no SAE."""
     ae_of_sae: NDArray[np.int64]
     """The autoencoder of each replicate, (R,)."""
     x: NDArray[np.float64]
     """Evaluation samples of each autoencoder, (A, S, N)."""
     columns: Mapping[str, _Array]
-    """The columns that were measured before, (R,) each."""
+    """The columns that have been measured so far, (R,) each."""
 
     @cached_property
     def sae_moments(self) -> SaeMoments:
-        """Sums over the evaluation samples of what the R SAEs do; ValueError where there is none."""
+        """Sums over the evaluation samples for the R SAEs. Raises ValueError if the protocol trains no SAE."""
         if self.saes is None:
             raise ValueError("the protocol trains no SAE. A metric with columns of the group SAE or SIMILARITY is then left out.")
         return sae_moments(self.saes, self.readers.W, self.x, self.ae_of_sae, self.protocol)
@@ -61,13 +62,13 @@ class Metric:
     """Columns, and how they are measured."""
 
     columns: tuple[Column, ...]
-    """Those of the groups SAE and SIMILARITY are measured only where the protocol trains an SAE."""
+    """A metric with a column of the groups SAE or SIMILARITY is measured only if the protocol trains an SAE."""
     measure: Callable[[Trained], Mapping[str, _Array]]
-    """Every column, (R,) each; NaN (None in a text) where it is undefined."""
+    """Returns every column, (R,) each; NaN (None for text) where it is undefined."""
 
 
 METRICS: list[Metric] = []
-"""Beside those of autoencoder.py, sae.py and similarity.py, which `run_pack` always measures."""
+"""Metrics beyond those of autoencoder.py, sae.py and similarity.py, which `run_pack` always measures."""
 
 
 def register_metric(metric: Metric) -> None:
@@ -100,17 +101,13 @@ def _checked(measured: Mapping[str, _Array], column: Column, finite: NDArray[np.
 
 
 def _finite(trained: Trained) -> tuple[NDArray[np.bool_], Trained]:
-    """Which replicates have finite weights alone, (R,), and all of them with 0 for the weights of the others."""
+    """Which replicates have only finite weights, (R,), and the replicates with all weights of the others set to 0."""
     weights = [[of.W, of.b] for of in (trained.autoencoders, trained.readers)]
-    of_ae = np.logical_and.reduce([_lanes_finite(array) for own in weights for array in own])
+    of_ae = finite_lanes(*(array for own in weights for array in own))
     finite = of_ae[trained.ae_of_sae]
     saes = trained.saes
     if saes is not None:
-        finite = np.logical_and.reduce([finite, *map(_lanes_finite, saes.parameters.values())])
+        finite = finite & finite_lanes(*saes.parameters.values())
         saes = saes.each(lambda array: np.where(finite, array, 0))
     autoencoders, readers = (Autoencoders(*(np.where(of_ae, array, 0) for array in own)) for own in weights)
     return finite, dataclasses.replace(trained, autoencoders=autoencoders, readers=readers, saes=saes)
-
-
-def _lanes_finite(array: _Array) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(array).all(axis=tuple(range(array.ndim - 1))))

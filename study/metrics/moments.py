@@ -1,7 +1,7 @@
-"""Counts and moments of trained models over the evaluation samples: all that the metrics need of the samples.
+"""Counts and moments of trained models over the evaluation samples: everything that the metrics need from the samples.
 
-One pass a group of replicates, in float64, every sum in sample order: the bits depend neither on the pack nor on a linear
-algebra library.
+One pass per group of replicates, in float64, every sum in sample order, so that the bits depend neither on the pack nor on a
+linear algebra library. SAEs share their forward pass with training (`study/kernels/forward.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from study.variants.registry import lane_code_of, variant_of
 _Float = NDArray[np.float64]
 
 SAMPLES_AT_ONCE = 1024
-"""Of which a variant without lane code computes f at once."""
+"""Samples for which a variant without lane code computes f at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +71,13 @@ class SaeMoments:
     features: _Float
     """How often x_i > 0, (R, N)."""
     together: _Float
-    """How often both, (R, L, N)."""
+    """How often both f_j > 0 and x_i > 0, (R, L, N)."""
     hidden_recon: PairMoments
-    """Of h and ĥ."""
+    """The moments of h and ĥ."""
 
 
 def autoencoder_moments(autoencoders: Autoencoders, x: _Float, importances: _Float) -> AutoencoderMoments:
-    """W (H, N, A), b (N, A), all finite; evaluation samples x (A, S, N); importances I (N,)."""
+    """The moments of A autoencoders: W (H, N, A), b (N, A), all finite; evaluation samples x (A, S, N); importances I (N,)."""
     n_hidden, n_features, count = autoencoders.W.shape
     parameters = np.concatenate([autoencoders.W.reshape(-1, count), autoencoders.b]).astype(np.float64)
     samples = x.shape[1]
@@ -92,7 +92,7 @@ def autoencoder_moments(autoencoders: Autoencoders, x: _Float, importances: _Flo
 
 
 def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArray[np.int64], protocol: Protocol) -> SaeMoments:
-    """SAEs and W (H, N, A), all finite; evaluation samples x (A, S, N); ae_of_sae (R,) says whose each SAE reads."""
+    """The moments of R SAEs. SAEs and W (H, N, A) all finite; evaluation samples x (A, S, N); ae_of_sae (R,): each SAE's AE."""
     (n_latents, n_hidden, count), n_features, samples = saes.W_dec.shape, W.shape[1], x.shape[1]
     variant, parameters = variant_of(protocol), saes.stacked().astype(np.float64)
     code = lane_code_of(variant if variant.has_lane_code else variant_of(Protocol()))
@@ -135,7 +135,7 @@ def _codes(saes: SparseAutoencoders, W: _Float, x: _Float, protocol: Protocol) -
 
 @kernel
 def _sum_autoencoders(P, X, h, out, importances, n_features, n_hidden):
-    """Rows of `out`: loss, zeros, ‖h‖², then one a feature; h (H, lanes) is scratch."""
+    """Rows of `out`: loss, zeros, ‖h‖², then one row per feature; h (H, lanes) is scratch."""
     zero, one = everywhere(0.0), everywhere(1.0)
     bias = n_hidden * n_features
     for x in range(0, X.shape[0], n_features):
@@ -158,16 +158,16 @@ def _sum_autoencoders(P, X, h, out, importances, n_features, n_hidden):
 
 
 class _Evaluation(NamedTuple):
-    """What a group of SAEs is measured on, and where the sums go."""
+    """The samples on which a group of SAEs is evaluated, and where the sums go."""
 
     X: Any
-    """Samples; X, H and Y have rows of zeros behind them, up to a whole tile."""
+    """Samples, (S·N, lanes). X, H and Y are padded with rows of zeros to a whole tile."""
     H: Any
     """(S·H, lanes): h, kept until its mean is known."""
     Y: Any
     """ĥ, likewise."""
     codes: Any
-    """f (S·L, lanes) of a variant without lane code; no rows where the kernel computes it."""
+    """f (S·L, lanes) of a variant without lane code; no rows if the kernel computes f."""
     scratch: Any
     out: Any
     samples: int
@@ -176,7 +176,7 @@ class _Evaluation(NamedTuple):
 
 @kernel
 def _sum_saes(code, P, W, on, at, settings):
-    """Rows of `out` as `sae_moments` cuts them."""
+    """Sum over the samples into the rows of `out`, in the order in which `sae_moments` splits them."""
     X, H, Y, scratch, out, n_hidden, n_latents = on.X, on.H, on.Y, on.scratch, on.out, at.n_hidden, at.n_latents
     k, given = constants_of(X, settings), on.codes.shape[0] > 0
     # Rows of the scratch: sums of h and of ĥ, the encoder's input, pre-activations, then f of each sample of a tile.
@@ -217,7 +217,7 @@ def _sum_saes(code, P, W, on, at, settings):
 
 @called
 def _count(F, f, X, x, out, n_features, n_latents):
-    """Count, over a tile of samples, active latents, present features and both together."""
+    """Over a tile of samples, count active latents, present features, and both together."""
     zero, one = everywhere(0.0), everywhere(1.0)
     latents, features, together = 2, 2 + n_latents, 2 + n_latents + n_features
     for i in range(n_features):
@@ -240,7 +240,7 @@ def _count(F, f, X, x, out, n_features, n_latents):
 
 @called
 def _sum_pairs(H, Y, means, out, first, samples, n_hidden):
-    """Moments of the rows of H and Y, n_hidden a sample, about their means: those of H, then those of Y."""
+    """Moments of H and Y, n_hidden rows per sample, about `means`: the means of H, then those of Y."""
     zero = everywhere(0.0)
     XX, YY, XY, norms = first, first + n_hidden**2, first + 2 * n_hidden**2, first + 3 * n_hidden**2
     for h in range(0, samples * n_hidden, n_hidden):

@@ -1,4 +1,4 @@
-"""Metrics of the sparse autoencoder, many at once, from its weights and its moments over the evaluation samples."""
+"""Metrics of SAEs, many at once, from their weights and their moments (`moments.py`) over the evaluation samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from search_spaces.protocol import Protocol
 from study.data import direction_draws
 from study.engines.contract import SparseAutoencoders
-from study.metrics.autoencoder import replicates_first, represented_features
+from study.metrics.autoencoder import finite_lanes, replicates_first, represented_features
 from study.metrics.moments import SaeMoments, sae_moments
 from study.metrics.similarity import similarities
 from study.variants.contract import Penalised
@@ -31,36 +31,39 @@ def sae_metrics(
 ) -> dict[str, _Float]:
     """The SAE and similarity columns of the row schema, (R,) each.
 
-    The autoencoders' W (H, N, A) and evaluation samples x (A, S, N), ae_of_sae (R,) the one that each SAE reads, l1 (R,);
-    W_read (H, N, A) gives the SAE its h = W_read x where that is not W x, which has the features' columns.
-    Where a weight, of the SAE or the AE, is not finite all are NaN.
+    W (H, N, A): the autoencoders', whose columns are the features' directions; x (A, S, N): evaluation samples; ae_of_sae
+    (R,): the autoencoder of each SAE; l1 (R,). W_read (H, N, A): the SAEs read h = W_read x; W if it is left out.
+    If a weight of an SAE or its AE is not finite, all of its columns are NaN.
     """
-    finite_ae: NDArray[np.bool_] = np.asarray(np.isfinite(W).all(axis=(0, 1)))
-    parts = [np.isfinite(weights).all(axis=tuple(range(weights.ndim - 1))) for weights in saes.parameters.values()]
-    finite = np.logical_and.reduce([finite_ae[ae_of_sae], *parts])
+    finite_ae = finite_lanes(W)
+    finite = finite_ae[ae_of_sae] & finite_lanes(*saes.parameters.values())
     saes = saes.each(lambda weights: np.where(finite, weights, 0))
     W, W_read = np.where(finite_ae, W, 0), np.where(finite_ae, W if W_read is None else W_read, 0)
-    samples, n_latents, n_hidden = x.shape[1], *saes.W_dec.shape[:2]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         moments = sae_moments(saes, W_read, x, ae_of_sae, protocol)
-        explained_variance = 1 - moments.squared_error / np.trace(moments.hidden_recon.XX, axis1=1, axis2=2)
-        counted = moments.code if variant_of(protocol).penalised is Penalised.CODE else moments.latents.sum(axis=1)
-        loss = moments.squared_error / samples + l1 * (counted / samples)
-        alive = moments.latents / samples >= protocol.dead_below  # (R, L)
-        recovery = _recoveries(saes, W, ae_of_sae, moments, alive, protocol)
-        similar = similarities(moments.hidden_recon, protocol.constant_below)
-    columns = {
-        "sae_loss": loss,
+        alive = moments.latents / x.shape[1] >= protocol.dead_below  # (R, L)
+        columns = {
+            **_code_columns(moments, alive, l1, protocol),
+            **similarities(moments.hidden_recon, protocol.constant_below),
+            **_recoveries(saes, W, ae_of_sae, moments, alive, protocol),
+        }
+    return {name: np.where(finite, values, np.nan) for name, values in columns.items()}
+
+
+def _code_columns(moments: SaeMoments, alive: NDArray[np.bool_], l1: _Float, protocol: Protocol) -> dict[str, _Float]:
+    """How well the code reconstructs, and how sparse it is."""
+    samples, n_hidden, n_latents = moments.hidden_recon.samples, moments.hidden_recon.XX.shape[1], moments.latents.shape[1]
+    active = moments.latents.sum(axis=1)
+    counted = moments.code if variant_of(protocol).penalised is Penalised.CODE else active
+    return {
+        "sae_loss": moments.squared_error / samples + l1 * (counted / samples),
         "sae_mse": moments.squared_error / (samples * n_hidden),
-        "explained_variance": explained_variance,
-        "l0": moments.latents.sum(axis=1) / samples,
-        "active_fraction": moments.latents.sum(axis=1) / (samples * n_latents),
+        "explained_variance": 1 - moments.squared_error / np.trace(moments.hidden_recon.XX, axis1=1, axis2=2),
+        "l0": active / samples,
+        "active_fraction": active / (samples * n_latents),
         "dead_latents": (~alive).sum(axis=1).astype(np.float64),
         "max_firing_rate": moments.latents.max(axis=1) / samples,
-        **similar,
-        **recovery,
     }
-    return {name: np.where(finite, values, np.nan) for name, values in columns.items()}
 
 
 def _recoveries(
@@ -90,7 +93,7 @@ def _recoveries(
 def _cosines(W_dec: _Float, W: _Float) -> _Float:
     """Signed cosines of decoder columns (R, L, H) with the AE's columns (R, H, N), as (R, L, N).
 
-    0 with a zero vector, and where one is too long to be squared.
+    0 for a zero vector, and for one that is too long to be squared.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         dots = W_dec @ W
@@ -108,8 +111,8 @@ def _recovery(
 ) -> tuple[float, float, float]:
     """MCC, MMCS, F1 of one replicate.
 
-    Only alive latents and represented features enter, with the sign of their cosine: in antipodal pairs the absolute
-    value would reward a dictionary of duplicates. 0 where nothing is alive, NaN where nothing is represented.
+    Only alive latents and represented features count, with the sign of their cosine: for antipodal pairs, the absolute
+    value would reward a dictionary of duplicates. 0 if nothing is alive, NaN if nothing is represented.
     """
     latents, features = np.flatnonzero(alive), np.flatnonzero(represented)
     if not len(features):
@@ -128,7 +131,7 @@ def _recovery(
 def mcc_chance(n_hidden: int, n_alive: int, n_represented: int) -> float:
     """The mean MCC of isotropic random directions on both sides, over 1,000 draws from a fixed stream.
 
-    High in few dimensions: 0.56 for 10 against 10 directions in 5. NaN and 0 as the MCC itself.
+    It is high in few dimensions: 0.56 for 10 against 10 directions in 5. NaN or 0 where the MCC itself is.
     """
     if n_represented == 0:
         return np.nan

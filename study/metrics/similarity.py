@@ -1,8 +1,8 @@
-"""How alike are the activations h and their reconstruction ĥ: Procrustes, linear CKA, RSA.
+"""How similar the activations h and their reconstruction ĥ are: Procrustes, linear CKA, RSA.
 
-All three from moments of the centred samples, so no samples × samples matrix is ever made. All three restate the
-reconstruction error; whether the SAE found the features is `mcc_decoder_features`. They are NaN where ĥ is constant:
-there the source's formulas give rounding noise (a dead SAE's Procrustes is 1 − √2 = −0.4142).
+All three are computed from moments of the centred samples, so no samples × samples matrix is ever made. All three restate
+the reconstruction error; `mcc_decoder_features` says whether the SAE found the features. They are NaN where ĥ is constant:
+there the source study's formulas give rounding noise (a dead SAE's Procrustes is 1 − √2 = −0.4142).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ _Float = NDArray[np.float64]
 def similarities(pair: PairMoments, constant_below: float) -> dict[str, _Float]:
     """`procrustes_hidden_recon`, `cka_hidden_recon`, `rsa_hidden_recon`, (R,) each, from the moments of h (X) and ĥ (Y).
 
-    NaN where the variance of ĥ is under `constant_below` times that of h.
-    Procrustes 1 − √(2 − 2 Σσ(XᵀY)/(‖X‖‖Y‖)), in [1 − √2, 1], with Σσ the nuclear norm: what is left after the best
-    rotation of the two centred matrices, each at Frobenius norm 1.
-    CKA ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), in [0, 1] (Kornblith et al. 2019, linear kernel).
-    RSA: Pearson correlation, over all pairs of samples, of squared Euclidean distances, in [−1, 1].
+    NaN where the variance of ĥ is less than `constant_below` times that of h.
+
+    * Procrustes: 1 − √(2 − 2 Σσ(XᵀY)/(‖X‖‖Y‖)), in [1 − √2, 1], with Σσ the nuclear norm: one minus the distance that is
+      left after the best rotation of the two centred matrices, each scaled to Frobenius norm 1.
+    * CKA: ‖XᵀY‖² / (‖XᵀX‖ ‖YᵀY‖), in [0, 1] (Kornblith et al. 2019, linear kernel).
+    * RSA: Pearson correlation, over all pairs of samples, of squared Euclidean distances, in [−1, 1].
     """
     x_total, y_total = np.trace(pair.XX, axis1=1, axis2=2), np.trace(pair.YY, axis1=1, axis2=2)  # ‖X‖², ‖Y‖²
     varies = (x_total > 0) & (y_total >= constant_below * x_total) & np.isfinite(y_total)

@@ -1,9 +1,9 @@
-"""What a study asks of a Ray cluster: its own code on the nodes, a storage that they see, CPUs or shares of GPUs."""
+"""What a study needs from a Ray cluster: its own code on the nodes, a storage that they see, CPUs or shares of GPUs."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,37 +19,37 @@ from search_spaces.errors import MisuseError
 from study.storage.study_folder import Storage, StudyFolder
 
 GPU_SHARE = 0.25
-"""Of a GPU, for a pack of the torch engine: while one pack draws its data or takes its metrics, others use the device."""
+"""Share of a GPU for one pack of the torch engine: while it draws data or computes metrics, other packs use the device."""
 PROBE_SECONDS = 30.0
-"""How long a node may take to say whether it sees the storage; one that is silent for longer is not waited for."""
+"""How long a node may take to say whether it sees the storage; the check does not wait longer for it."""
 
 
 def runtime_env() -> dict[str, Any]:
-    """Ships the packages that workers import: a cluster's nodes need what these depend on, not this project itself."""
+    """Ships the packages that workers import: a cluster's nodes need only the dependencies, not this project itself."""
     packages = [str(Path(package.__path__[0])) for package in (search_spaces, study)]
     return {"py_modules": packages, "excludes": ["**/__pycache__"]}
 
 
 @dataclass(frozen=True)
 class Crew:
-    """How many packs a study trains at a time, and what Ray is asked for each."""
+    """How many packs a study trains at a time, and the resources that each requests from Ray."""
 
     resources: dict[str, float]
     at_once: int
-    """Trials that Tune keeps in flight: on a cluster that grows, what it is to grow to."""
+    """Trials that Tune keeps in flight. On a cluster that grows on demand, the size to which it should grow."""
     there: int
-    """How many the cluster has room for now."""
+    """How many packs the cluster has room for now."""
 
     @classmethod
     def of(cls, engine: str, workers: int | None) -> Crew:
-        """For packs of an engine; workers: as many as asked for, or what is there."""
+        """The crew for packs of an engine; workers: how many packs at a time, or None for as many as the cluster has room for."""
         nodes = [node["Resources"] for node in _alive_nodes()]
         resources = resources_of_pack(engine, nodes)
         there = packs_at_a_time(resources, nodes)
         if not workers and not there:
             raise MisuseError(
-                "the Ray cluster has no CPU to give. Add a node with CPUs; of a cluster that grows on demand say with --workers "
-                "how many packs it is to train at a time; or leave --address out."
+                "the Ray cluster has no CPU to give. Add a node with CPUs; if the cluster grows on demand, say with --workers "
+                "how many packs to train at a time; or leave --address out."
             )
         return cls(resources, workers or there, min(there, workers or there))
 
@@ -64,22 +64,22 @@ def _alive_nodes() -> list[dict[str, Any]]:
 
 
 def resources_of_pack(engine: str, nodes: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """What Ray is asked for to train one pack: a CPU, and for `torch` a share of a GPU where any node has one.
+    """The resources that one pack requests from Ray: a CPU and, for `torch`, a share of a GPU if any node has one.
 
-    nodes: the resources that each declares. Ray then places packs of torch on nodes with GPUs and leaves the others to
-    studies of the engines for CPUs.
+    nodes: the resources that each node declares. Ray then places torch packs on nodes with GPUs, and the other nodes stay
+    free for studies whose engines use CPUs.
     """
     gpu = engine == "torch" and any(node.get("GPU", 0) > 0 for node in nodes)
     return {"CPU": 1.0, "GPU": GPU_SHARE} if gpu else {"CPU": 1.0}
 
 
 def packs_at_a_time(resources: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> int:
-    """How many packs that ask for these resources the nodes can train at once."""
+    """How many packs that request these resources the nodes can train at once."""
     return sum(int(min(node.get(name, 0) / share for name, share in resources.items())) for node in nodes)
 
 
 def pinned_here() -> NodeAffinitySchedulingStrategy:
-    """Places an actor on the driver's own node: no other node's loss takes it along."""
+    """Places an actor on the driver's own node, so that the loss of another node does not end it."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
@@ -99,10 +99,10 @@ class Relay:
 
 
 def refuse_unseen_storage(folder: StudyFolder) -> None:
-    """Raise MisuseError if a node that may train packs does not see what the driver writes: a path of this machine alone.
+    """Raise MisuseError if a node that may train packs does not see what the driver writes, as with a path of this machine alone.
 
-    A file is written, and a task on every other node looks for it; through Ray's client, which is on none, on every node.
-    URIs of object stores are the same everywhere.
+    The driver writes a file, and a task on every other node looks for it. Through Ray's client, which runs on no node, a task
+    on every node does. URIs of object stores need no check: they are the same everywhere.
     """
     if not folder.storage.is_local:
         return
@@ -113,14 +113,7 @@ def refuse_unseen_storage(folder: StudyFolder) -> None:
     token = f"visible.{uuid.uuid4().hex}"
     folder.write_text(token, "")
     try:
-        looks = {
-            ray.remote(_sees)
-            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            .remote(folder.storage.place(), folder.name, token): node
-            for node in others
-        }
-        answered, _ = ray.wait(list(looks), num_returns=len(looks), timeout=PROBE_SECONDS)
-        blind = [looks[look]["NodeManagerHostname"] for look in answered if not _answer(look)]
+        blind = _blind_hosts(folder, token, others)
     finally:
         folder.delete(token)
     if blind:
@@ -131,10 +124,22 @@ def refuse_unseen_storage(folder: StudyFolder) -> None:
         )
 
 
+def _blind_hosts(folder: StudyFolder, file: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The hosts of the nodes that answer within PROBE_SECONDS and do not see a file of the study."""
+    looks = {
+        ray.remote(_sees)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(folder.storage.place(), folder.name, file): node
+        for node in nodes
+    }
+    answered, _ = ray.wait(list(looks), num_returns=len(looks), timeout=PROBE_SECONDS)
+    return [looks[look]["NodeManagerHostname"] for look in answered if not _answer(look)]
+
+
 def _answer(look: ray.ObjectRef) -> bool:
     try:
         return bool(ray.get(look))
-    except RayError:  # the node is gone, and does not count
+    except RayError:  # the node is gone and does not count
         return True
 
 

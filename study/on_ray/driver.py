@@ -1,7 +1,11 @@
-"""Launch and resume a study: plan what is missing, hand packs to Ray Tune, say what it came to.
+"""Launches and resumes a study: plans what is missing, hands packs to Ray Tune, returns the outcome.
 
-A resumed study is a new Tuner run for exactly the replicates that no shard holds;
-`Tuner.restore` is not used (a torn snapshot makes it restart a study silently).
+A resumed study is a new Tuner run for exactly the replicates that no shard holds. `Tuner.restore` is not used, because
+a torn snapshot makes it restart a study silently. The driver's neighbours:
+
+* `session.py` starts or joins Ray; `cluster.py` says what a study needs from it.
+* `pack_queues.py` gives Tune its packs; `trainable.py` trains one pack per trial; `retries.py` says how often a pack is retried.
+* `watch.py` counts rows while Tune runs, and stops the run when a user asks for it.
 """
 
 from __future__ import annotations
@@ -46,7 +50,7 @@ from study.packs import Pack, missing_packs, plan_packs
 from study.searching.batches import COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
-from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, existing_study, read_spec
+from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState, existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
 CANCEL_SECONDS = 10.0
@@ -55,12 +59,12 @@ CANCEL_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a launch or resume came to."""
+    """The outcome of a launch or resume."""
 
     study: str
     path: str
-    state: str
-    """`done`, `stopped` (rows are missing), or `failed` (a pack raised)."""
+    state: StudyState
+    """`done`, `stopped` or `failed`."""
     planned: int
     done: int
     trained: int
@@ -69,11 +73,11 @@ class Outcome:
     """Rows of this run by FailureKind, `none` left out."""
     seconds: float
     engine: str
-    """The engine that trained: what `auto` stands for."""
+    """The engine that trained: for `auto`, the one that was chosen."""
     errors: tuple[str, ...] = field(default=())
     """What packs raised: faults of the program, not of replicates."""
     learner: Learner | None = field(default=None, repr=False, compare=False)
-    """A search's learner, as it ended."""
+    """A search's learner in its final state."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +108,16 @@ def launch(
     force: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
-    """Run a study to its end; one that was begun with the same specification is resumed.
+    """Run a study to its end. A study that was begun with the same specification is resumed.
 
     space: a named space, a study file, a `StudySpec`, the mapping that a study file holds, or Ray Tune's domains
     {"architecture": …, "sparsity": …, "l1": …, "seed": …} (see `study_from_domains`). The other arguments override
-    what it says. With search, {"kind": "map", …} or {"kind": "l1", …} and the fields of `MapSearch` or `L1Search`, it
-    trains what an adaptive search of the space's ranges asks for.
+    its fields. search: {"kind": "map", …} or {"kind": "l1", …} with the fields of `MapSearch` or `L1Search`; the study
+    then trains the replicates that this adaptive search of the space's ranges asks for.
 
     Uses the Ray of this process if there is one; else connects to `address`, or starts a local Ray of `workers` CPUs and
-    stops it afterwards. Raises MisuseError before anything starts when something cannot be;
-    KeyboardInterrupt (Ctrl-C) keeps what is done.
+    stops it afterwards. Raises MisuseError, before anything starts, if the study cannot be run. On KeyboardInterrupt
+    (Ctrl-C) the stored rows are kept.
     """
     if isinstance(space, Mapping) and "space" not in space:
         space = study_from_domains(space, num_samples)
@@ -138,7 +142,7 @@ def resume(
 ) -> Outcome:
     """Train the replicates of an existing study that no shard holds, in a new Tuner run.
 
-    retry_crashed: those whose row says `crashed` too: a machine short of memory kills workers as a replicate may.
+    retry_crashed: also train those with the verdict `crashed` again. A machine that is short of memory kills workers too.
     """
     folder = existing_study(name, str(storage))
     spec = study_spec(read_spec(folder), pack_size=pack_size)
@@ -149,7 +153,7 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
     """Raise MisuseError if the study's folder holds another study than this one, or something that is no study."""
     if not folder.exists() and (other := set(folder.listing()) - {DRIVER_FILE, STOP_FILE}):
         raise MisuseError(
-            f"{folder.place()} is there and is no study (it holds {min(other)}). Choose another --name or --storage; "
+            f"{folder.place()} exists and is not a study (it holds {min(other)}). Choose another --name or --storage; "
             "nothing in it was touched."
         )
     if folder.exists() and (stored := read_spec(folder)).science() != spec.science():
@@ -161,7 +165,7 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
 
 
 def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
-    """Raise MisuseError if the study's rows were made by a procedure, or an engine family, that this one cannot go on with."""
+    """Raise MisuseError if the study's rows come from another procedure version or engine family than this run would use."""
     manifest = folder.read_json("manifest.json") or {}
     for key, ours in (("procedure_version", PROCEDURE_VERSION), ("engine_family", engine_for(spec.engine, spec.protocol).family)):
         theirs = manifest.get(key, ours)
@@ -173,9 +177,9 @@ def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
 
 
 def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
-    """Train what the study lacks; MisuseError before anything starts when something cannot be."""
-    local_workers(options.workers)  # refuses a number below 1
-    extensions()  # refuses those that workers could not import
+    """Train what the study lacks. Raises MisuseError, before anything starts, if it cannot be run."""
+    local_workers(options.workers)  # raises MisuseError for a number below 1
+    extensions()  # raises MisuseError for those that workers could not import
     engine_for(spec.engine, spec.protocol).check_installed()
     refuse_other_procedure(folder, spec)
     refuse_unreachable(options.address)
@@ -193,7 +197,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
                 _write_study(folder, spec, work.earlier)
                 _fit(folder, spec, work.missing, crew, watch, stop)
         outcome = _outcome(folder, spec, work, watch, time.monotonic() - began)
-        record.end("done" if outcome.state == "done" else "stopped")
+        record.end(StudyState.DONE if outcome.state == StudyState.DONE else StudyState.STOPPED)
     return outcome
 
 
@@ -241,7 +245,7 @@ def _outcome(folder: StudyFolder, spec: StudySpec, work: _Work, watch: Watch, se
     return Outcome(
         study=folder.name,
         path=folder.place(),
-        state="failed" if watch.errors else "done" if complete else "stopped",
+        state=StudyState.FAILED if watch.errors else StudyState.DONE if complete else StudyState.STOPPED,
         planned=watch.done if complete else work.planned,
         done=watch.done,
         trained=watch.trained,
@@ -305,7 +309,7 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
         returned = True
     finally:
         queue.end(wait=returned)
-        # On a Ray that outlives the run the desk would stay: Tune's copy of the trainable holds a handle to it.
+        # On a Ray that outlives the run, the desk would stay alive: Tune's copy of the trainable holds a handle to it.
         with contextlib.suppress(RayError, ConnectionError, RuntimeError):
             ray.kill(desk)
     if queue.error is not None:
@@ -313,7 +317,7 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
 
 
 def _queue(folder: StudyFolder, spec: StudySpec, packs: list[Pack], crew: Crew, watch: Watch, desk: Any) -> PackQueue:
-    """The source of the trials' packs: the planned ones and, in a search, those that it asks for as rows come in."""
+    """The queue of the trials' packs: the planned ones and, in a search, those that it asks for as rows come in."""
 
     def lay_out(pack: Pack) -> None:
         desk.put.remote(pack.pack_id, pack.to_text())  # without waiting: a worker that comes too early asks again
@@ -348,7 +352,7 @@ def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, stop: threading.Event)
             name=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
             storage_path=folder.tune_path,
             storage_filesystem=folder.storage.filesystem,
-            # What failed is the queue's to try again: Tune would count a lost node as it counts a crash.
+            # The queue retries failed trials, not Tune, which would count a lost node like a crash.
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), watch],
@@ -359,7 +363,7 @@ def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, stop: threading.Event)
 
 
 def _manifest(spec: StudySpec) -> dict[str, Any]:
-    """What made the study: versions, environment, the protocol's fields."""
+    """How the study was made: versions, environment, the protocol's fields."""
     engine = engine_for(spec.engine, spec.protocol)
     packages = ("sae-study", "ray", "numpy", "numba", "scipy", "pandas", "pyarrow", *(["torch"] if engine.name == "torch" else []))
     return {

@@ -1,4 +1,4 @@
-"""L1 for any of Ray Tune's searchers: an objective that is robust over seeds, because a pack of seeds is one trial.
+"""An objective for any of Ray Tune's searchers to tune l1. It is robust over seeds, because one trial is a pack of seeds.
 
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
@@ -11,7 +11,7 @@
     ).fit()
     found.get_best_result().config["l1"]
 
-`sae-study l1` needs fewer replicates and says how sure it is; this is for those who want a searcher or scheduler of their own.
+`sae-study l1` needs fewer replicates and reports how certain it is. This is for those who want their own searcher or scheduler.
 """
 
 from __future__ import annotations
@@ -44,12 +44,17 @@ def l1_objective(
     engine: str = "auto",
     dtype: str = "float64",
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A function trainable: {"l1": …} → figures of a pack of all seeds at that l1.
+    """A function trainable for Tune: {"l1": …} → figures of a pack of all seeds at that l1.
 
-    architecture, sparsity: left out, they are taken from the trial's configuration, to be searched too. Every trial has the
-    same seeds, so that two values of l1 differ by nothing else. recovery: `mcc` (signed) or `f1`; its mean over the seeds
-    whose autoencoder is sound is the figure `recovery`, NaN where none is. The others: `failure_rate` and `sae_dead_rate`
-    among the same, `l0`, `explained_variance` (means), `ae_collapsed` (a count), `replicates`. Raises MisuseError.
+    architecture, sparsity: if left out, they are read from the trial's configuration, so that Tune can search them too. Every
+    trial trains the same seeds, so that two trials differ by l1 alone. recovery: `mcc` (signed) or `f1`.
+
+    The figures, over the seeds whose autoencoder is sound (NaN if none is):
+
+    * `recovery`, `l0`, `explained_variance`: means.
+    * `failure_rate`, `sae_dead_rate`: shares.
+
+    And over all seeds: `ae_collapsed`, a count, and `replicates`. Raises MisuseError.
     """
     if recovery not in RECOVERY_COLUMNS:
         raise MisuseError(f"recovery={recovery!r} is unknown. Expected one of {', '.join(RECOVERY_COLUMNS)}.")

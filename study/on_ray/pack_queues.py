@@ -1,4 +1,7 @@
-"""Thin Tune searchers: they translate between Tune's trials and packs, and decide nothing about science."""
+"""Thin Tune searchers: they translate between Tune's trials and packs, and decide nothing about science.
+
+`PackQueue` serves a grid study, `LearnerQueue` a search. `retries.py` says how often a failed pack is tried again.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +24,9 @@ from study.searching.batches import Batches
 class PackQueue(Searcher):
     """Hands packs to Tune in order. A pack that fails is queued again; one that keeps killing its workers is halved.
 
-    `lay_out` is called with each pack before its trial may fetch it, `on_poison` with a single replicate that killed
-    every worker that tried it. Neither the queue nor its state outlives the run: a resumed study plans anew from the
-    stored rows.
+    `lay_out` is called with each pack before its trial may fetch it. `on_poison` is called with a pack of one replicate that
+    killed every worker that tried it. Neither the queue nor its state outlives the run: a resumed study plans anew from
+    the stored rows.
     """
 
     def __init__(self, packs: Iterable[Pack], lay_out: Callable[[Pack], None], on_poison: Callable[[Pack], None]) -> None:
@@ -34,7 +37,7 @@ class PackQueue(Searcher):
         self._on_poison = on_poison
         self._faults: Counter[tuple[str, Fault]] = Counter()
         self.error: BaseException | None = None
-        """What a search's learner raised, or its rows' storage: nothing is handed out after that."""
+        """What a search's learner, or reading its rows, raised. Nothing is handed out after that."""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next pack's configuration; FINISHED only when nothing can come back any more."""
@@ -50,8 +53,8 @@ class PackQueue(Searcher):
             self._live.pop(trial_id, None)  # an errored one stays until `retry` is called
 
     def retry(self, trial_id: str, fault: Fault) -> Pack | None:
-        """Queue the pack of a trial that failed again, as often as TRIES says. Then a pack whose workers died is halved, or
-        its only replicate recorded as poison; any other is given up: it is returned."""
+        """Queue the pack of a failed trial again, as often as TRIES allows. After that a pack whose workers died is halved,
+        or its only replicate is recorded as poison. Any other pack is given up and returned."""
         pack = self._live.pop(trial_id, None)
         if pack is None:
             return None
@@ -70,7 +73,7 @@ class PackQueue(Searcher):
         self._on_poison(pack)
 
     def end(self, wait: bool) -> None:
-        """End the queue; here no worker waits for a pack."""
+        """End the queue. Nothing to do here, because no worker waits for a pack."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_metric": self._metric, "_mode": self._mode}  # Tune pickles the searcher with every snapshot
@@ -83,7 +86,7 @@ class PackQueue(Searcher):
 
 
 class Spares(Protocol):
-    """Where packs are laid out for trials that were begun without one."""
+    """Where packs are laid out for trials that were started without one."""
 
     def put(self, pack: Pack) -> None:
         """Lay out a pack for whichever trial asks first."""
@@ -112,7 +115,7 @@ class LearnerQueue(PackQueue):
         read: Callable[[str], pa.Table],
         spares: Spares,
     ) -> None:
-        """packs: what the batches asked for first; cut: divides what they ask for next; read: a pack's rows by its id."""
+        """packs: those that the batches asked for first; cut: divides the ones they ask for next; read: a pack's rows by its id."""
         super().__init__(packs, lay_out, on_poison)
         self._batches, self._cut, self._read, self._spares = batches, cut, read, spares
         self._waiting: set[str] = set()
@@ -155,7 +158,7 @@ class LearnerQueue(PackQueue):
             return lost
 
     def _failed_early(self, fault: Fault) -> None:
-        """A trial ended before it had a pack: its worker's fault, an error of the search once it has happened TRIES[LOST] times."""
+        """A trial ended before it had a pack: a fault of its worker, and an error of the search after TRIES[LOST] such trials."""
         self._early_faults += 1
         if self._early_faults >= TRIES[Fault.LOST] and self.error is None:
             self.error = RuntimeError(f"{self._early_faults} trials ended before they had a pack, the last because {fault.value}")
@@ -202,7 +205,7 @@ class LearnerQueue(PackQueue):
             return self._cut(self._batches.learn([self._rows(pack_id) for pack_id in pack_ids]))
 
     def _rows(self, pack_id: str) -> pa.Table:
-        """A pack's rows; a storage that fails for a moment is read again."""
+        """A pack's rows. If the storage fails for a moment, it is read again."""
         for pause in READ_AGAIN_AFTER:
             try:
                 return self._read(pack_id)
@@ -211,7 +214,7 @@ class LearnerQueue(PackQueue):
         return self._read(pack_id)
 
     def _take(self, step: Future[list[Pack]]) -> None:
-        """Queue what the learner asks for. Runs in its thread, at the end of a step."""
+        """Queue the packs that the learner asked for. Runs in the learner's thread, at the end of a step."""
         with self._lock:
             self._step = None
             if step.cancelled():

@@ -1,4 +1,4 @@
-"""What went wrong with a trial that ended without rows, and how often its pack is tried again: `PackQueue.retry` does so."""
+"""The faults that end a trial without rows, and how often its pack is tried again for each. `PackQueue.retry` does the retrying."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from study.on_ray.cluster import is_alive
 
 
 class Fault(enum.Enum):
-    """What became of a trial that ended without rows."""
+    """Why a trial ended without rows."""
 
     LOST = "its node was lost"
     DIED = "its worker died"
@@ -19,7 +19,8 @@ class Fault(enum.Enum):
 
 
 TRIES = {Fault.LOST: 10, Fault.DIED: 3, Fault.RAISED: 2}
-"""How often a pack may end in each. Lost nodes are not the pack's fault; what raised may have been a storage's bad moment."""
+"""How often a pack may end in each fault. Lost nodes are not the pack's fault; an exception may come from a storage that failed
+for a moment."""
 
 
 def fault_of(error: BaseException | str, node: Callable[[], str | None]) -> Fault:

@@ -1,4 +1,4 @@
-"""The Ray that a study runs on: how it is started or joined, ended if it was started here, and left cleanly on Ctrl-C."""
+"""The Ray that a study runs on: starts or joins it, shuts it down if it was started here, and leaves it cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import ray
@@ -22,17 +22,17 @@ CLIENT = "ray://"
 PATIENCE_SECONDS = 0.3
 """How long Ctrl-C lets Tune save its result lines."""
 leave_at_once: Callable[[], NoReturn] | None = None
-"""Set by a process that is the driver and nothing else: ends it on Ctrl-C while Ray starts. Ray cannot be interrupted
-there (it crashes, or takes seconds); what it has started ends with the process."""
+"""Set by a process that is nothing but the driver: ends that process on Ctrl-C while Ray starts. Ray cannot be interrupted
+at that point (it crashes, or takes seconds); what it has started ends with the process."""
 
 
 def local_workers(workers: int | None) -> int:
     """How many workers a local Ray gets: as many as requested, or one per physical core.
 
-    Two threads of one core share its divider, which is what training waits for.
+    Two threads of one core share its divider, which limits the speed of training.
     """
     if workers is not None and workers < 1:
-        raise MisuseError(f"workers={workers} is below 1. Leave it out for one a core.")
+        raise MisuseError(f"workers={workers} is below 1. Leave it out for one per core.")
     return workers or physical_cores()
 
 
@@ -42,7 +42,7 @@ def refuse_unreachable(address: str | None) -> None:
         return
     host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not host or not port.isdigit():
-        raise MisuseError(f"address={address!r} is no Ray address. Write host:port, or auto.")
+        raise MisuseError(f"address={address!r} is not a Ray address. Write host:port, or auto.")
     try:
         with socket.create_connection((host, int(port)), timeout=5) as connection:
             speaks_grpc = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
@@ -52,9 +52,7 @@ def refuse_unreachable(address: str | None) -> None:
             "for a local Ray."
         ) from None
     if not speaks_grpc:
-        raise MisuseError(
-            f"address={address!r} answers, but not as Ray does. Give the head's own port, 6379 unless told otherwise."
-        )
+        raise MisuseError(f"address={address!r} answers, but not as Ray does. Give the port of the head itself, 6379 by default.")
 
 
 def _speaks_http2(connection: socket.socket) -> bool:
@@ -95,14 +93,14 @@ def _start_ray(address: str | None, workers: int | None) -> None:
             ray.init(address, runtime_env=runtime_env(), **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
         raise MisuseError(
-            f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster wants a token, set "
-            "RAY_AUTH_MODE=token and give it here too."
+            f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster requires a token, set "
+            "RAY_AUTH_MODE=token and give the token here too."
         ) from None
 
 
 @contextlib.contextmanager
 def _ctrl_c_held(before_leaving: Callable[[], None]) -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block, or end the process at once where `leave_at_once` is set."""
+    """Hold Ctrl-C back until the end of the block, or end the process at once if `leave_at_once` is set."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -115,14 +113,22 @@ def _ctrl_c_held(before_leaving: Callable[[], None]) -> Iterator[None]:
             before_leaving()
             leave_at_once()
 
-    before = signal.signal(signal.SIGINT, on_ctrl_c)
-    try:
+    with _handling({signal.SIGINT: on_ctrl_c}):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
     if pressed:
         ray.shutdown()
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handling(handlers: Mapping[signal.Signals, Callable[..., None] | signal.Handlers]) -> Iterator[None]:
+    """A context in which signals have these handlers."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _shut_down_at_once() -> None:
@@ -136,7 +142,7 @@ def _shut_down_at_once() -> None:
 
 @contextlib.contextmanager
 def interrupted_by_ctrl_c() -> Iterator[None]:
-    """On Ctrl-C end the Tune loop, let it save its result lines, and after PATIENCE_SECONDS give up what is still in flight."""
+    """On Ctrl-C end the Tune loop, let it save its result lines, and after PATIENCE_SECONDS abandon what is still in flight."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -151,16 +157,13 @@ def interrupted_by_ctrl_c() -> Iterator[None]:
         patience.start()
         signal.raise_signal(signal.SIGUSR1)  # to Tune this means: leave the loop and save
 
-    before = signal.signal(signal.SIGINT, on_ctrl_c)
-    before_usr1 = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has set its own handler
-    try:
-        yield
-    except BaseException:  # Ray wraps a KeyboardInterrupt that comes while it waits in a SystemError
-        if not interrupted:
-            raise
-    finally:
-        patience.cancel()
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGUSR1, before_usr1)
+    with _handling({signal.SIGINT: on_ctrl_c, signal.SIGUSR1: signal.SIG_IGN}):  # the latter until Tune has set its own handler
+        try:
+            yield
+        except BaseException:  # Ray wraps a KeyboardInterrupt that comes while it waits in a SystemError
+            if not interrupted:
+                raise
+        finally:
+            patience.cancel()
     if interrupted:
         raise KeyboardInterrupt

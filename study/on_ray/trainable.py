@@ -25,10 +25,10 @@ GATE_SECONDS = 30.0
 class Desk:
     """An actor that hands out packs and opens the start gate.
 
-    A trial's configuration holds a pack's id alone: Tune copies configurations into every file it writes. The gate
-    holds each worker's first pack back until all workers are there: with reused actors and short trials Tune takes a
-    finished trial's actor for a pending one and throws the actor that was being started for it away, so that a few
-    workers end up doing everything.
+    A trial's configuration holds a pack's id alone, because Tune copies configurations into every file it writes. The gate
+    holds each worker's first pack back until all workers have arrived. Without it, with reused actors and short trials, Tune
+    gives a finished trial's actor to a pending trial and discards the actor that was being started for that one, so that a
+    few workers end up doing everything.
     """
 
     def __init__(self, workers: int) -> None:
@@ -51,7 +51,7 @@ class Desk:
         return self._packs.get(pack_id)
 
     def put_spare(self, pack_id: str, text: str) -> None:
-        """Lay out a pack for the first worker that asks for one without having a pack assigned."""
+        """Lay out a pack for the first trial that asks for one without having a pack assigned."""
         self._spare.append((pack_id, text))
 
     def spare(self, trial_id: str, node: str) -> str | None:
@@ -74,21 +74,24 @@ class Desk:
         return self._nodes.get(name)
 
     def arrive(self, node: str, pid: int) -> bool:
-        """Register a worker; True once all are there."""
+        """Register a worker; True once all have arrived."""
         self._arrived.add((node, pid))
         return len(self._arrived) >= self._workers
 
     def workers(self) -> int:
-        """How many distinct workers came."""
+        """How many distinct workers have arrived."""
         return len(self._arrived)
 
 
 class PackTrainable(tune.Trainable):
-    """Trains a pack → rows in the study's folder, one result line: {"pack_id": …}, or "" for the spare of {"spare_for": trial}."""
+    """Trains a pack, stores its rows in the study's folder and reports one result line.
+
+    Its configuration is {"pack_id": id}; or {"pack_id": "", "spare_for": trial_id} for a trial that waits for a spare pack.
+    """
 
     def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
         self._folder = Storage.at(storage).study(study)
-        if not self._folder.exists():  # a node that came late, and does not mount what the others do
+        if not self._folder.exists():  # a node that joined late and does not mount the storage
             raise FileNotFoundError(f"{self._folder.place('study.yaml')} is not seen on node {os.uname().nodename}")
         self._desk = desk
         self._node = ray.get_runtime_context().get_node_id()

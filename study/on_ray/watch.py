@@ -1,4 +1,4 @@
-"""Watches a run's trials: counts their rows, has failed ones retried (see retries.py), and obeys `sae-study stop`."""
+"""Watches a run's trials: counts their rows, has failed ones retried (`retries.py`), and obeys `sae-study stop`."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Progress:
     trained: int
     """Replicates trained in this run."""
     seconds: float
-    """Since this run's first pack was handed out."""
+    """Seconds since this run's first pack was handed out."""
     failures: Mapping[str, int]
     """Rows of this run by FailureKind, `none` left out."""
     learned: Mapping[str, float] = field(default_factory=dict)
-    """How far a search's learner says it is."""
+    """The figures by which a search's learner reports its progress."""
 
     @property
     def rate(self) -> float:
-        """Replicates a second in this run."""
+        """Replicates per second in this run."""
         return self.trained / self.seconds if self.seconds > 0 else 0.0
 
     @property
@@ -133,7 +133,7 @@ class StopWhen(tune.Stopper):
 
     def stop_all(self) -> bool:
         if self._stop.is_set():
-            self._queue.end(wait=False)  # those who wait for a pack are let go
+            self._queue.end(wait=False)  # releases the trials that wait for a pack
         return self._stop.is_set()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""A learner's batches, as packs to train: what is asked goes out, rows come back, what is there already is not trained."""
+"""Turns a learner's batches into packs to train, and rows into what the learner learns from. Stored rows are not trained again.
+
+`learner_of.py` makes the learner; `in_process.py` and `on_ray/pack_queues.py` train the packs.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +23,28 @@ COLUMNS = ("replicate_id", *LEARNED_FROM)
 @dataclass
 class _Batch:
     ids: list[str]
-    """Of all its replicates, each once."""
+    """The ids of all its replicates, each once."""
     missing: set[str]
-    """Those whose rows are not there yet."""
+    """Those whose rows have not arrived yet."""
 
 
 @dataclass
 class Batches:
-    """Leads a learner through a study: asks it, remembers what is out, tells it each batch when its last row is there.
+    """Runs a learner's ask/tell loop through a study.
 
-    A learner that is led again over the same rows asks the same again: so a search resumes, whatever cut it off.
+    It asks the learner for batches, keeps track of the replicates that are being trained, and tells the learner each batch
+    when its last row has arrived. Replayed over the same rows, a learner asks for the same batches again: that is how a
+    search resumes after any interruption.
     """
 
     learner: Learner
     spec: StudySpec
     there: pa.Table
-    """Rows that the study has, with COLUMNS: not trained again when the learner asks for them."""
+    """Rows that the study already has, with COLUMNS: not trained again when the learner asks for them."""
     found: int = 0
-    """Replicates whose rows were there when they were asked for."""
+    """Replicates whose rows were stored when the learner asked for them."""
     summary: dict[str, float] = field(default_factory=dict)
-    """The learner's, when it was last told something."""
+    """The learner's summary after the last batch that it was told."""
     _open: deque[_Batch] = field(default_factory=deque)
     _rows: dict[str, tuple[pa.Table, int]] = field(default_factory=dict)
 
@@ -48,17 +53,20 @@ class Batches:
 
     @property
     def complete(self) -> bool:
-        """Whether the learner is done and every row that it asked for is there."""
+        """Whether the learner is done and every row that it asked for has arrived."""
         return self.learner.done and not self._open
 
     def learn(self, arrived: Iterable[pa.Table] = ()) -> list[Pack]:
-        """Take rows in, tell the batches that they complete, ask on: what must be trained, a pack an architecture and batch."""
+        """Take rows in, tell the learner the batches that they complete, and ask for more.
+
+        Returns what must be trained: one pack per architecture and batch.
+        """
         for rows in arrived:
             ids = self._keep(rows)
             for batch in self._open:
                 batch.missing -= ids
         packs: list[Pack] = []
-        while True:  # ask until it waits, then tell one batch: the same turns whether rows arrive now or were there before
+        while True:  # ask until it waits, then tell one batch: the same sequence whether rows arrive now or were stored before
             while asked := [self._pack(replicates) for replicates in self.learner.ask()]:
                 packs.extend(self._opened(asked))
             if not self._open or self._open[0].missing:
@@ -67,7 +75,7 @@ class Batches:
             self.summary = self.learner.summary()
 
     def _opened(self, asked: list[Pack]) -> list[Pack]:
-        """Remember a batch; what of it must be trained."""
+        """Open a batch; returns the packs of it that must be trained."""
         ids = list(dict.fromkeys(replicate_id for pack in asked for replicate_id in pack.replicate_ids))
         missing = {replicate_id for replicate_id in ids if replicate_id not in self._rows}
         out = {replicate_id for batch in self._open for replicate_id in batch.missing}

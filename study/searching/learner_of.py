@@ -1,4 +1,7 @@
-"""Which learner a study's search has, and what it starts from: earlier rows, or closed forms."""
+"""Makes the learner of a study's search, and what the search starts from: rows of earlier studies, or closed forms.
+
+The learners are in `search_spaces/learners/`. `register_search` adds another kind of search.
+"""
 
 from __future__ import annotations
 
@@ -27,22 +30,25 @@ from study.storage.study_folder import StudyFolder
 from study.variants.registry import variant_of
 
 MakesLearner = Callable[[Any, StudySpec, Rows | None], Learner]
-"""The learner of a search (of the class it is registered for), its study, and the rows that the search `starts_from`."""
+"""Makes a learner from a search (of the class it is registered for), its study, and the rows that the search `starts_from`."""
 
 
 def learner_of(spec: StudySpec, earlier: pa.Table | None = None) -> Learner:
-    """The learner of a study that is a search, told nothing yet but `earlier_rows`; MisuseError for a search that cannot be."""
+    """The learner of a study that is a search, in its initial state. It knows the rows of `earlier`, if there are any.
+
+    Raises MisuseError if the search cannot be run.
+    """
     assert spec.search is not None
     if spec.protocol.sae_target_l0 is not None:
-        raise MisuseError("sae_target_l0 steers l1 during training, so there is none to search. Leave it out of the protocol.")
+        raise MisuseError("sae_target_l0 steers l1 during training, so there is no l1 to search. Leave it out of the protocol.")
     if spec.search.starts_from and earlier is None:
-        raise MisuseError("earlier studies lie in a storage: launch this search there, or leave `earlier` out.")
+        raise MisuseError("earlier studies are in a storage: launch this search there, or leave `earlier` out.")
     rows = None if earlier is None else {name: earlier[name].to_numpy() for name in LEARNED_FROM}
     return _LEARNERS[type(spec.search)](spec.search, spec, rows)
 
 
 def register_search(search: type[Search], learner: MakesLearner) -> None:
-    """Add a kind of search: its class, and what makes its learner; ValueError where the kind is another's."""
+    """Add a kind of search: its class, and the function that makes its learner. Raises ValueError if the kind is taken."""
     if SEARCHES.setdefault(kind_of(search), search) is not search:
         raise ValueError(f"kind {kind_of(search)!r} is registered for another class. Give the new search another kind.")
     _LEARNERS[search] = learner
@@ -76,10 +82,10 @@ _LEARNERS: dict[type[Search], MakesLearner] = {MapSearch: _map_learner, L1Search
 
 
 def earlier_rows(folder: StudyFolder, spec: StudySpec) -> pa.Table | None:
-    """Rows of other studies that a search starts from, each once; None where it starts from none.
+    """The rows of other studies that a search starts from, each replicate once; None if it starts from no study.
 
-    As its own folder has kept them if it was begun; else those that lie in its space now. MisuseError where there are
-    none, and where they were made in another way than its own will be.
+    A search that was begun has kept them in its own folder. Otherwise they are those rows of the other studies that are
+    within its space now. Raises MisuseError if there are none, or if their protocol or dtype is another than the search's.
     """
     if spec.search is None or not spec.search.starts_from:
         return None
@@ -91,7 +97,7 @@ def earlier_rows(folder: StudyFolder, spec: StudySpec) -> pa.Table | None:
         for column, ours in (("protocol_id", spec.protocol.protocol_id), ("dtype", spec.dtype)):
             if others := set(rows[column].to_pylist()) - {ours}:
                 raise MisuseError(
-                    f"earlier study {name!r} has {column}={min(others)}, this one {ours}: their rates are not the same. Leave it "
+                    f"earlier study {name!r} has {column}={min(others)}, this one {ours}: their failure rates differ. Leave it "
                     "out, or search under the same protocol and dtype."
                 )
         tables.append(rows)
@@ -113,9 +119,10 @@ def _within(rows: pa.Table, domain: Domain) -> pa.Table:
 
 
 def predicted_edge(architecture: Architecture, sparsity: float, protocol: Protocol) -> float | None:
-    """The upper edge by closed form, on an AE of unit columns: the l1 from which SAEs die. None where there is none.
+    """The upper edge in closed form, for an AE of unit columns: the l1 from which SAEs die. None if there is no closed form.
 
-    Decoders that start as normal(0, sae_init_std) die from the first steps' pull on; unit columns at the optimum, l1 = 2.
+    Decoders that start as normal(0, sae_init_std) die in the first steps, from `theory.initial_death_line` on. Decoders of
+    unit columns die at the optimum, from l1 = 2 on.
     """
     if protocol.sae_input != "as_is" or not variant_of(protocol).dies_of_l1:
         return None

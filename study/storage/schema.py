@@ -1,6 +1,6 @@
-"""The table of columns: what a row holds, one row per replicate; schema, docs and lists of columns follow from it.
+"""The table of columns: what a row, one per replicate, holds. The schema, the docs and all lists of columns follow from it.
 
-`python -m tests.test_definitions` writes the table in docs/definitions.md anew.
+`python -m tests.test_definitions` rewrites the table in docs/definitions.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ TEXT, REAL, WHOLE, TIME = pa.string(), pa.float64(), pa.int64(), pa.timestamp("u
 
 
 class Group(StrEnum):
-    """What a column says something about, in the order of the row."""
+    """What a column describes, in the order of the row."""
 
     IDENTITY = "identity"
     DATA = "data"
@@ -27,9 +27,9 @@ class Group(StrEnum):
 
 
 MEASURED = (Group.DATA, Group.AUTOENCODER, Group.SAE, Group.SIMILARITY)
-"""What training and evaluation find out; missing in a replicate that crashed."""
+"""The groups that training and evaluation measure; missing in a replicate that crashed."""
 OF_THE_SAE = (Group.SAE, Group.SIMILARITY)
-"""Missing where the protocol trains no SAE."""
+"""The groups that are missing if the protocol trains no SAE."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ COLUMNS = [
     Column("n_latents", WHOLE, Group.IDENTITY, 1, "L"),
     Column("sparsity", REAL, Group.IDENTITY, 1, "S = P(feature = 0)"),
     Column("l1", REAL, Group.IDENTITY, 1, "coefficient of the sparsity penalty in the SAE's loss"),
-    Column("seed", WHOLE, Group.IDENTITY, 1, "feeds the three below unless they were set apart"),
-    Column("data_seed", WHOLE, Group.IDENTITY, 1, "of the samples"),
-    Column("ae_seed", WHOLE, Group.IDENTITY, 1, "of the autoencoder's initial weights and minibatches"),
-    Column("sae_seed", WHOLE, Group.IDENTITY, 1, "of the SAE's initial weights and minibatches"),
+    Column("seed", WHOLE, Group.IDENTITY, 1, "value of the three seeds below unless they were set apart"),
+    Column("data_seed", WHOLE, Group.IDENTITY, 1, "seed of the samples"),
+    Column("ae_seed", WHOLE, Group.IDENTITY, 1, "seed of the autoencoder's initial weights and minibatches"),
+    Column("sae_seed", WHOLE, Group.IDENTITY, 1, "seed of the SAE's initial weights and minibatches"),
     Column("protocol", TEXT, Group.IDENTITY, 1, "name of the protocol"),
     Column("protocol_id", TEXT, Group.IDENTITY, 1, "hash of the protocol's fields"),
-    Column("engine", TEXT, Group.IDENTITY, 1, "what trained it"),
+    Column("engine", TEXT, Group.IDENTITY, 1, "the engine that trained it"),
     Column("dtype", TEXT, Group.IDENTITY, 1, "`float64` or `float32`"),
     Column("empirical_sparsity", REAL, Group.DATA, 1, "share of zeros in x"),
     Column("ae_loss", REAL, Group.AUTOENCODER, 1, "mean over samples of Σ_i I_i (x_i − x̂_i)²"),
@@ -84,12 +84,12 @@ COLUMNS = [
     Column("dead_latents", WHOLE, Group.SAE, 1, "latents that are not alive"),
     Column("max_firing_rate", REAL, Group.SAE, 1, "the largest firing rate of a latent"),
     Column("l1_final", REAL, Group.SAE, 2,
-           "with a target L0 (`sae_target_l0`): the l1 that its controller settled on, where `l1` is what it started from; "
+           "with a target L0 (`sae_target_l0`): the l1 on which its controller settled (`l1` is the one from which it started); "
            "else missing"),
     Column("l0_outcome", TEXT, Group.SAE, 2,
            "`all_dead`: no latent is alive · `reached`: `l0` within 5 % of the target (`reached_within`) · `unreachable`: l1 "
            "ended at an end of its range and would have to go further · `not_reached`: otherwise; missing without a target, "
-           "and where `l0` is. [l0_controller.md](l0_controller.md)"),
+           "and where `l0` is missing. [l0_controller.md](l0_controller.md)"),
     Column("procrustes_hidden_recon", REAL, Group.SIMILARITY, 1,
            "Procrustes similarity of h and ĥ; missing where ĥ is constant (variance under 1e-12 of h's)"),
     Column("cka_hidden_recon", REAL, Group.SIMILARITY, 1, "linear CKA of h and ĥ; missing where ĥ is constant"),
@@ -99,24 +99,24 @@ COLUMNS = [
            "signed cosines of alive latents' decoder columns with the W_i of F, one-to-one matching with the largest sum, that "
            "sum over the size of F; missing where F is empty, else 0 where nothing is alive"),
     Column("mcc_chance", REAL, Group.SIMILARITY, 1,
-           "its expectation for random directions of the same numbers; missing and 0 as the MCC is"),
+           "its expectation for the same numbers of random directions; missing or 0 where the MCC is"),
     Column("mmcs_decoder_features", REAL, Group.SIMILARITY, 1, "mean over F of the largest signed cosine with an alive latent"),
     Column("f1_latents_features", REAL, Group.SIMILARITY, 1,
            "over the MCC's pairs, the F1 of f_j > 0 as a detector of x_i > 0; mean over F, unmatched features 0"),
     Column("failure", TEXT, Group.VERDICT, 1, "the verdict below"),
-    Column("cause", TEXT, Group.VERDICT, 1, "`unknown` until an intervention has settled it, `none` where nothing failed"),
+    Column("cause", TEXT, Group.VERDICT, 1, "`unknown` until an intervention has settled it, `none` if nothing failed"),
     Column("trial_id", TEXT, Group.BOOKKEEPING, 1, "Tune's trial"),
     Column("wall_seconds", REAL, Group.BOOKKEEPING, 1, "the pack's seconds, shared evenly"),
     Column("finished_at", TIME, Group.BOOKKEEPING, 1, "when its pack was done"),
 ]  # fmt: skip
-"""Every column that is registered; `columns` has them in the order of the row."""
+"""Every registered column; `columns` gives them in the order of the row."""
 
 MAY_DIFFER = ("study", "engine")
-"""Beside the bookkeeping, the columns that may differ between two trainings of the same replicate."""
+"""The columns besides the bookkeeping that may differ between two trainings of the same replicate."""
 
 
 def register_column(column: Column) -> None:
-    """Add a column to all rows from now on; ValueError if another has its name."""
+    """Add a column to all rows from now on. Raises ValueError if another column has its name."""
     known = {one.name: one for one in COLUMNS}
     if known.get(column.name, column) != column:
         raise ValueError(f"column {column.name!r} is taken: {known[column.name].meaning}. Give the new one another name.")
@@ -138,7 +138,7 @@ def names_of(*groups: Group) -> list[str]:
 
 
 def row_schema(names: Sequence[str] | None = None) -> pa.Schema:
-    """Of whole rows, or of these columns of them."""
+    """The schema of whole rows, or of these columns."""
     types = {column.name: column.type for column in columns()}
     return pa.schema([(name, types[name]) for name in (types if names is None else names)])
 
@@ -154,5 +154,5 @@ def not_science() -> list[str]:
 
 
 def science_columns() -> list[str]:
-    """Columns that a replicate, its protocol, dtype and engine family decide."""
+    """Columns that depend on the replicate, its protocol, dtype and engine family alone."""
     return [name for name in names_of() if name not in not_science()]

@@ -5,8 +5,8 @@
                         tune/<run>/
                         report/
 
-A shard is written beside its place and renamed (an object store shows an upload when it is complete), so that it is
-there whole or not at all. It is named by a hash of its content, so that writing it twice changes nothing.
+A shard is written beside its place and then renamed (an object store shows only complete uploads), so that it exists
+whole or not at all. It is named by a hash of its replicates, so that writing it twice changes nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EARLIER_FILE = "earlier.parquet"
 
 @dataclass(frozen=True)
 class Shards:
-    """What a reading of the shards found."""
+    """The result of reading all shards of a study."""
 
     rows: pa.Table
     names: tuple[str, ...]
@@ -55,11 +55,11 @@ class Storage:
 
     @classmethod
     def at(cls, given: str | Path) -> Storage:
-        """Open a storage; MisuseError where the address cannot be."""
+        """Open a storage. Raises MisuseError if the address cannot be opened."""
         text = str(given)
         if "@" in urlsplit(text).netloc:
             raise MisuseError(
-                "the storage's URI holds credentials, and it is printed and stored. Give them by environment variables "
+                "the storage's URI holds credentials, but it is printed and stored. Give them by environment variables "
                 "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) on every node, or let the nodes' own role grant access."
             )
         try:
@@ -74,17 +74,17 @@ class Storage:
         return cls(text, filesystem, root.rstrip("/"))
 
     def study(self, name: str) -> StudyFolder:
-        """The folder of a study, whether it is there or not."""
+        """The folder of a study, whether it exists or not."""
         return StudyFolder(self, name)
 
     def studies(self) -> list[str]:
-        """Names of the studies that are there."""
+        """Names of the existing studies."""
         found = self.filesystem.get_file_info(fs.FileSelector(self.root, allow_not_found=True))
         return sorted(i.base_name for i in found if i.type == fs.FileType.Directory and self.study(i.base_name).exists())
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a path, of this machine alone or of a file system that several mount."""
+        """Whether it is a path, on this machine alone or on a file system that several machines mount."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def place(self, name: str = "") -> str:
@@ -95,14 +95,14 @@ class Storage:
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """One study's files. All names are made here."""
+    """One study's files. All file names are made here."""
 
     storage: Storage
     name: str
 
     @property
     def path(self) -> str:
-        """On the storage's file system."""
+        """The folder's path on the storage's file system."""
         return f"{self.storage.root}/{self.name}"
 
     def place(self, name: str = "") -> str:
@@ -118,14 +118,14 @@ class StudyFolder:
         return f"sae-study {verb} {self.name}{where}"
 
     def listing(self) -> list[str]:
-        """Names of the files and folders in it; none where it is not there."""
+        """Names of the files and folders in it; none if it does not exist."""
         found = self.storage.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         return [info.base_name for info in found]
 
     # Small files
 
     def read_text(self, name: str) -> str | None:
-        """The text of study.yaml, manifest.json or driver.json; None where it is not there."""
+        """The text of a small file such as study.yaml; None if it does not exist."""
         try:
             with self.storage.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
                 return stream.read().decode()
@@ -133,20 +133,20 @@ class StudyFolder:
             return None
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a small file whole; MisuseError where the storage cannot be written."""
+        """Write a small file whole. Raises MisuseError if the storage cannot be written."""
         self.write_bytes(name, text.encode())
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """As `write_text`, for figures."""
+        """`write_text` for binary content, such as figures."""
         try:
             self._write(f"{self.path}/{name}", content)
         except OSError as error:
             raise MisuseError(
-                f"storage={self.storage.given!r} cannot be written ({error}). Choose a folder of yours with --storage."
+                f"storage={self.storage.given!r} cannot be written ({error}). Choose a folder that you can write to with --storage."
             ) from None
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The content of a JSON file; None where it is not there or cut off."""
+        """The content of a JSON file; None if it does not exist or is incomplete."""
         text = self.read_text(name)
         try:
             return None if text is None else json.loads(text)
@@ -154,7 +154,7 @@ class StudyFolder:
             return None
 
     def delete(self, name: str) -> None:
-        """Remove a small file if it is there, and the folder if nothing else is in it."""
+        """Remove a small file if it exists, and then the folder if it is empty."""
         if self._is_file(name):
             self.storage.filesystem.delete_file(f"{self.path}/{name}")
             if not self.listing():
@@ -163,7 +163,7 @@ class StudyFolder:
     # Shards
 
     def write_shard(self, pack_id: str, rows: pa.Table) -> str:
-        """Write a pack's rows; returns the shard's name within the study's folder."""
+        """Store a pack's rows; returns the shard's name within the study's folder."""
         buffer = pa.BufferOutputStream()
         pq.write_table(rows, buffer, compression="zstd", write_page_checksum=True)
         name = f"rows/{pack_id}.parquet"
@@ -171,13 +171,13 @@ class StudyFolder:
         return name
 
     def write_earlier(self, rows: pa.Table) -> None:
-        """Keep the rows of other studies that a search starts from: these may grow, or go."""
+        """Keep a copy of the rows of other studies that a search starts from, because those studies may grow or be deleted."""
         buffer = pa.BufferOutputStream()
         pq.write_table(rows, buffer, compression="zstd")
         self._write(f"{self.path}/{EARLIER_FILE}", buffer.getvalue())
 
     def read_earlier(self) -> pa.Table | None:
-        """What `write_earlier` kept."""
+        """The rows that `write_earlier` kept; None if there are none."""
         if not self._is_file(EARLIER_FILE):
             return None
         with self.storage.filesystem.open_input_file(f"{self.path}/{EARLIER_FILE}") as file:
@@ -189,8 +189,7 @@ class StudyFolder:
         return sorted(i.base_name.removesuffix(".parquet") for i in found if i.base_name.endswith(".parquet"))
 
     def read_shards(self, columns: Sequence[str] | None = None) -> Shards:
-        """All rows, each replicate once; corrupt and half-written shards are named, not read."""
-
+        """All rows, each replicate once. Corrupt and half-written shards are listed, not read."""
         ids = self.shard_ids()
         with ThreadPoolExecutor(8) as pool:
             tables = dict(zip(ids, pool.map(lambda pack_id: self.read_shard(pack_id, columns), ids), strict=True))
@@ -199,14 +198,14 @@ class StudyFolder:
         return Shards(_each_once(rows), tuple(whole), tuple(pack_id for pack_id in ids if pack_id not in whole))
 
     def read_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-        """One shard's rows; None where it is corrupt."""
+        """One shard's rows; None if it is corrupt."""
         try:
             return self.read_whole_shard(pack_id, columns)
-        except (pa.ArrowException, OSError, KeyError):  # what pyarrow raises over damaged bytes
+        except (pa.ArrowException, OSError, KeyError):  # what pyarrow raises for damaged bytes
             return None
 
     def read_whole_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """One shard's rows; what pyarrow raises where it is corrupt or not there."""
+        """One shard's rows. Raises what pyarrow raises if it is corrupt or does not exist."""
         with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
             table = pq.read_table(file, page_checksum_verification=True, use_threads=False)
         for column in added():
@@ -216,7 +215,7 @@ class StudyFolder:
         return table.select(schema.names).cast(schema)
 
     def columns_of(self, replicate_id: str) -> set[str]:
-        """The columns that the shards of this replicate have: all of them but those that came later."""
+        """The columns that the shards of this replicate have: all except those that were added after they were written."""
         of_shards = []
         for pack_id in self.shard_ids():
             if (rows := self.read_shard(pack_id, ["replicate_id"])) is not None and replicate_id in rows[0].to_pylist():
@@ -233,13 +232,13 @@ class StudyFolder:
             except OSError:
                 if self._is_file(f"rows/{pack_id}.parquet"):
                     raise
-                # else another driver was faster
+                # else another driver has already moved it
 
     # Tune's folders
 
     @property
     def tune_path(self) -> str:
-        """Where Tune's experiment folders go, on the storage's file system."""
+        """The folder of Tune's experiment folders, on the storage's file system."""
         return f"{self.path}/tune"
 
     def tune_runs(self) -> list[str]:
@@ -262,7 +261,7 @@ class StudyFolder:
 
 
 def _each_once(rows: pa.Table) -> pa.Table:
-    """The first row of each replicate_id, in the order of the table; one that was trained goes before one that crashed."""
+    """The first row of each replicate_id, in the order of the table. Measured rows take precedence over crashed ones."""
     if pc.count_distinct(rows["replicate_id"]).as_py() == len(rows):
         return rows
     if "failure" in rows.column_names:

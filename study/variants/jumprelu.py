@@ -34,8 +34,8 @@ BANDWIDTH = VariantField(
 class JumpRelu(Variant):
     """f_j = s_j where s_j > θ_j, else 0; the loss is ‖h − ĥ‖² + l1 Σ_j [f_j > 0].
 
-    The thresholds θ have the straight-through gradient −(l1 + θ dL/df)/ε within ε/2 of the pre-activation (equations 11 and 12
-    there), ε being the bandwidth.
+    The thresholds θ have the straight-through gradient −(l1 + θ dL/df)/ε within ε/2 of the pre-activation, and 0 elsewhere;
+    ε is the bandwidth (equations 11 and 12 of the paper).
     """
 
     name = "jumprelu"
@@ -58,7 +58,7 @@ class JumpRelu(Variant):
         mean_over_batch(out["threshold"], pull, len(q))
 
     def torch_loss(self, protocol: Protocol) -> TorchLoss:
-        """`jump` is 0 and has the derivative −1/ε by θ within ε/2 of the pre-activation."""
+        """The loss. In it, `jump` is 0 and its derivative with respect to θ is −1/ε within ε/2 of the pre-activation."""
         import torch
 
         from study.variants.torch_forward import pre_activations, squared_error

@@ -20,7 +20,7 @@ K = VariantField("sae_k", Annotated[int, Field(ge=1)] | None, None, "`topk` alon
 
 
 class TopK(Variant):
-    """f_j = max(s_j, 0) where fewer than k latents have a larger s, else 0; of equal ones that of lower index goes first."""
+    """f_j = max(s_j, 0) where fewer than k latents have a larger s, else 0. Of equal s, the one of lower index ranks first."""
 
     name = "topk"
     fields = (K,)
@@ -32,7 +32,7 @@ class TopK(Variant):
         super().check(protocol)
         if K.of(protocol) is None:
             raise MisuseError(
-                f"sae_variant={self.name!r} with sae_k=None: it needs a number of active latents. Set both, as in "
+                f"sae_variant={self.name!r} needs sae_k, the number of active latents, but it is None. Set both, as in "
                 f"sae_variant: {self.name}, sae_k: 3."
             )
 
@@ -49,7 +49,7 @@ class TopK(Variant):
         k = K.of(protocol)
 
         def rank(s: Any) -> Any:
-            """How many latents come before each, by size and then by index: (B, L, R) -> (B, L, R)."""
+            """How many latents rank before each, by size and then by index: (B, L, R) -> (B, L, R)."""
             index = torch.arange(s.shape[1], device=s.device)
             lower_index = (index[:, None] < index)[:, :, None]  # (L, L, 1): [i, j] is i < j
             one, other = s.detach()[:, :, None], s.detach()[:, None]

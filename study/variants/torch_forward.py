@@ -1,4 +1,4 @@
-"""The forward pass in PyTorch, as losses share it. Imported by the torch engine alone, through a variant's `torch_loss`."""
+"""The forward pass in PyTorch, shared by the variants' losses. Imported by the torch engine alone, through `torch_loss`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search_spaces.protocol import Protocol
 
 
 def pre_activations(theta: Mapping[str, Tensor], h: Tensor, protocol: Protocol) -> Tensor:
-    """s = W_enc u + b_enc, (B, L, R), with u = h, or h − b_dec where the protocol subtracts it."""
+    """s = W_enc u + b_enc, (B, L, R), with u = h, or u = h − b_dec if the protocol subtracts it."""
     u = h - theta["b_dec"] if protocol.sae_subtract_decoder_bias else h
     return product(theta["W_enc"], u) + theta["b_enc"]
 

@@ -233,7 +233,7 @@ def test_a_verdict_that_cannot_be_registered_is_refused() -> None:
         ({}, "none", "'lopsided' is taken"),
         ({"name": "any"}, "none", "'any' is taken"),
         ({"name": "new"}, "unfaithfull", "Did you mean 'unfaithful'"),
-        ({"name": "new", "columns": ("weight",)}, "none", "needs weight, no column"),
+        ({"name": "new", "columns": ("weight",)}, "none", "columns that rows lack: weight"),
     ):
         with pytest.raises(ValueError, match=message):
             register_verdict(dataclasses.replace(LOPSIDED, **change), lambda row, protocol: row["l0"] > 1, before)  # type: ignore[arg-type]

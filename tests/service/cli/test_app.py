@@ -24,7 +24,7 @@ from tests.service.cli.conftest import Run
         (["launch", "smoke", "--pack-size", "-3"], "pack_size"),
         (["launch", "smoke", "--workers", "0"], "workers=0"),
         (["launch", "smoke", "--address", "127.0.0.1:9"], "address='127.0.0.1:9' cannot be reached"),
-        (["launch", "smoke", "--address", "nonsense"], "no Ray address"),
+        (["launch", "smoke", "--address", "nonsense"], "not a Ray address"),
         (["launch", "smoke", "--address", "foo..bar:6379"], "address='foo..bar:6379' cannot be reached"),
         (["launch", "smoke", "--pack-size", "²"], "pack_size='²'"),
         (["launch", "smoke", "--colour"], "No such option"),

@@ -76,7 +76,7 @@ def test_folder_that_is_no_study_is_left_alone(run: Run, tmp_path: Path) -> None
     (tmp_path / "smoke" / "thesis.tex").write_text("my thesis")
     code, _, err = run("launch", "smoke", "--storage", tmp_path)
     assert code == 2
-    assert "is no study" in err
+    assert "is not a study" in err
     assert [path.name for path in (tmp_path / "smoke").iterdir()] == ["thesis.tex"]
 
 
