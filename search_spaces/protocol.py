@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from search_spaces.errors import MisuseError
-from search_spaces.extensions import note_extension
 from search_spaces.variants import VARIANTS, RegisteredVariant, check_variant
 
 PROCEDURE_VERSION = 2
@@ -241,7 +240,6 @@ def register_variant(variant: RegisteredVariant) -> None:
     for field in variant.fields:
         setattr(Protocol, field.name, field.default)
     VARIANTS[variant.name] = variant
-    note_extension(type(variant).__module__)
     _validator.cache_clear()
 
 

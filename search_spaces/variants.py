@@ -60,6 +60,11 @@ def check_variant(protocol: Any, default: str) -> None:
                 )
     variant = VARIANTS.get(protocol.sae_variant)
     if variant is not None:
+        if protocol.sae_target_l0 is not None and not variant.steerable:
+            raise MisuseError(
+                f"sae_target_l0={protocol.sae_target_l0} with sae_variant={protocol.sae_variant!r}: its l1 cannot be steered. Use "
+                f"sae_variant: {' or '.join(one.name for one in VARIANTS.values() if one.steerable)}, or sae_target_l0: null."
+            )
         variant.check(protocol)
     elif protocol.sae_variant != default:
         raise MisuseError(

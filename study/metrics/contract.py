@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.cells import Replicates
-from search_spaces.extensions import note_extension
+from search_spaces.extensions import calling_module, note_extension
 from search_spaces.protocol import Protocol
 from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.metrics.autoencoder import finite_lanes
@@ -77,7 +77,7 @@ def register_metric(metric: Metric) -> None:
         register_column(column)
     if metric not in METRICS:
         METRICS.append(metric)
-        note_extension(metric.measure.__module__)
+        note_extension(calling_module())
 
 
 def registered_metrics(trained: Trained) -> dict[str, _Array]:
