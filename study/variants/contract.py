@@ -1,6 +1,6 @@
 """What an SAE variant is: its parameters, its forward pass and gradient, its loss, its lane code, its protocol fields.
 
-A variant is one file: a subclass of `Variant`, registered by `study.variants.register`. The base class is the SAE of one
+A variant is one file: a subclass of `Variant`, registered by `registry.register`. The base class is the SAE of one
 hidden layer,
 
     u = h  (or h − b_dec),   s = W_enc u + b_enc,   f = activation(s),   ĥ = W_dec f + b_dec,
