@@ -1,6 +1,6 @@
-"""Reads what came out: frames, rates, failure regions, comparisons, the report; why a replicate failed.
+"""Analyses the results of studies: frames, failure rates and regions, comparisons, causes of failures, figures, the report.
 
-Each function is imported when it is first used, so that `import analysis` costs nothing and needs neither Ray nor torch.
+Each function is imported when it is first used, so that `import analysis` is cheap and needs neither Ray nor torch.
 """
 
 from importlib import import_module

@@ -1,4 +1,7 @@
-"""Tune's result frames and the rows of a study, as pandas frames. Works on running, cut-off and copied studies."""
+"""Loads a study as pandas frames: its rows, and Tune's own result frame.
+
+Both work for studies that are running, were interrupted, or were copied.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,20 @@ from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 
 def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
-    """The tidy frame of a study: one row per replicate, the columns of the row schema, typed, and `sae_all_dead`.
+    """The tidy frame of a study: one row per replicate with the typed columns of the row schema, and `sae_all_dead`.
 
     `sae_all_dead` is what the source study would have called a failure: all latents dead, whatever the reason.
 
-    study: its name within `storage` (default ray_results/), or the path of its folder. The rows are those of every
-    shard that is there, each replicate once; Tune's result lines say which shards were reported. `frame.attrs` holds
+    study: its name within `storage` (default ray_results/), or the path of its folder. The rows come from every shard in
+    that folder, each replicate once; Tune's result lines say which shards were reported. `frame.attrs` holds
 
-    - `shards`: how many were read,
-    - `shards_without_tune_line`: pack ids that Tune has no result line of (a driver was killed between the two),
-    - `tune_lines_without_shard`: pack ids that Tune reported and whose shard is gone,
+    - `shards`: the number of shards that were read,
+    - `shards_without_tune_line`: pack ids without a result line of Tune's (the driver was killed between the two),
+    - `tune_lines_without_shard`: pack ids that Tune reported but whose shard is missing,
     - `unreadable_shards`: pack ids of corrupt shards; `sae-study resume` trains their replicates again.
 
-    Counts that may be missing (`dead_latents` of a replicate without an SAE) are of pandas' Int64. MisuseError where
-    there is no such study, or a verdict of its rows is not registered.
+    Counts that may be missing (`dead_latents` of a replicate without an SAE) have pandas' type Int64. Raises MisuseError if
+    there is no such study, or if a verdict in its rows is not registered.
     """
     folder = _folder(study, storage)
     shards = folder.read_shards()
@@ -50,7 +53,7 @@ def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
 
 
 def tidy(rows: pa.Table) -> pd.DataFrame:
-    """Stored rows as `load` gives them; MisuseError where a verdict is none of those that are registered."""
+    """Stored rows as the frame that `load` returns; MisuseError if a verdict is not registered."""
     for name in rows["failure"].unique().to_pylist():
         verdict_named(name)
     frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
@@ -60,16 +63,16 @@ def tidy(rows: pa.Table) -> pd.DataFrame:
 
 
 def _always_there() -> list[str]:
-    """The whole numbers of a row that no failure leaves out."""
+    """The integer columns that are never missing, whatever the failure."""
     return [column.name for column in columns(Group.IDENTITY) if column.type == WHOLE]
 
 
 def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
     """Tune's own result frame of all runs of a study: one row per pack, as `ResultGrid.get_dataframe()` gives it.
 
-    `run` names the Tuner run (one a launch or resume), oldest first. Where a run was cut off, so that Tune's snapshot is
-    missing, torn or older than its result files, the result lines themselves fill in. A pack whose line was lost with
-    the driver is described by its rows, with an empty `run` and without Tune's own columns.
+    `run` names the Tuner run (one per launch or resume), oldest first. If a run was interrupted, so that Tune's snapshot is
+    missing, incomplete or older than its result files, the result lines fill the gap. A pack whose line was lost with the
+    driver is described by its rows, with an empty `run` and without Tune's own columns.
     """
     folder = _folder(study, storage)
     frames = []
@@ -89,7 +92,7 @@ def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataF
 
 
 def _packs_from_rows(folder: StudyFolder, known: set[str]) -> pd.DataFrame:
-    """Packs that no run has a line of: what their rows say of them."""
+    """The packs for which no run has a result line, described by their rows."""
     wanted = ["replicate_id", "architecture", "failure", "trial_id", "wall_seconds"]
     packs = []
     for pack_id in sorted(set(folder.shard_ids()) - known):
@@ -113,7 +116,7 @@ def _packs_from_rows(folder: StudyFolder, known: set[str]) -> pd.DataFrame:
 
 
 def _snapshot_frame(folder: StudyFolder, run: str) -> pd.DataFrame:
-    """What Tune makes of one run; empty where its snapshot is missing or torn."""
+    """Tune's frame of one run; empty if its snapshot is missing or incomplete."""
     from ray.tune import ExperimentAnalysis, ResultGrid
 
     found = folder.storage.filesystem.get_file_info(fs.FileSelector(run))
@@ -134,7 +137,7 @@ def _folder(study: str | Path, storage: str | Path | None) -> StudyFolder:
 
 
 def _result_lines(folder: StudyFolder, run: str | None = None) -> list[dict[str, Any]]:
-    """The last result line of every trial, of one run or of all, as Tune's JSON logger wrote it; read without Tune."""
+    """The last result line of every trial, of one run or of all, as Tune's JSON logger wrote it. Tune is not needed."""
     filesystem = folder.storage.filesystem
     found = filesystem.get_file_info(fs.FileSelector(run or folder.tune_path, recursive=True, allow_not_found=True))
 
@@ -144,7 +147,7 @@ def _result_lines(folder: StudyFolder, run: str | None = None) -> list[dict[str,
         try:
             return json.loads(lines[-1]) if lines else {}
         except json.JSONDecodeError:
-            return {}  # a copy of it was cut off; its shard is found all the same
+            return {}  # an incomplete copy; the shard is found all the same
 
     with ThreadPoolExecutor(8) as pool:
         lines = pool.map(last_line, [info.path for info in found if info.base_name == "result.json"])

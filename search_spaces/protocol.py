@@ -127,7 +127,16 @@ class Protocol:
     def __init__(self, **given: Any) -> None:
         for name, value in _validator()(**given):
             object.__setattr__(self, name, value)
-        self._check()
+        self._check_training()
+        self._check_data()
+        if self.sae_target_l0 is not None and not self.has_sae:
+            raise MisuseError(
+                f"sae_target_l0={self.sae_target_l0} with {self.sae_training_steps} SAE steps: l1 can be steered only while an "
+                "SAE is trained. Train one, or use sae_target_l0: null."
+            )
+        check_variant(self, DEFAULT_VARIANT)
+        if self.ae_training_steps == 0:
+            raise MisuseError("ae_epochs=0 trains no autoencoder. Give at least one epoch or step.")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Protocol) and self._identity == other._identity
@@ -143,19 +152,21 @@ class Protocol:
         """The fields that are not at their defaults, so that fields which a variant adds later do not change older protocols."""
         return tuple(_differences(self, _DEFAULTS).items())
 
-    def _check(self) -> None:
+    def _check_training(self) -> None:
         for model in ("ae", "sae"):
-            epochs, steps = getattr(self, f"{model}_epochs"), getattr(self, f"{model}_steps")
+            epochs, steps, batch_size = (getattr(self, f"{model}_{name}") for name in ("epochs", "steps", "batch_size"))
             if (epochs is None) == (steps is None):
                 raise MisuseError(
                     f"{model}_epochs={epochs} and {model}_steps={steps}: exactly one of the two says how long "
                     "training lasts. Set one of them, the other to null."
                 )
-            if self.samples % getattr(self, f"{model}_batch_size") and self.sample_order == "stored":
+            if self.samples % batch_size and self.sample_order == "stored":
                 raise MisuseError(
-                    f"{model}_batch_size={getattr(self, f'{model}_batch_size')} does not divide samples={self.samples}: "
+                    f"{model}_batch_size={batch_size} does not divide samples={self.samples}: "
                     "stored order needs whole minibatches. Choose a divisor, or sample_order: with_replacement."
                 )
+
+    def _check_data(self) -> None:
         if self.sample_order == "with_replacement" and self.generator == "legacy":
             raise MisuseError(
                 "generator='legacy' has no stream for minibatches. Use generator: pcg64 with sample_order: with_replacement."
@@ -164,14 +175,6 @@ class Protocol:
             raise MisuseError(
                 "generator='legacy' has no stream for evaluation samples. Use generator: pcg64, or eval_samples: null."
             )
-        if self.sae_target_l0 is not None and not self.has_sae:
-            raise MisuseError(
-                f"sae_target_l0={self.sae_target_l0} with {self.sae_training_steps} SAE steps: l1 can be steered only while an "
-                "SAE is trained. Train one, or use sae_target_l0: null."
-            )
-        check_variant(self, DEFAULT_VARIANT)
-        if self.ae_training_steps == 0:
-            raise MisuseError("ae_epochs=0 trains no autoencoder. Give at least one epoch or step.")
 
     @property
     def protocol_id(self) -> str:

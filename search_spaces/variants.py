@@ -50,7 +50,7 @@ VARIANTS: dict[str, RegisteredVariant] = {}
 
 
 def check_variant(protocol: Any, default: str) -> None:
-    """Raise MisuseError for a protocol whose variant is unknown, or cannot be trained under it."""
+    """Raise MisuseError for an unknown variant, one that cannot be trained under the protocol, or a field of another variant."""
     for other in VARIANTS.values():
         for field in other.fields if other.name != protocol.sae_variant else ():
             if field.default is None and field.of(protocol) is not None:

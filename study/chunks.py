@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study import data
-from study.engines.contract import Autoencoders, Engine, Minibatches, SparseAutoencoders
+from study.engines.contract import Autoencoders, Engine, Minibatches, SaeTask, SparseAutoencoders
 from study.engines.l1_controller import L1Controller, starting_l1
 from study.engines.schedules import sae_learning_rates
 from study.kernels.simd import lanes_of
@@ -89,10 +89,8 @@ class Chunk:
         steps, batch_size = protocol.sae_training_steps, protocol.sae_batch_size
         batches = self._batches(replicates.sae_seed, data.SAE_MINIBATCHES, steps, batch_size)
         activations, controller = self.engine.hidden(readers.W, samples), self._controller(readers)
-        trained = self.engine.train_saes(
-            SparseAutoencoders(start), activations, self.ae_of_sae, batches, replicates.l1, protocol, controller
-        )
-        return trained, controller
+        task = SaeTask(SparseAutoencoders(start), activations, self.ae_of_sae, batches, replicates.l1, protocol, controller)
+        return self.engine.train_saes(task), controller
 
     def _decoder_bias(self, readers: Autoencoders, samples: _Float) -> _Array:
         """The initial b_dec, (H, R)."""

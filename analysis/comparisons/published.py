@@ -1,8 +1,8 @@
-"""The source study's published figures beside ours: the story that this project starts from.
+"""The source study's published figures beside ours. The finding that this project starts from is among them.
 
-Tables: a public repository, Ilube-C/Can-SAEs-disentangle-superposed-features, 10-5-10, seed 123. Its *experiment* (2,000
-samples, 5 AE epochs, 20 SAE epochs, l1 = 0.01) reported "complete SAE failure at sparsity 0.9"; its *diagnosis* run
-(1,000 samples, 2 AE epochs) looked at other data.
+The tables come from a public repository, Ilube-C/Can-SAEs-disentangle-superposed-features, 10-5-10, seed 123. Its *experiment*
+(2,000 samples, 5 AE epochs, 20 SAE epochs, l1 = 0.01) reported "complete SAE failure at sparsity 0.9"; its *diagnosis* run
+(1,000 samples, 2 AE epochs) used other data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.protocol import PROTOCOLS
 
 ARCHITECTURE, L1, SEED, SPARSITY = "10-5-10", 0.01, 123, 0.9
-"""The published failure."""
+"""The replicate whose failure was published."""
 
 _COLUMNS = {
     "ae_loss": "ae_loss",
@@ -36,7 +36,7 @@ def published_experiment() -> pd.DataFrame:
 
 
 def published_replicates(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a study that are the published replicates: same cell, seed and protocol."""
+    """The rows of a study that are the published replicates, with the same cell, seed and protocol."""
     seeds = (frame[["seed", "data_seed", "ae_seed", "sae_seed"]] == SEED).all(axis=1)
     same = (
         (frame["architecture"] == ARCHITECTURE)
@@ -47,7 +47,7 @@ def published_replicates(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
-    """Published and reproduced figures by sparsity, with our verdict; empty where the study has none of the replicates.
+    """Published and reproduced figures by sparsity, with our verdict; empty if the study has none of the replicates.
 
     Columns: sparsity, failure, then `<column> published` and `<column> reproduced` of each compared column.
     """
@@ -60,7 +60,7 @@ def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_finding(frame: pd.DataFrame) -> list[str]:
-    """What the study says of the published failure, in sentences computed from its rows; none where it was not trained."""
+    """What the study says about the published failure, in sentences computed from its rows; none if it was not trained."""
     ours = published_replicates(frame)
     one = ours[ours["sparsity"] == SPARSITY]
     if one.empty:
@@ -71,21 +71,21 @@ def published_finding(frame: pd.DataFrame) -> list[str]:
     what = "no failure" if not fails else "an SAE failure" if verdict.of_sae else "not an SAE failure"
     sentences = [
         f"The published “complete SAE failure” ({ARCHITECTURE}, S = {SPARSITY}, l1 = {L1}, seed {SEED}) is {verdict.name}, {what}: "
-        f"{verdict.meaning}. AE loss {row['ae_loss']:.4f} against {row['ae_loss_bias_only']:.4f} of a bias alone; "
+        f"{verdict.meaning}. AE loss {row['ae_loss']:.4f} against {row['ae_loss_bias_only']:.4f} for a bias alone; "
         f"{row['ae_dead_outputs']} of {row['n_features']} output ReLUs are dead."
     ]
     if fails:
         cell = frame[(frame["architecture"] == ARCHITECTURE) & (frame["l1"] == L1) & (frame["sparsity"] == SPARSITY)]
         same, others = cell["failure"] == verdict.name, cell["seed"] != SEED
         sentences.append(
-            f"In its cell {verdict.name} comes in {rate_text(int(same.sum()), len(cell))}; without seed {SEED}, which was "
+            f"In its cell {verdict.name} occurs in {rate_text(int(same.sum()), len(cell))}; without seed {SEED}, which was "
             f"reported because it fails, in {rate_text(int((same & others).sum()), int(others.sum()))}."
         )
     return sentences
 
 
 def rate_text(failures: int, replicates: int) -> str:
-    """A rate as readers see it: counts, per cent, and its 95 % interval."""
+    """A rate as text: counts, per cent and the 95 % interval."""
     if replicates == 0:
         return "no replicate"
     low, high = rate_interval(failures, replicates)

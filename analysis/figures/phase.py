@@ -123,22 +123,18 @@ def phase_diagram(
     and so are the crossings if they are of this failure and level.
     """
     own = _drawable(frame[frame["architecture"] == architecture], plane)
+    x, y, rate, replicates = _measured(own, failure, plane)
+    critical = _crossed(own, failure, level, deaths, plane) if fitted is None else ()
+    lines = _death_lines(own, plane) if deaths is None else _lines_of(deaths, x)
+    return PhaseDiagram(architecture, failure, level, plane, x, y, rate, replicates, critical, lines, fitted)
+
+
+def _measured(own: pd.DataFrame, failure: str, plane: Plane) -> tuple[_Float, _Float, _Float, NDArray[np.int64]]:
+    """x (X,), y (Y,), the rate of each cell (Y, X), NaN where nothing was measured, and its replicates (Y, X)."""
     rates = cell_rates(own, failure, plane)
     table, counts = (rates.pivot(index=plane.y.name, columns=plane.x.name, values=value) for value in ("rate", "replicates"))
-    x = table.columns.to_numpy(dtype=np.float64)
-    return PhaseDiagram(
-        architecture=architecture,
-        failure=failure,
-        level=level,
-        plane=plane,
-        x=x,
-        y=table.index.to_numpy(dtype=np.float64),
-        rate=table.to_numpy(dtype=np.float64),
-        replicates=counts.fillna(0).to_numpy(dtype=np.int64),
-        critical=_crossed(own, failure, level, deaths, plane) if fitted is None else (),
-        lines=_death_lines(own, plane) if deaths is None else _lines_of(deaths, x),
-        fitted=fitted,
-    )
+    x, y = (values.to_numpy(dtype=np.float64) for values in (table.columns, table.index))
+    return x, y, table.to_numpy(dtype=np.float64), counts.fillna(0).to_numpy(dtype=np.int64)
 
 
 def _drawable(own: pd.DataFrame, plane: Plane) -> pd.DataFrame:

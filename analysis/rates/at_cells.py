@@ -1,4 +1,4 @@
-"""The failure rate at any cell of a study's range: measured where its replicates are enough, else estimated by the surface."""
+"""The failure rate at any cell in a study's range: measured if the cell has enough replicates, otherwise from the surface."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from search_spaces.surface.domain import Counts, Domain
 from search_spaces.surface.surface import Surface
 
 CONFIDENCE = 0.9
-"""Of the intervals: that at which the surface's calibration is measured (docs/regions.md)."""
+"""Confidence of the intervals: the one for which the surface's calibration was measured (docs/regions.md)."""
 SAME = 1e-9
-"""A cell asked for is a measured one if it differs by no more than this share of an axis."""
+"""A requested cell is a measured one if it differs from it by no more than this share of an axis."""
 RATE_COLUMNS = ("failure", "rate", "low", "high", "confidence", "source", "replicates")
 
 
@@ -31,20 +31,20 @@ def failure_rates(
     confidence: float = CONFIDENCE,
     domain: Domain | None = None,
 ) -> pd.DataFrame:
-    """The rate at each cell asked for, one row per cell in the same order: the cell's columns and RATE_COLUMNS.
+    """The rate at each requested cell, one row per cell in the same order: the cell's columns and RATE_COLUMNS.
 
-    A cell of ENOUGH replicates or more is `measured`: k/n with Jeffreys' interval. Any other is estimated by the `surface`
-    fitted to all replicates, the cell's own among them (`replicates` counts those): posterior mean, central interval.
-    Where the study's cells are too few to be smoothed, a cell between them has the rate of the nearest one, and an
-    interval that holds those of all the measured cells around it. l1 = 0 (or of another logarithmic coordinate) lies on no
-    surface and is a map of its own. domain: that of a search (`StudySpec.domain`); by default what the rows span.
+    A cell of ENOUGH replicates or more is `measured`: k/n with Jeffreys' interval. Any other cell is estimated from the
+    `surface` fitted to all replicates, including its own (`replicates` counts these): posterior mean and central interval.
+    If the study has too few cells to be smoothed, a cell between them gets the rate of the nearest one, and an interval that
+    holds those of all measured cells around it. l1 = 0 (or 0 of another logarithmic coordinate) lies on no surface and is
+    treated as a map of its own. domain: that of a search (`StudySpec.domain`); by default what the rows span.
 
-    MisuseError for missing columns, no rows, an unknown architecture or failure, cells outside the study's range.
+    Raises MisuseError for missing columns, no rows, an unknown architecture or failure, and cells outside the study's range.
     """
     plane = plane_of(domain)
     asked, outcome = checked_cells(cells, plane), failed(frame, failure).to_numpy(dtype=bool)
     if frame.empty:
-        raise MisuseError("No row of the study is there yet, so it has no rates. Ask again when replicates are done.")
+        raise MisuseError("The study has no rows yet, so it has no rates. Try again when replicates are done.")
     rates = asked.assign(failure=failure, rate=np.nan, low=np.nan, high=np.nan, confidence=confidence, source="", replicates=0)
     for rows, which in _maps(frame, asked, plane):
         if which.any():
@@ -54,7 +54,7 @@ def failure_rates(
 
 
 def checked_cells(cells: pd.DataFrame, plane: Plane = PLANE) -> pd.DataFrame:
-    """The cells' three columns, typed; MisuseError for one that is missing or holds what it cannot hold."""
+    """The three columns of the cells, typed; MisuseError for a missing column or an invalid value."""
     missing = [column for column in plane.cell if column not in cells.columns]
     if missing:
         raise MisuseError(f"cells lack the columns {', '.join(missing)}. Expected {', '.join(plane.cell)}, one cell per row.")
@@ -68,12 +68,12 @@ def checked_cells(cells: pd.DataFrame, plane: Plane = PLANE) -> pd.DataFrame:
 
 
 def one_cell(architecture: str | None, x: float | None, y: float | None, plane: Plane = PLANE) -> pd.DataFrame:
-    """A single cell, as `failure_rates` takes it."""
+    """A single cell in the form that `failure_rates` takes."""
     return checked_cells(pd.DataFrame([(architecture, x, y)], columns=plane.cell), plane)
 
 
 def read_cells(path: str, plane: Plane = PLANE) -> pd.DataFrame:
-    """Cells from a CSV file; MisuseError where it cannot be read."""
+    """The cells in a CSV file; MisuseError if it cannot be read."""
     try:
         return checked_cells(pd.read_csv(path, dtype={"architecture": str}, keep_default_na=False), plane)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -84,20 +84,20 @@ def read_cells(path: str, plane: Plane = PLANE) -> pd.DataFrame:
 
 
 def write_whole(table: pd.DataFrame, path: str) -> None:
-    """Write a CSV file beside its place, then move it there: it is whole or not there. MisuseError where that fails."""
+    """Write a CSV file under another name, then rename it, so that it is complete or absent. MisuseError if that fails."""
     beside = Path(f"{path}.{os.getpid()}.part")
     try:
         table.to_csv(beside, index=False)
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise MisuseError(f"out={path!r} cannot be written ({error}). Name a file in a folder that is there.") from None
+        raise MisuseError(f"out={path!r} cannot be written ({error}). Name a file in an existing folder.") from None
 
 
 def _maps(frame: pd.DataFrame, asked: pd.DataFrame, plane: Plane) -> list[tuple[Bools, Bools]]:
-    """Rows and cells of each map: those on the axes, and those at 0 of a logarithmic one.
+    """Rows and cells of each map: those on the axes, and those at 0 of a logarithmic axis.
 
-    Cells at such a 0 that no row has are refused by the surface of the others.
+    If no row is at such a 0, a cell there goes to the first map, whose surface refuses it.
     """
     rows = on_axes(frame, plane)
     if rows.all():
@@ -107,7 +107,7 @@ def _maps(frame: pd.DataFrame, asked: pd.DataFrame, plane: Plane) -> list[tuple[
 
 
 def _rates(tally: Tally, outcome: Bools, asked: pd.DataFrame, confidence: float) -> dict[str, object]:
-    """rate, low, high, source and replicates of the cells asked for, by name."""
+    """rate, low, high, source and replicates of the requested cells, by name."""
     _check_range(tally.domain, asked)
     a, x, y = (asked[column].to_numpy() for column in tally.domain.plane.cell)
     a, u, v = tally.domain.index(a), tally.domain.x.to_unit(x), tally.domain.y.to_unit(y)
@@ -129,7 +129,7 @@ def _check_range(domain: Domain, asked: pd.DataFrame) -> None:
     """MisuseError, in the study's terms, for the first cell that lies outside."""
     unknown = asked["architecture"][~asked["architecture"].isin(domain.architectures)]
     if len(unknown):
-        raise MisuseError(f"architecture={unknown.iloc[0]!r} is not of the study, which has {', '.join(domain.architectures)}.")
+        raise MisuseError(f"architecture={unknown.iloc[0]!r} is not in the study, which has {', '.join(domain.architectures)}.")
     for axis in (domain.x, domain.y):
         column, low, high = axis.coordinate.name, axis.low, axis.high
         outside = asked[column][(asked[column] < low * (1 - SAME)) | (asked[column] > high * (1 + SAME))]
@@ -141,7 +141,7 @@ def _check_range(domain: Domain, asked: pd.DataFrame) -> None:
 
 
 def _own(counts: Counts, a: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints]:
-    """Failures and replicates of the measured cell at each place, 0 of 0 where there is none."""
+    """Failures and replicates of the measured cell at each place; 0 and 0 if there is none."""
     known = {key: row for row, key in enumerate(_keys(counts.architecture, counts.u, counts.v))}
     rows = np.array([known.get(key, -1) for key in _keys(a, u, v)], dtype=np.int64)
     there = rows >= 0
@@ -154,7 +154,7 @@ def _keys(a: Ints, u: Floats, v: Floats) -> list[tuple[int, int, int]]:
 
 
 def _widen(surface: Surface, at: tuple[Ints, Floats, Floats], which: Bools, low: Floats, high: Floats, confidence: float) -> None:
-    """Between cells that are not smoothed: the hull of the intervals of the measured cells around each place, in place."""
+    """Widen intervals between cells that are not smoothed to the hull of those of the measured cells around, in place."""
     if surface.process is not None:
         return
     ends = rate_interval(surface.counts.failures, surface.counts.replicates, confidence)
@@ -167,6 +167,6 @@ def _widen(surface: Surface, at: tuple[Ints, Floats, Floats], which: Bools, low:
 
 
 def _next_to(axis: Floats, mine: Bools, x: float) -> Bools:
-    """Which points lie at the nearest values on either side of x, or at x itself."""
+    """Which points lie at the nearest value on either side of x, or at x itself."""
     below, above = axis[mine & (axis <= x)], axis[mine & (axis >= x)]
     return (axis == below.max(initial=-1)) | (axis == above.min(initial=2))

@@ -1,4 +1,4 @@
-"""Failure rates of cells, with intervals: what every other part of the analysis starts from."""
+"""Failure rates of cells, with intervals. Every other part of the analysis builds on them."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def rate_interval(failures: ArrayLike, replicates: ArrayLike, confidence: float 
 
 
 def on_lattice(frame: pd.DataFrame, plane: Plane = PLANE) -> pd.DataFrame:
-    """The frame with both coordinates on few levels, so that cells can be neighbours and hold several seeds.
+    """The frame with both coordinates on few levels, so that cells have neighbours and hold several seeds.
 
-    One of at most MOST_LEVELS values stays as it is; one of more (drawn at random, say) is cut into BINS bins of equal
-    width, in logarithms on a logarithmic scale, and each value becomes the middle of its bin.
+    A coordinate of at most MOST_LEVELS values stays as it is. One of more values (drawn at random, for instance) is cut into
+    BINS bins of equal width, in logarithms on a logarithmic scale, and each value is replaced by the middle of its bin.
     """
     changed = {}
     for coordinate in plane:
@@ -42,7 +42,7 @@ def on_lattice(frame: pd.DataFrame, plane: Plane = PLANE) -> pd.DataFrame:
 
 
 def _binned(values: _Float, logarithmic: bool) -> _Float:
-    """Each value's middle of its bin."""
+    """For each value the middle of its bin."""
     positive = np.maximum(values, values[values > 0].min())
     scaled = np.log10(positive) if logarithmic else positive
     low, width = scaled.min(), (scaled.max() - scaled.min()) / BINS
@@ -51,7 +51,7 @@ def _binned(values: _Float, logarithmic: bool) -> _Float:
 
 
 def per_autoencoder(frame: pd.DataFrame, plane: Plane = PLANE) -> pd.DataFrame:
-    """One row for each autoencoder: its SAEs share it, and count once where the AE is what is asked about."""
+    """One row per autoencoder: the SAEs that share one count once when the question is about the autoencoder."""
     return frame.drop_duplicates(["architecture", *(c.name for c in plane if not c.of_the_sae), "data_seed", "ae_seed"])
 
 

@@ -1,8 +1,8 @@
-"""Failure rates with their uncertainty, and tests of what is claimed of them.
+"""Tests of claims about failure rates along a coordinate: a local maximum, and a monotone curve.
 
-A cell is never reported from one seed without its interval, nor a claim such as "worse at 0.9 than at 0.85 and at 0.95"
-without its test. Tests are exact where there is a distribution free of nuisance, by conditioning on the total number of failures
-or of discordant pairs. What is drawn at random is drawn from a fixed stream: the same rows give the same p value.
+No claim such as "worse at 0.9 than at 0.85 and at 0.95" is reported without its test. Tests are exact if conditioning on the
+total number of failures, or of discordant pairs, leaves no unknown rate. Random draws come from a fixed stream, so that the
+same rows give the same p value. Tests between two groups are in `significance.py`.
 """
 
 from __future__ import annotations
@@ -41,33 +41,33 @@ POWER = 0.9
 
 @dataclass(frozen=True)
 class LocalMaximum:
-    """The claim that a rate is above both its neighbours'."""
+    """The claim that a rate is above those of both its neighbours, and its test."""
 
     levels: tuple[float, float, float]
-    """Left, middle, right: sparsities, say."""
+    """The levels left, middle and right, for instance sparsities."""
     failures: tuple[int, int, int]
     replicates: tuple[int, int, int]
     posterior: float
-    """Probability of the claim, the rates independent with prior Beta(½, ½): 1/3 without data (`local_maximum_probability`)."""
+    """Probability of the claim for independent rates with prior Beta(½, ½): 1/3 without data (`local_maximum_probability`)."""
     p_value: float
-    """Of the intersection–union test: the larger of two one-sided exact p values. NaN where one of the three has no replicate."""
+    """p of the intersection–union test: the larger of two one-sided exact p values. NaN if one of the three has no replicates."""
     test: str
-    """Which test they are of: `McNemar` where seeds are common, else `Fisher`."""
+    """The test that gave them: `McNemar` if the seeds are shared, else `Fisher`."""
 
     @property
     def supported(self) -> bool:
-        """Whether the test rejects that the middle is no higher, at LEVEL."""
+        """Whether the test rejects, at LEVEL, that the middle is not higher than both."""
         return self.p_value <= LEVEL
 
     @property
     def sentence(self) -> str:
-        """What the data say of the claim."""
+        """What the data say about the claim."""
         left, middle, right = (
             f"{k} of {n} at {level:g}" for k, n, level in zip(self.failures, self.replicates, self.levels, strict=True)
         )
         if np.isnan(self.p_value):
-            return f"Whether {self.levels[1]:g} is a local maximum is not known: {left}, {middle}, {right}."
-        verdict = "is" if self.supported else "cannot be said to be"
+            return f"It is not known whether {self.levels[1]:g} is a local maximum: {left}, {middle}, {right}."
+        verdict = "is" if self.supported else "is not shown to be"
         claim = (
             f"The rate at {self.levels[1]:g} {verdict} above both neighbours': {left}, {middle}, {right}; "
             f"posterior probability {probability_text(self.posterior)}, {p_text(self.p_value)} (intersection–union, {self.test})."
@@ -79,8 +79,8 @@ class LocalMaximum:
         if middle <= max(left, right):
             return "A neighbour's rate is at least as high."
         needed = replicates_for_local_maximum((left, middle, right))
-        count = f"{needed} replicates a cell" if needed else f"more than {MOST_REPLICATES} replicates a cell"
-        return f"Were the rates as observed, {count} would show it with {POWER:.0%} power."
+        count = f"{needed} replicates per cell" if needed else f"more than {MOST_REPLICATES} replicates per cell"
+        return f"If the true rates were the observed ones, {count} would show it with {POWER:.0%} power."
 
 
 def local_maximum(
@@ -91,10 +91,10 @@ def local_maximum(
 ) -> LocalMaximum:
     """Test the claim p₁ < p₂ > p₃ from three counts.
 
-    An intersection–union test (Berger 1982): the claim is two claims, each is tested at α by an exact one-sided test, and
-    it holds where both reject; its size is at most α. discordant: for the left and the right neighbour how many common
-    seeds fail in the middle only and in the neighbour only. Then the tests are McNemar's; otherwise Fisher's, which takes
-    cells as independent, and is conservative where the same seed tends to fail in both.
+    This is an intersection–union test (Berger 1982): the claim consists of two claims, each is tested at α by an exact
+    one-sided test, and it holds if both reject; its size is at most α. discordant: for the left and the right neighbour, how
+    many shared seeds fail only in the middle and only in the neighbour. If it is given, the tests are McNemar's. Otherwise
+    they are Fisher's, which treats cells as independent and is conservative if the same seed tends to fail in both.
     """
     (k1, k2, k3), (n1, n2, n3) = failures, replicates
     if min(n1, n2, n3) == 0:
@@ -112,9 +112,9 @@ def local_maximum(
 def local_maximum_probability(failures: ArrayLike, replicates: ArrayLike) -> _Float:
     """P(p₂ > p₁ and p₂ > p₃ | k, n) for (…, 3) counts, (…): ∫ f₂(x) F₁(x) F₃(x) dx, f and F of Beta(k + ½, n − k + ½).
 
-    With x = sin²θ the prior is flat in θ and the integrand analytic; Gauss and Legendre's rule over all but 1e-13 of f₂,
-    exact to 1e-9. At rates that equal a neighbour's it exceeds 0.95 in up to 6 of 100 studies: a
-    probability to read, with the exact test beside it to decide.
+    With x = sin²θ the prior is flat in θ and the integrand is analytic; Gauss–Legendre quadrature covers all but 1e-13 of f₂
+    and is exact to 1e-9. If the rate equals a neighbour's, the probability exceeds 0.95 in up to 6 of 100 studies: it informs
+    the reader, while the exact test beside it decides.
     """
     k, n = (np.asarray(a, dtype=np.float64) for a in (failures, replicates))
     a, b = k + 0.5, n - k + 0.5
@@ -137,7 +137,7 @@ def _gauss_legendre() -> tuple[_Float, _Float]:
 
 
 def local_maximum_power(rates: Sequence[float], replicates: int, level: float = LEVEL) -> float:
-    """Exact power of the intersection–union test at true rates (left, middle, right), as many independent replicates in each.
+    """Exact power of the intersection–union test at true rates (left, middle, right), with equally many replicates in each.
 
     Σ over k₂ of P(k₂) P(K₁ ≤ c(k₂)) P(K₃ ≤ c(k₂)), with c(k₂) the largest neighbour's count that Fisher's test rejects.
     """
@@ -149,7 +149,7 @@ def local_maximum_power(rates: Sequence[float], replicates: int, level: float = 
 
 
 def _critical_counts(n: int, level: float) -> _Whole:
-    """For each k₂ = 0 … n of n the largest k₁ of n that is significantly less; −1 where none is. By bisection, (n + 1,)."""
+    """(n + 1,): for each k₂ = 0 … n the largest k₁ that is significantly less, −1 if there is none; by bisection."""
     k = np.arange(n + 1)
     low, high = np.full(n + 1, -1), k.copy()  # significant at low (or −1); never so at k₁ = k₂
     while (high - low > 1).any():
@@ -160,17 +160,17 @@ def _critical_counts(n: int, level: float) -> _Whole:
 
 
 MOST_REPLICATES = 4_000
-"""Where the search for a number of replicates ends: the exact power of more takes seconds."""
+"""The search for a number of replicates ends here, because computing the exact power beyond takes seconds."""
 
 
 def replicates_for_local_maximum(rates: Sequence[float], level: float = LEVEL, power: float = POWER) -> int | None:
-    """How many replicates per cell the claim p₁ < p₂ > p₃ needs at these rates; None above MOST_REPLICATES.
+    """The number of replicates per cell that the claim p₁ < p₂ > p₃ needs at these rates; None above MOST_REPLICATES.
 
-    By exact power. It rises with n in saw teeth: n is enough and n − 1 is not, though some smaller n might be by luck.
+    It is found by exact power, which rises with n in saw teeth: n is enough and n − 1 is not, but a smaller n may be.
     """
     left, middle, right = rates
     if middle <= max(left, right):
-        raise MisuseError(f"rates={tuple(rates)!r} have no local maximum in the middle: no number of replicates shows one.")
+        raise MisuseError(f"rates={tuple(rates)!r} have no local maximum in the middle, so that no number of replicates shows one.")
     high = 4
     while local_maximum_power(rates, high, level) < power:
         high *= 2
@@ -187,9 +187,10 @@ def replicates_for_local_maximum(rates: Sequence[float], level: float = LEVEL, p
 def local_maximum_at(
     frame: pd.DataFrame, levels: Sequence[float], failure: str = "any", along: Coordinate = SPARSITY
 ) -> LocalMaximum:
-    """Test the claim on a study: levels (left, middle, right) of a coordinate, everything else in the frame held together.
+    """Test the claim on a study, at levels (left, middle, right) of a coordinate.
 
-    Give the frame of one architecture and one value of the other coordinate. Paired by seed where all of them are common.
+    The frame should hold one architecture and one value of the other coordinate, as all other columns are pooled. The test
+    is paired by seed if all seeds are shared.
     """
     units = independent(frame, failure)
     parts = [units[units[along.name] == level] for level in levels]
@@ -199,7 +200,7 @@ def local_maximum_at(
 
 
 def _discordant(parts: Sequence[pd.DataFrame], failure: str) -> list[tuple[int, int]] | None:
-    """For the neighbours, failures of common seeds in the middle only and in the neighbour only; None where not all are common."""
+    """For each neighbour, how many shared seeds fail only in the middle and only there; None if not all seeds are shared."""
     left, middle, right = parts
     on = seed_columns(*parts)
     if not on or any(part.duplicated(on).any() for part in parts):
@@ -211,7 +212,7 @@ def _discordant(parts: Sequence[pd.DataFrame], failure: str) -> list[tuple[int, 
 
 
 def independent(frame: pd.DataFrame, failure: str) -> pd.DataFrame:
-    """The rows that count once: all of them, or one for each autoencoder of a cell where its collapse is what is asked about."""
+    """The rows that count once: all of them, or one per autoencoder of a cell if the failure is its collapse."""
     shared = [name for name in ("data_seed", "ae_seed") if name in frame]
     if failure != FailureKind.AE_COLLAPSED.value or len(shared) < 2:
         return frame
@@ -223,23 +224,23 @@ def independent(frame: pd.DataFrame, failure: str) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Monotonicity:
-    """How a rate goes along a coordinate, and which shapes the data reject."""
+    """The course of a rate along a coordinate, and which shapes the data reject."""
 
     along: Coordinate
     levels: tuple[float, ...]
-    """Those with replicates, ascending."""
+    """The levels that have replicates, ascending."""
     failures: tuple[int, ...]
     replicates: tuple[int, ...]
     p_never_falls: float
-    """Of the hypothesis that the rate is non-decreasing: small where it falls somewhere. NaN with fewer than two levels."""
+    """p of the hypothesis that the rate is non-decreasing: small if it falls somewhere. NaN with fewer than two levels."""
     p_never_rises: float
-    """Of the hypothesis that it is non-increasing."""
+    """p of the hypothesis that the rate is non-increasing."""
 
     @property
     def sentence(self) -> str:
         """The shape that the data support."""
         if len(self.levels) < 2:
-            return f"The rate was measured at {len(self.levels)} level of {self.along.name}: nothing can be said of its course."
+            return f"The rate was measured at {len(self.levels)} level of {self.along.name}, so its course is unknown."
         evidence = f"never falls: {p_text(self.p_never_falls)}; never rises: {p_text(self.p_never_rises)}"
         return f"{self._shape()} ({evidence}; {sum(self.replicates)} replicates)."
 
@@ -248,9 +249,9 @@ class Monotonicity:
         if rises and falls:
             return f"The rate both rises and falls with {self.along.name}: {self._step(1)}, {self._step(-1)}"
         if rises:
-            return f"The rate rises with {self.along.name}: {self._step(1)}, and nothing speaks against a rate that never falls"
+            return f"The rate rises with {self.along.name}: {self._step(1)}, with no evidence that it ever falls"
         if falls:
-            return f"The rate falls with {self.along.name}: {self._step(-1)}, and nothing speaks against a rate that never rises"
+            return f"The rate falls with {self.along.name}: {self._step(-1)}, with no evidence that it ever rises"
         return f"Neither a rise nor a fall of the rate with {self.along.name} is shown"
 
     def _step(self, sign: int) -> str:
@@ -267,13 +268,13 @@ class Monotonicity:
 def monotonicity(
     levels: Sequence[float], failures: Sequence[int], replicates: Sequence[int], along: Coordinate = SPARSITY
 ) -> Monotonicity:
-    """Test whether a rate is non-decreasing, and whether non-increasing, along the levels that have replicates.
+    """Test whether a rate is non-decreasing, and whether it is non-increasing, along the levels that have replicates.
 
     The statistic is twice the log likelihood ratio of free rates to the isotonic fit (pool adjacent violators). Its
-    distribution is that under equal rates given the total number of failures (no unknown rate is left: DRAWS tables from
-    the multivariate hypergeometric), which is the least favourable one of the hypothesis (Robertson, Wright, Dykstra 1988,
-    theorem 2.3.1, for large samples; by simulation in the tests for small ones). Cells count as independent; where seeds
-    are common and tend to fail together the test is conservative.
+    distribution is taken under equal rates given the total number of failures, which leaves no unknown rate: DRAWS tables are
+    drawn from the multivariate hypergeometric. Equal rates are the least favourable case of the hypothesis (Robertson, Wright,
+    Dykstra 1988, theorem 2.3.1, for large samples; by simulation in the tests for small ones). Cells are treated as
+    independent; the test is conservative if seeds are shared and tend to fail together.
     """
     k, n = np.asarray(failures, dtype=np.int64), np.asarray(replicates, dtype=np.int64)
     order = np.argsort(np.asarray(levels, dtype=np.float64), kind="stable")
@@ -317,13 +318,13 @@ def _p_never_falls(k: _Whole, n: _Whole) -> float:
 # Tables of equal rates
 
 DRAWS = 9_999
-"""Tables drawn for a p value: it is a multiple of 1/10,000, and its test of the right size whatever their number."""
+"""Number of tables drawn per p value, which is thus a multiple of 1/10,000; the test has the right size for any number."""
 RESAMPLING = 100
-"""The purpose of the stream that they come from; no training has it."""
+"""The purpose of the random stream of these tables; no training uses it."""
 
 
 def _conditional_p(statistic: Callable[[_Whole], _Float], k: _Whole, n: _Whole) -> float:
-    """(1 + tables with a statistic at least as large)/(1 + DRAWS), tables having equal rates and the same total of failures."""
+    """(1 + tables with a statistic at least as large)/(1 + DRAWS), for tables of equal rates with the same total of failures."""
     total = int(k.sum())
     if total in (0, int(n.sum())):
         return 1.0
@@ -338,5 +339,5 @@ def _conditional_p(statistic: Callable[[_Whole], _Float], k: _Whole, n: _Whole) 
 
 
 def probability_text(probability: float) -> str:
-    """0.93; what would round to 0 or 1 says on which side it is."""
+    """A probability as text, such as 0.93; one that would round to 0 or 1 is given as a bound."""
     return "> 0.999" if probability > 0.999 else "< 0.001" if probability < 0.001 else f"{probability:.3g}"

@@ -1,7 +1,7 @@
-"""Where failures are: connected parts of the space whose failure rate is at or above a level, and how sure each is.
+"""Failure regions: connected parts of the space whose failure rate is at or above a level, and how certain each is.
 
-The rate is the failure surface's (`search_spaces/surface`), read at the study's cells. That a region exists is
-tested on the replicates themselves, in windows laid out before any outcome is looked at.
+The rate is that of the failure surface (`search_spaces/surface`) at the study's cells. Whether a region exists at all is
+tested on the replicates themselves, in windows that are fixed before any outcome is seen.
 """
 
 from __future__ import annotations
@@ -32,27 +32,28 @@ class Region:
     """A connected part of architecture × two coordinates whose failure rate is at or above the level."""
 
     name: str
-    """The failure, the architectures, and the third of each axis its middle lies in: more seeds seldom change it."""
+    """The failure, the architectures, and the third of each axis in which its middle lies, so that more seeds seldom change it."""
     failure: str
     architectures: list[str]
     extents: dict[str, tuple[float, float]]
-    """Lowest and highest value of its cells, by the coordinate's name."""
+    """Lowest and highest value in its cells, by the coordinate's name."""
     volume: float
     """Its share of the study's cells, in [0, 1]."""
     peak_rate: float
-    """At the cell around which rates are highest (`peak_of`): of its own replicates where they are ENOUGH, else the surface's."""
+    """The rate at the cell around which rates are highest (`peak_of`): that of its own replicates if there are ENOUGH, else the
+    surface's."""
     peak_interval: tuple[float, float]
-    """95 %, from the same source as `peak_rate`."""
+    """95 % interval, from the same source as `peak_rate`."""
     replicates: int
     confidence: float
-    """1 − the p-value, adjusted for all windows of the map, of "its rate is below the level everywhere": 0.95 or more is
-    wrong in at most one map in twenty, however the peak was chosen; 0 is what chance would do in a map of this size."""
+    """1 − the p value, adjusted for all windows of the map, of "its rate is below the level everywhere". 0.95 or more is wrong
+    in at most one map in twenty, however the peak was chosen; 0 is what chance gives in a map of this size."""
     neighbours: list[str]
-    """What lies beyond its borders: verdicts of at least a tenth of the bordering replicates, but for its own failure, the
-    commonest first."""
+    """The verdicts beyond its borders, the commonest first: those of at least a tenth of the bordering replicates, except its
+    own failure."""
 
     def to_mapping(self) -> dict[str, Any]:
-        """All of it, for JSON; an extent under the name of its coordinate."""
+        """All fields, for JSON; each extent under the name of its coordinate."""
         fields: dict[str, Any] = {}
         for name, value in asdict(self).items():
             fields |= value if name == "extents" else {name: value}
@@ -61,8 +62,11 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """The places that regions are made of: the lattice of the study's values; an axis of more than MOST_LEVELS values
-    (a random search, a map) is cut into BINS bins of equal width in its units, each represented by its middle."""
+    """The cells that make up regions: the lattice of the study's values.
+
+    An axis of more than MOST_LEVELS values (of a random search or a map) is cut into BINS bins of equal width in its units,
+    each represented by its middle.
+    """
 
     domain: Domain
     x: Floats
@@ -70,9 +74,10 @@ class Nodes:
     y: Floats
     """(V,)"""
     rows: tuple[Ints, Ints, Ints]
-    """Each row's node."""
+    """The indices (a, u, v) of each row's node."""
     known: Bools
-    """(A, U, V): which the regions are made of. A lattice's cell has to be measured; along a binned axis the surface fills gaps."""
+    """(A, U, V): which nodes can belong to a region. A lattice's cell must be measured; along a binned axis the surface fills
+    gaps."""
 
     @classmethod
     def of(cls, frame: pd.DataFrame, domain: Domain) -> Nodes:
@@ -88,7 +93,7 @@ class Nodes:
         return cls(domain, x, y, rows, known)
 
     def posterior(self, surface_at: Tally, failed: Bools) -> tuple[Floats, Floats, Floats]:
-        """(A, U, V) each: mean rate, and ends of its 95 % interval; NaN where the node is not known."""
+        """Mean rate and the ends of its 95 % interval, (A, U, V) each; NaN at nodes that are not known."""
         a, i, j = np.nonzero(self.known)
         made: Posterior = surface_at.surface(failed).at(a, self.x[i], self.y[j])
         mean, low, high = (np.full(self.known.shape, np.nan) for _ in range(3))
@@ -96,7 +101,7 @@ class Nodes:
         return mean, low, high
 
     def count(self, which: Bools) -> Ints:
-        """(A, U, V): how many of the chosen rows lie in each node."""
+        """(A, U, V): the number of chosen rows in each node."""
         flat = np.ravel_multi_index(self.rows, self.known.shape)[which]
         return np.bincount(flat, minlength=self.known.size).reshape(self.known.shape)
 
@@ -105,7 +110,7 @@ BINS = 24
 
 
 def _places(axis: Axis, values: Floats) -> tuple[Floats, Ints, bool]:
-    """Nodes of an axis, the node of each row, and whether they are bins."""
+    """The nodes of an axis, the node of each row, and whether the nodes are bins."""
     levels, at = np.unique(values, return_inverse=True)
     if len(levels) <= MOST_LEVELS:
         return levels, at, False
@@ -113,11 +118,11 @@ def _places(axis: Axis, values: Floats) -> tuple[Floats, Ints, bool]:
 
 
 def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.5, domain: Domain | None = None) -> list[Region]:
-    """Regions of one failure, the surest first; rows that are not `on_axes` are left out.
+    """Regions of one failure, the most certain first; rows that are not `on_axes` are left out.
 
-    Cells whose posterior mean rate is at or above the level, joined where they are next to each other along one of the
-    three axes; cells that touch at a corner alone are two regions. domain: that of a search (`StudySpec.domain`); by default
-    what the rows span.
+    A region consists of cells whose posterior mean rate is at or above the level and that are adjacent along one of the three
+    axes; cells that touch only at a corner are not joined. domain: that of a search (`StudySpec.domain`); by default what the
+    rows span.
     """
     return _regions(frame, [failure], level, domain)
 
@@ -141,7 +146,7 @@ def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Dom
 
 
 def region_table(regions: list[Region]) -> pd.DataFrame:
-    """One row per region, as text to be read."""
+    """One row per region, as text."""
     rows = [
         {
             "region": region.name,
@@ -169,7 +174,7 @@ def _verdicts(frame: pd.DataFrame) -> dict[str, Bools]:
 
 @dataclass(frozen=True, eq=False)
 class _Atlas:
-    """What the maps of all failures share."""
+    """The data that the maps of all failures share."""
 
     tally: Tally
     nodes: Nodes
@@ -178,10 +183,10 @@ class _Atlas:
     level: float
 
     def regions(self, failure: str, rows: Bools) -> list[Region]:
-        """Of one failure; rows says which rows failed so."""
+        """The regions of one failure; `rows` marks the rows that have it."""
         counts = self.tally.counts(rows)
         if _highest(counts) < self.level:
-            return []  # and no surface needs to be fitted
+            return []  # without fitting a surface
         sheet = _Sheet.of(self, rows)
         found = [sheet.region(failure, number) for number in range(1, sheet.count + 1)]
         named = zip(found, _distinct([name for _, name, _ in found], [place for _, _, place in found]))
@@ -190,7 +195,7 @@ class _Atlas:
 
 
 def _highest(counts: Counts) -> float:
-    """What no smoothed rate lies above: it is a mean of rates measured in cells, drawn to ½ where these are of few seeds."""
+    """An upper bound of the smoothed rates, which are means of the cells' rates, drawn towards ½ if a cell has few seeds."""
     k, n = counts.failures, counts.replicates
     return float(np.maximum(k / n, (k + 0.5) / (n + 1)).max())
 
@@ -206,10 +211,10 @@ class _Sheet:
     failures: Ints
     replicates: Ints
     labels: Ints
-    """(A, U, V): 0 outside, else the region's number."""
+    """(A, U, V): the number of the region, or 0 outside."""
     count: int
     confidence: Floats
-    """(count + 1,); the first is nobody's."""
+    """(count + 1,): by the number of the region; the first belongs to none."""
 
     @classmethod
     def of(cls, atlas: _Atlas, rows: Bools) -> _Sheet:
@@ -220,7 +225,7 @@ class _Sheet:
         return cls(atlas, mean, low, high, atlas.nodes.count(rows), replicates, labels, count, sure)
 
     def region(self, failure: str, number: int) -> tuple[Region, str, str]:
-        """A region, its name, and its middle: what tells it from one of the same name."""
+        """A region, its name, and its middle, which distinguishes it from others of the same name."""
         inside, nodes = self.labels == number, self.atlas.nodes
         a, i, j = np.nonzero(inside)
         name, middle = _name(failure, nodes, a, i, j)
@@ -261,9 +266,10 @@ TENTH = 0.1
 
 
 def peak_of(mean: Floats, inside: Bools) -> tuple[int, ...]:
-    """The region's cell whose neighbourhood (a box of three cells a side) has the highest mean rate.
+    """The region's cell whose neighbourhood (a box of three cells per side) has the highest mean rate.
 
-    Not simply the highest cell: among many of much the same rate that is the luckiest one, and its interval too high.
+    It is not simply the highest cell: among many cells of similar rates, that is the luckiest one, and its interval is too
+    high.
     """
     known = np.isfinite(mean)
     weight = uniform_filter(known.astype(np.float64), 3, mode="nearest")
@@ -272,7 +278,7 @@ def peak_of(mean: Floats, inside: Bools) -> tuple[int, ...]:
 
 
 def _name(failure: str, nodes: Nodes, a: Ints, i: Ints, j: Ints) -> tuple[str, str]:
-    """As "any@5-3-5..10-5-10,sparse,high-l1", and the middle as "S=0.9,l1=0.01"."""
+    """The name, such as "any@5-3-5..10-5-10,sparse,high-l1", and the middle, such as "S=0.9,l1=0.01"."""
     names = nodes.domain.architectures
     span = names[a.min()] if a.min() == a.max() else f"{names[a.min()]}..{names[a.max()]}"
     thirds, middles = [], []
@@ -286,7 +292,7 @@ def _name(failure: str, nodes: Nodes, a: Ints, i: Ints, j: Ints) -> tuple[str, s
 
 
 def _distinct(names: list[str], middles: list[str]) -> Iterator[str]:
-    """Names that occur twice get their middles, and those that still do a number."""
+    """The names; repeated ones get their middles appended, and those that still repeat a number."""
     twice = Counter(names)
     longer = [f"{name},{middle}" if twice[name] > 1 else name for name, middle in zip(names, middles)]
     seen: Counter[str] = Counter()
@@ -295,25 +301,31 @@ def _distinct(names: list[str], middles: list[str]) -> Iterator[str]:
         yield name if seen[name] == 1 else f"{name}#{seen[name]}"
 
 
-# --- is it there at all?
+# --- does a region exist at all?
 
 
 @dataclass(frozen=True, eq=False)
 class Autoencoders:
-    """Which rows share an autoencoder: SAEs of several values of y on one AE fail together, and are no independent evidence."""
+    """Which rows share an autoencoder: SAEs at several values of y on one AE fail together and are not independent evidence."""
 
     of_row: Ints
+    """(rows,): the index of each row's autoencoder."""
     architecture: Ints
     """(autoencoders,)"""
     first_row: Ints
-    """A row of each."""
+    """(autoencoders,): one row of each."""
 
     @classmethod
     def of(cls, frame: pd.DataFrame, domain: Domain) -> Autoencoders:
-        """By architecture, x, y unless it is of the SAE alone, and the seeds of data and AE; without these every row is its own."""
+        """Autoencoders are identified by architecture, x, y (unless y affects only the SAE), and the seeds of data and AE.
+
+        Without seed columns every row counts as an autoencoder of its own.
+        """
         x, y = domain.plane
         if x.of_the_sae:
-            raise MisuseError(f"x={x.name} is of the SAE alone; regions allow that of y only, along which autoencoders are shared.")
+            raise MisuseError(
+                f"x={x.name} affects only the SAE; regions allow this only for y, along which autoencoders are shared."
+            )
         seeds = [column for column in ("data_seed", "ae_seed") if column in frame.columns]
         index = architecture_index(frame, domain)
         if not seeds:
@@ -327,18 +339,18 @@ class Autoencoders:
 
     @property
     def shared(self) -> bool:
-        """Whether any has two rows."""
+        """Whether any autoencoder has several rows."""
         return len(self.first_row) < len(self.of_row)
 
     def count(self, nodes: Nodes, weights: Bools | None) -> Floats:
-        """(autoencoders, V): how many rows, or what they weigh."""
+        """(autoencoders, V): the number of rows, or the sum of their weights."""
         shape = len(self.first_row), nodes.known.shape[2]
         flat = self.of_row * shape[1] + nodes.rows[2]
         found: Floats = np.bincount(flat, weights=weights, minlength=shape[0] * shape[1]).astype(np.float64)
         return found.reshape(shape)
 
     def summed(self, nodes: Nodes, values: Floats) -> Floats:
-        """(autoencoders, V) to (A, U, V)."""
+        """The sum (A, U, V) over the autoencoders at each place of values (autoencoders, V)."""
         rows, columns, _ = nodes.known.shape
         place = self.architecture * columns + nodes.rows[1][self.first_row]
         sums: list[Any] = [np.bincount(place, weights=column, minlength=rows * columns) for column in values.T]
@@ -346,18 +358,18 @@ class Autoencoders:
 
 
 WIDTHS = (1, 2, 3, 5, 8)
-"""Cells a window has along an axis; along the architectures 1, 2, 4 and so on."""
+"""Widths of windows along x and y, in cells; along the architectures they are 1, 2, 4 and so on."""
 SINGLE_CELLS = 0.25
-"""The share of the error that single cells are given; the other sizes of window share the rest evenly."""
+"""The share of the error that is allotted to single cells; the other sizes of windows share the rest evenly."""
 
 
 def confidences(autoencoders: Autoencoders, rows: Bools, nodes: Nodes, labels: Ints, level: float) -> Floats:
     """(regions + 1,): 1 − the adjusted p-value of "the rate is below the level everywhere in the region".
 
-    A window is a box of nodes. Of each, p is the chance of so many failures or more if every rate in it were at the level:
-    a binomial tail, or a bound of it (`_chance`). Windows, and each one's share w of the error, are fixed before any
-    outcome is seen: so, by Bonferroni, the chance that any window without a rate at the level has p ≤ w α is at most α,
-    and a region may choose the best of the windows that lie wholly in it. The confidence is 1 − min p/w.
+    A window is a box of nodes. Its p is the probability of at least as many failures if every rate in it were at the level: a
+    binomial tail, or a bound of it (`_chance`). The windows, and the share w of the error of each, are fixed before any
+    outcome is seen. By Bonferroni, the probability that any window without a rate at the level has p ≤ w α is thus at most
+    α, and a region may choose the best window that lies wholly inside it. The confidence is 1 − min p/w.
     """
     least = np.ones(labels.max() + 1)
     families = _families(nodes.known.shape)
@@ -374,7 +386,7 @@ def confidences(autoencoders: Autoencoders, rows: Bools, nodes: Nodes, labels: I
 
 
 def _families(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Sizes of windows, those of one width along y together."""
+    """The sizes of windows, ordered by their width along y."""
     doubled = tuple(2**power for power in range(16))
     choices = [[width for width in widths if width <= side] for widths, side in zip((doubled, WIDTHS, WIDTHS), shape)]
     return sorted(itertools.product(*choices), key=lambda size: size[2])
@@ -393,13 +405,13 @@ class Evidence:
     score: Floats
     """Sum over autoencoders of the share of their rows in the window that failed."""
     trials: Floats
-    """How many autoencoders have rows in it."""
+    """Number of autoencoders that have rows in the window."""
     exact: bool
-    """Whether every such share is 0 or 1."""
+    """Whether every such share is 0 or 1, so that the binomial tail is exact."""
 
     @classmethod
     def along_y(cls, autoencoders: Autoencoders, rows: Bools, nodes: Nodes, width: int) -> Evidence:
-        """From the rows; rows says which failed."""
+        """The evidence of the rows; `rows` marks those that failed."""
         if not autoencoders.shared:
             every = np.ones(len(rows), dtype=bool)
             score, trials = (_slid(nodes.count(which).astype(np.float64), 2, width) for which in (rows, every))
@@ -410,21 +422,21 @@ class Evidence:
 
 
 def _boxes(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
-    """Sums over all boxes of this size that fit."""
+    """Sums over all boxes of the given size that fit."""
     for axis, width in enumerate(size):
         values = _slid(values, axis, width)
     return values
 
 
 def _slid(values: NDArray[Any], axis: int, width: int, combine: np.ufunc = np.add) -> NDArray[Any]:
-    """Sums (or least, or greatest) of `width` neighbours along an axis."""
+    """Sums (or minima, or maxima) over `width` neighbours along an axis."""
     places = values.shape[axis] - width + 1
     before = (slice(None),) * axis
     return combine.reduce([values[(*before, slice(start, start + places))] for start in range(width)])
 
 
 def _owner(labels: Ints, known: Bools, size: tuple[int, ...]) -> Ints:
-    """The region that holds all known nodes of each window, 0 where there is none."""
+    """The number of the region that holds all known nodes of each window; 0 if there is none."""
     lowest, highest = np.where(known, labels, np.iinfo(labels.dtype).max), np.where(known, labels, -1)
     for axis, width in enumerate(size):
         lowest, highest = _slid(lowest, axis, width, np.minimum), _slid(highest, axis, width, np.maximum)
@@ -432,10 +444,11 @@ def _owner(labels: Ints, known: Bools, size: tuple[int, ...]) -> Ints:
 
 
 def _chance(score: Floats, trials: Floats, level: float, exact: bool) -> Floats:
-    """A bound of P(sum ≥ score) for independent summands in [0, 1] of means at most the level.
+    """An upper bound of P(sum ≥ score) for independent summands in [0, 1] whose means are at most the level.
 
-    Where all are 0 or 1, the binomial tail itself; else the smaller of e times that tail at the whole number below
-    (Bentkus 2004, "On Hoeffding's inequalities", theorem 1.2) and exp(−n KL(score/n ‖ level)) (Hoeffding 1963, theorem 1).
+    If all are 0 or 1, it is the binomial tail itself. Otherwise it is the smaller of e times that tail at the whole number
+    below (Bentkus 2004, "On Hoeffding's inequalities", theorem 1.2) and exp(−n KL(score/n ‖ level)) (Hoeffding 1963,
+    theorem 1).
     """
     whole = np.floor(score + 1e-9)
     tail = np.where(whole > 0, betainc(np.maximum(whole, 1), np.maximum(trials - whole, 0) + 1, level), 1.0)

@@ -1,4 +1,4 @@
-"""Tests between two groups of replicates, paired by seed or not, and corrections for many tests."""
+"""Tests between two groups of replicates, paired by seed or not, and corrections for multiple tests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from search_spaces.failures import failed
 _Float = NDArray[np.float64]
 
 LEVEL = 0.05
-"""The size of a test where none is asked for: a sentence speaks of a difference where p is at most this."""
+"""The default size of a test: sentences report a difference if p is at most this."""
 
 
 def holm(p_values: ArrayLike) -> _Float:
-    """Adjusted p values, (tests,): those ≤ α hold all at once but for a probability ≤ α, however the tests depend on each other.
+    """Adjusted p values (tests,): those ≤ α all hold except with a probability ≤ α, however the tests depend on each other.
 
-    The i-th smallest of m becomes max over j ≤ i of min(1, (m − j + 1) p_j), Holm 1979. NaN, a test that could not be
-    made, stays and does not count.
+    The i-th smallest of m becomes max over j ≤ i of min(1, (m − j + 1) p_j), Holm 1979. NaN, for a test that could not be
+    made, stays NaN and does not count.
     """
     p, adjusted, known = _p_values(p_values)
     order = np.argsort(p[known], kind="stable")
@@ -33,9 +33,9 @@ def holm(p_values: ArrayLike) -> _Float:
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> _Float:
-    """Adjusted p values, (tests,): of those ≤ q a share of at most q is expected to be false, for positively dependent tests.
+    """Adjusted p values (tests,): at most a share q of those ≤ q is expected to be false, for positively dependent tests.
 
-    Benjamini and Hochberg 1995. NaN stays and does not count.
+    Benjamini and Hochberg 1995. NaN stays NaN and does not count.
     """
     p, adjusted, known = _p_values(p_values)
     if known.any():
@@ -51,9 +51,12 @@ def _p_values(p_values: ArrayLike) -> tuple[_Float, _Float, NDArray[np.bool_]]:
 def fisher_greater(failures: ArrayLike, replicates: ArrayLike, other_failures: ArrayLike, other_replicates: ArrayLike) -> _Float:
     """Fisher's exact one-sided p that the first rate is above the other, elementwise: P(A ≥ k₁ | k₁ + k₂), hypergeometric.
 
-    Chosen before Boschloo's and Barnard's tests: given the total no unknown rate is left, so its size is at most nominal
-    by proof and not by a numerical supremum; it is a formula, for thousands of cells; and it costs little: for 90 % power
-    in claims of a local maximum Boschloo's needs 7 to 20 % fewer replicates (12 for 15, 55 for 59, 45 for 49).
+    It is preferred to Boschloo's and Barnard's tests for three reasons:
+
+    - Given the total, no unknown rate is left, so that its size is at most nominal by proof, not by a numerical supremum.
+    - It is a formula, fast enough for thousands of cells.
+    - It costs little power: for 90 % power in claims of a local maximum, Boschloo's needs 7 to 20 % fewer replicates (12
+      instead of 15, 55 instead of 59, 45 instead of 49).
     """
     k, n, other_k, other_n = (np.asarray(a, dtype=np.int64) for a in (failures, replicates, other_failures, other_replicates))
     return hypergeom.sf(k - 1, n + other_n, k + other_k, n)
@@ -62,22 +65,22 @@ def fisher_greater(failures: ArrayLike, replicates: ArrayLike, other_failures: A
 def mcnemar(only_one: ArrayLike, only_other: ArrayLike) -> _Float:
     """McNemar's exact two-sided p, elementwise: 2 P(B ≤ min(b, c)), B binomial(b + c, ½), at most 1.
 
-    b and c count the seeds that fail in one of two cells or studies alone. Valid however the outcomes of a seed depend on
-    each other; 1 where no seed tells the two apart.
+    b and c count the seeds that fail in only one of two cells or studies. The test is valid however the outcomes of a seed
+    depend on each other; p is 1 if no seed distinguishes the two.
     """
     b, c = np.asarray(only_one), np.asarray(only_other)
     return np.minimum(2 * binom.cdf(np.minimum(b, c), b + c, 0.5), 1)
 
 
 def mcnemar_greater(only_one: ArrayLike, only_other: ArrayLike) -> _Float:
-    """The same, one-sided, that one fails more often than the other: P(B ≥ b)."""
+    """McNemar's exact one-sided p, elementwise, that one fails more often than the other: P(B ≥ b)."""
     b, c = np.asarray(only_one), np.asarray(only_other)
     return binom.sf(b - 1, b + c, 0.5)
 
 
 @dataclass(frozen=True)
 class PairedRates:
-    """Two cells, or two studies, over the seeds that they share."""
+    """Failures in two cells, or two studies, over the seeds that they share."""
 
     both: int
     only_one: int
@@ -86,45 +89,43 @@ class PairedRates:
 
     @property
     def seeds(self) -> int:
-        """How many are shared."""
+        """The number of shared seeds."""
         return self.both + self.only_one + self.only_other + self.neither
 
     @property
     def p_value(self) -> float:
-        """McNemar's, exact and two-sided; NaN where no seed is shared."""
+        """McNemar's exact two-sided p; NaN if no seed is shared."""
         return float(mcnemar(self.only_one, self.only_other)) if self.seeds else np.nan
 
     @property
     def sentence(self) -> str:
         """What the pairs say."""
         if self.seeds == 0:
-            return "No seed is common: nothing can be paired."
+            return "The two share no seed, so nothing can be paired."
         first, second = self.both + self.only_one, self.both + self.only_other
         verdict = "differ beyond chance" if self.p_value <= LEVEL else "do not differ beyond chance"
         return (
-            f"Over {self.seeds} common seeds {first} and {second} fail, {self.only_one} only in the first and {self.only_other} "
-            f"only in the second: the rates {verdict} ({p_text(self.p_value)}, exact McNemar)."
+            f"Of {self.seeds} shared seeds, {first} fail in the first and {second} in the second, {self.only_one} only in the "
+            f"first and {self.only_other} only in the second: the rates {verdict} ({p_text(self.p_value)}, exact McNemar)."
         )
 
 
 def paired_rates(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any") -> PairedRates:
-    """Pair two cells by seed: rows that share seed, data_seed, ae_seed and sae_seed. MisuseError where a seed comes twice."""
+    """Pair the rows of two cells that share seed, data_seed, ae_seed and sae_seed. MisuseError if a frame repeats a seed."""
     on = seed_columns(one, other)
     for frame in (one, other):
         if frame.duplicated(on).any():
-            raise MisuseError(
-                "a seed comes twice in one of the frames. Give the rows of one cell each; compare() takes whole studies."
-            )
+            raise MisuseError("one of the frames repeats a seed. Give the rows of one cell each; compare() takes whole studies.")
     pairs = one[on].assign(one=failed(one, failure)).merge(other[on].assign(other=failed(other, failure)), on=on)
     first, second = pairs["one"].to_numpy(dtype=bool), pairs["other"].to_numpy(dtype=bool)
     return PairedRates(*(int(np.sum(x)) for x in (first & second, first & ~second, ~first & second, ~first & ~second)))
 
 
 def seed_columns(*frames: pd.DataFrame) -> list[str]:
-    """The columns that tell replicates of a cell apart, those that every frame has."""
+    """The columns that identify replicates of a cell, as far as every frame has them."""
     return [name for name in SEED_COLUMNS if all(name in frame for frame in frames)]
 
 
 def p_text(p: float) -> str:
-    """p = 0.012, p < 0.0001."""
+    """A p value as text: p = 0.012, p < 0.0001."""
     return "p < 0.0001" if p < 0.0001 else f"p = {p:.2g}"

@@ -1,4 +1,4 @@
-"""From a study's rows to what a failure surface takes: its domain, its cells, their counts."""
+"""Turns a study's rows into what a failure surface is fitted to: its domain, and the counts of its cells."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 ENOUGH = 50
-"""Replicates from which a cell's own rate is reported in place of the surface's. With fewer the surface is nearer to the truth and
-its intervals hold it; with as many a cell's own interval is narrow and needs no neighbour, while on fine lattices the surface's
-becomes too narrow (docs/regions.md)."""
+"""Number of replicates from which on a cell's own rate is reported instead of the surface's. With fewer, the surface is nearer to
+the truth and its intervals hold it. With this many, the cell's own interval is narrow and needs no neighbours, while the surface's
+becomes too narrow on fine lattices (docs/regions.md)."""
 PREDICTIVE_FITS = 2
-"""Batches that a lattice is dealt into: as good as eight there (docs/regions.md), and four times as fast."""
+"""Number of batches into which a lattice is dealt: as good as eight for a lattice (docs/regions.md), and four times as fast."""
 
 
 def on_axes(frame: pd.DataFrame, plane: Plane = PLANE) -> Bools:
-    """Which rows have a place on both axes, (rows,): all but those at 0 of a logarithmic one, unless 0 is its only value."""
+    """Which rows lie on both axes, (rows,): all except those at 0 of a logarithmic axis, unless 0 is its only value."""
     has = np.ones(len(frame), dtype=bool)
     for coordinate in plane:
         zero = (frame[coordinate.name] == 0).to_numpy()
@@ -36,12 +36,15 @@ def on_axes(frame: pd.DataFrame, plane: Plane = PLANE) -> Bools:
 
 
 def plane_of(domain: Domain | None) -> Plane:
-    """Its coordinates; sparsity and l1 without a domain."""
+    """The coordinates of a domain; sparsity and l1 if there is none."""
     return PLANE if domain is None else domain.plane
 
 
 def domain_of(frame: pd.DataFrame, plane: Plane = PLANE) -> Domain:
-    """What the rows span: architectures by width, both coordinates from lowest to highest. The frame has a row, all `on_axes`."""
+    """The domain that the rows span: architectures by width, both coordinates from lowest to highest.
+
+    The frame has at least one row, and all its rows are `on_axes`.
+    """
     architectures = sorted(map(Architecture.parse, frame["architecture"].unique()))
     x, y = (Axis(c, float(frame[c.name].min()), float(frame[c.name].max())) for c in plane)
     return Domain(tuple(map(str, architectures)), x, y)
@@ -49,17 +52,17 @@ def domain_of(frame: pd.DataFrame, plane: Plane = PLANE) -> Domain:
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """The cells of a frame; which of them each row is of."""
+    """The cells of a frame, and the cell of each row."""
 
     domain: Domain
     cells: Counts
-    """Every cell, its replicates, and no failures."""
+    """Every cell with its number of replicates, and no failures."""
     row: Ints
-    """(rows,): the cell of each."""
+    """(rows,): the index of each row's cell."""
 
     @classmethod
     def of(cls, frame: pd.DataFrame, domain: Domain | None = None) -> Tally:
-        """The tally of a frame with rows, all of them `on_axes`. domain: a search's own; by default what the rows span."""
+        """The tally of a frame that has rows, all of them `on_axes`. domain: that of a search; by default what the rows span."""
         domain = domain or domain_of(frame)
         columns = [architecture_index(frame, domain), *(frame[axis.name].to_numpy(np.float64) for axis in domain.plane)]
         parts = [np.unique(column, return_inverse=True) for column in columns]
@@ -70,7 +73,7 @@ class Tally:
         return cls(domain, Counts.of(domain, index, x, y, 0, replicates), row)
 
     def counts(self, failed: Bools) -> Counts:
-        """The cells' counts; failed has shape (rows,)."""
+        """The counts of the cells; failed has shape (rows,)."""
         failures = np.bincount(self.row, weights=failed, minlength=len(self.cells)).astype(np.int64)
         return Counts(self.cells.architecture, self.cells.u, self.cells.v, failures, self.cells.replicates)
 
@@ -81,6 +84,6 @@ class Tally:
 
 
 def architecture_index(frame: pd.DataFrame, domain: Domain) -> Ints:
-    """Each row's architecture as its place in the domain, (rows,)."""
+    """(rows,): the index of each row's architecture in the domain."""
     code, names = pd.factorize(frame["architecture"])
     return domain.index([str(Architecture.parse(name)) for name in names])[code]

@@ -1,7 +1,8 @@
-"""Phase transitions: critical values of a coordinate, measured from rows, beside their closed forms.
+"""Phase transitions: critical values of a coordinate, measured from a study's rows, beside their closed forms.
 
-Two roads: how often replicates fail (`critical_points`), and the autoencoder's own order parameters
-(`ae_order_parameters`, `order_transitions`). Rows hold no weights: what needs W is bounded, or left out.
+They come from how often replicates fail (`critical_points`), and from the autoencoder's own order parameters
+(`ae_order_parameters`, `order_transitions`). Rows hold no weights, so that quantities which need W are bounded or left out.
+The fit of a single curve is in `crossings.py`, the closed forms are in `study/theory.py`.
 """
 
 from __future__ import annotations
@@ -23,37 +24,37 @@ from study import theory
 _Float = NDArray[np.float64]
 
 DEATHS = (FailureKind.SAE_DEAD.value, "sae_all_dead")
-"""The failures that a death line speaks of."""
+"""The failures that a death line predicts."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a closed form says about a critical point."""
+    """The value that a closed form predicts for a critical point."""
 
     name: str
     value: float
-    """Of the axis; NaN where the closed form knows of no crossing."""
+    """The critical value on the axis; NaN if the closed form predicts no crossing."""
 
 
 @dataclass(frozen=True)
 class CriticalPoint:
-    """Where, along one axis, a rate over seeds crosses a level: with its interval and its closed forms."""
+    """Where a rate over seeds crosses a level along one axis, with its interval and its closed forms."""
 
     architecture: str
     quantity: str
-    """The failure, or the statement about the autoencoder, whose rate it is."""
+    """The failure, or the statement about the autoencoder, whose rate crosses the level."""
     axis: Coordinate
-    """Along what the rate crosses."""
+    """The coordinate along which the rate crosses."""
     held: Coordinate | None
-    """The other coordinate; None where the autoencoder alone decides, so that there is none."""
+    """The other coordinate; None if the autoencoder alone decides."""
     at: float | None
-    """Its value."""
+    """The value of `held`; None without it."""
     level: float
     crossing: Crossing
-    """On the axis itself: l1 is not a logarithm here."""
+    """In values of the axis itself, not in their logarithms."""
     measured: tuple[float, float]
-    """Lowest and highest value of the axis."""
+    """Lowest and highest measured value of the axis."""
     replicates: int
     seeds: int
     predictions: tuple[Prediction, ...] = ()
@@ -65,8 +66,11 @@ class CriticalPoint:
         return self.crossing.estimate - prediction.value
 
     def holds(self, prediction: Prediction) -> bool | None:
-        """Whether the interval holds the prediction; for a rate that stays below (above), whether none is predicted within what
-        was measured. None where there were too few seeds, or the closed form is NaN."""
+        """Whether the interval holds the prediction.
+
+        For a rate that does not cross, it is whether no crossing is predicted within the measured range. None if there are too
+        few seeds, or if the prediction is NaN.
+        """
         answer = self.crossing.answer
         if answer is Answer.TOO_FEW or np.isnan(prediction.value):
             return None
@@ -107,10 +111,10 @@ def critical_points(
 ) -> list[CriticalPoint]:
     """Critical x at each y and critical y at each x, of every architecture; one entry per crossing.
 
-    A curve that does not cross, or has too few seeds or levels, has an entry that says so. A collapse of the autoencoder
-    has no y: its critical x counts each autoencoder once. What has a logarithmic scale is fitted as a logarithm, without 0.
+    A curve that does not cross, or has too few seeds or levels, gets an entry that says so. A collapse of the autoencoder does
+    not depend on y: its critical x counts each autoencoder once. A logarithmic axis is fitted in logarithms, without 0.
 
-    protocol: for the closed forms of the death of the SAE; by default the named one that all rows were trained under.
+    protocol: the protocol for the closed forms of the SAE's death; by default the named one under which all rows were trained.
     """
     if frame.empty:
         return []
@@ -130,7 +134,7 @@ def critical_points(
 
 @dataclass(frozen=True)
 class _Asked:
-    """Of which rate a crossing is sought, and of what."""
+    """What `critical_points` looks for: the quantity, the level of its rate, and the confidence of intervals."""
 
     quantity: str
     level: float
@@ -138,13 +142,13 @@ class _Asked:
 
 
 def named_protocol(frame: pd.DataFrame) -> Protocol | None:
-    """The named protocol that all rows were trained under, if there is one."""
+    """The named protocol under which all rows were trained; None if there is none."""
     names = list(frame["protocol"].unique()) if "protocol" in frame else []
     return PROTOCOLS.get(names[0]) if len(names) == 1 else None
 
 
 def _by_architecture(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Each architecture's rows, in order of width."""
+    """The rows of each architecture, in order of width."""
     for (_, _, architecture), own in frame.groupby(["n_features", "n_hidden", "architecture"], sort=True):
         yield architecture, own
 
@@ -169,7 +173,7 @@ def _of_sae(own: pd.DataFrame, asked: _Asked, protocol: Protocol | None, plane: 
 def _points(
     rows: pd.DataFrame, asked: _Asked, axis: Coordinate, held: Coordinate | None, predictions: tuple[Prediction, ...]
 ) -> Iterator[CriticalPoint]:
-    """The crossings of one curve; rows have a column `failed`. None at all where the axis has a single value."""
+    """The crossings of one curve, none if the axis has a single value; rows have a column `failed`."""
     values = rows[axis.name].to_numpy(dtype=np.float64)
     if len(np.unique(values)) < 2:
         return
@@ -192,7 +196,7 @@ def _points(
 
 
 def _powers(crossing: Crossing) -> Crossing:
-    """From logarithms to values; −inf becomes 0."""
+    """The crossing in values instead of logarithms; −inf becomes 0."""
     estimate, low, high = (float(10.0**value) for value in (crossing.estimate, crossing.low, crossing.high))
     return Crossing(
         crossing.answer, crossing.direction, estimate, low, high, crossing.probability, crossing.branch, crossing.branches
@@ -200,9 +204,9 @@ def _powers(crossing: Crossing) -> Crossing:
 
 
 def represented_norm(rows: pd.DataFrame) -> pd.Series[float]:
-    """√(‖W‖_F²/|F|) of each row, the norm of a represented column: with ‖W‖_F² = n_features · `ae_diagonal_mean`.
+    """√(‖W‖_F²/|F|) of each row, the norm of a represented column, with ‖W‖_F² = n_features · `ae_diagonal_mean`.
 
-    The columns outside F are taken as 0, which they need not be: it errs upwards. NaN where F is empty.
+    The columns outside F are treated as 0, so that the norm is an upper bound. NaN if F is empty.
     """
     represented = rows["ae_features_represented"].astype("float64")
     return np.sqrt(rows["n_features"] * rows["ae_diagonal_mean"] / represented.where(represented > 0))
@@ -211,8 +215,8 @@ def represented_norm(rows: pd.DataFrame) -> pd.Series[float]:
 def death_predictions(rows: pd.DataFrame, protocol: Protocol | None) -> tuple[Prediction, ...]:
     """The l1 at which the SAEs of one sparsity die, by closed form from the median column norm of their autoencoders.
 
-    `2‖w‖`: where firing stops paying at the optimum. `initial pull`: where the first steps push every latent down; for
-    decoders that start as normal(0, sae_init_std), so only with a protocol that has them.
+    `2‖w‖`: the l1 above which firing does not pay at the optimum. `initial pull`: the l1 above which the first steps push every
+    latent down; it holds for decoders that start as normal(0, sae_init_std), so only under a protocol with such decoders.
     """
     if not {"ae_diagonal_mean", "ae_features_represented"} <= set(rows.columns):
         return ()
@@ -231,14 +235,14 @@ def death_predictions(rows: pd.DataFrame, protocol: Protocol | None) -> tuple[Pr
 
 @dataclass(frozen=True)
 class OrderParameter:
-    """A number that rows hold of each autoencoder, and its closed form."""
+    """A number that the rows give for each autoencoder, and its closed form."""
 
     column: str
-    """Its name: a column of the rows, or one that `measure` makes from them."""
+    """Its name: a column of the rows, or one that `measure` computes from them."""
     label: str
     measure: Callable[[pd.DataFrame], pd.Series[float]]
     theory: Callable[[float, _Float, int], float]
-    """Of (sparsity, importances, n_hidden)."""
+    """The closed form as a function of (sparsity, importances, n_hidden)."""
 
 
 def _stored(column: str) -> Callable[[pd.DataFrame], pd.Series[float]]:
@@ -272,14 +276,14 @@ ORDER_PARAMETERS = (
     OrderParameter("ae_dimension_sum_least", "lower bound of ΣD, from κ", _least_dimension_sum, lambda S, weights, H: float(H)),
     OrderParameter("ae_loss_over_dedicated", "AE loss / dedicated loss", _loss_ratio, _best_loss_ratio),
 )  # fmt: skip
-"""ΣD itself needs W, which rows do not hold: `ae_dimension_sum_least` is the bound that the condition number gives."""
+"""ΣD itself needs W, which rows do not hold; `ae_dimension_sum_least` is its bound from the condition number."""
 
 
 def ae_order_parameters(frame: pd.DataFrame, parameters: Sequence[OrderParameter] = ORDER_PARAMETERS) -> pd.DataFrame:
-    """Order parameters by architecture and sparsity, over the autoencoders (each once): one row per parameter of each.
+    """One row per architecture, sparsity and order parameter, over the autoencoders (each counted once).
 
-    Columns: architecture, sparsity, parameter, replicates (those with a finite value), autoencoders (all), q05, q25, q50,
-    q75, q95 over them, theory (closed form; NaN where the rows do not show the importances).
+    Columns: architecture, sparsity, parameter, replicates (those with a finite value), autoencoders (all), quantiles q05, q25,
+    q50, q75, q95, theory (closed form; NaN if the importances cannot be derived from the rows).
     """
     columns = ["architecture", SPARSITY.name, "parameter", "replicates", "autoencoders", *_QUANTILE_NAMES, "theory"]
     if frame.empty:
@@ -308,7 +312,7 @@ def _summary(parameter: OrderParameter, rows: pd.DataFrame) -> tuple[float, ...]
 
 
 def importances_of(rows: pd.DataFrame) -> _Float | None:
-    """I_i = r^i, (n_features,), with r from `ae_loss_bias_only` = v(p) Σ I; None where no row holds it."""
+    """I_i = r^i, (n_features,), with r from `ae_loss_bias_only` = v(p) Σ I; None if no row holds that loss."""
     baselines = _stored("ae_loss_bias_only")(rows)
     known = rows[np.isfinite(baselines)]
     if known.empty:
@@ -321,17 +325,17 @@ def importances_of(rows: pd.DataFrame) -> _Float | None:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement about one autoencoder, whose rate over seeds makes a transition."""
+    """A statement about one autoencoder; the share of seeds for which it holds makes a transition."""
 
     name: str
     holds: Callable[[pd.DataFrame], pd.Series[bool]]
     theory: Callable[[_Float, int], float]
-    """The critical sparsity, of (importances, n_hidden); NaN where the closed form has none."""
+    """The critical sparsity as a function of (importances, n_hidden); NaN if the closed form has none."""
     closed_form: str
 
 
 def _kth_pair(k: int) -> Callable[[_Float, int], float]:
-    """Critical sparsity of the k-th pair."""
+    """The critical sparsity of the k-th pair, NaN if there is none."""
 
     def critical(importances: _Float, n_hidden: int) -> float:
         onsets = theory.pairing_sparsities(importances, n_hidden)
@@ -345,7 +349,7 @@ def _all_paired(importances: _Float, n_hidden: int) -> float:
 
 
 def _below_three_quarters(importances: _Float, n_hidden: int) -> float:
-    """From ⌈H/3⌉ pairs on D* = H/(H + k) is at most ¾."""
+    """With ⌈H/3⌉ or more pairs, D* = H/(H + k) is at most ¾."""
     return _kth_pair(-(-n_hidden // 3))(importances, n_hidden)
 
 
@@ -379,9 +383,9 @@ STATEMENTS = (
 
 
 def order_transitions(frame: pd.DataFrame, level: float = 0.5, confidence: float = 0.9) -> list[CriticalPoint]:
-    """Critical sparsities of the autoencoder itself: where each of STATEMENTS comes to hold in that share of the seeds.
+    """Critical sparsities of the autoencoder itself: where each of STATEMENTS begins to hold in the share `level` of the seeds.
 
-    Autoencoders whose numbers are missing (crashed, diverged) are left out.
+    Autoencoders without numbers (crashed, diverged) are left out.
     """
     if frame.empty:
         return []
@@ -390,7 +394,7 @@ def order_transitions(frame: pd.DataFrame, level: float = 0.5, confidence: float
     exact = _once_each(frame)
     for architecture, own in _by_architecture(on_lattice(exact)):
         rows = own[np.isfinite(_stored("ae_loss")(own))]
-        importances = importances_of(exact[exact["architecture"] == architecture])  # of a bin's middle they would be others
+        importances = importances_of(exact[exact["architecture"] == architecture])  # not from the middles of bins
         for statement in STATEMENTS if len(rows) else ():
             marked = rows.assign(failed=statement.holds(rows))
             found = _points(marked, replace(asked, quantity=statement.name), SPARSITY, None, _onset(statement, rows, importances))
@@ -399,13 +403,13 @@ def order_transitions(frame: pd.DataFrame, level: float = 0.5, confidence: float
 
 
 def _onset(statement: Statement, rows: pd.DataFrame, importances: _Float | None) -> tuple[Prediction, ...]:
-    """Where the closed form has the statement come to hold; it never has it end, so a fall has no prediction."""
+    """Where the closed form predicts that the statement begins to hold; it predicts no end, so a fall has no prediction."""
     value = np.nan if importances is None else statement.theory(importances, int(rows["n_hidden"].iloc[0]))
     return (Prediction(statement.closed_form, value),)
 
 
 def critical_table(points: list[CriticalPoint]) -> pd.DataFrame:
-    """One row per point and closed form (one without any for a point that has none)."""
+    """One row per point and closed form; a point without a closed form also gets one row."""
     return pd.DataFrame(
         [_line(point, prediction) for point in points for prediction in point.predictions or (None,)], columns=list(_COLUMNS)
     )

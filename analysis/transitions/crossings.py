@@ -1,9 +1,11 @@
 """Where a rate crosses a level, with an interval: the statistics of one curve of binary outcomes.
 
-P(failure) = L + (1 − L − H) σ((x − θ)/w), rising or falling, with floor L and ceiling 1 − H: a Bayesian logistic fit on a
-grid over (θ, w, L, H) that is narrowed around the posterior. Seeds that are used at several levels make their outcomes
-depend on each other; the likelihood is raised to the power 1/d, d the design effect that the seeds' scores show (Pauli,
-Racugno, Ventura 2011, "Bayesian Composite Marginal Likelihoods"). A curve that crosses more than once is cut at its extremes.
+The model is P(failure) = L + (1 − L − H) σ((x − θ)/w), rising or falling, with floor L and ceiling 1 − H. It is a Bayesian
+logistic fit on a grid over (θ, w, L, H) that is narrowed around the posterior.
+
+Outcomes of a seed at several levels depend on each other. The likelihood is therefore raised to the power 1/d, where d is the
+design effect estimated from the seeds' scores (Pauli, Racugno, Ventura 2011, "Bayesian Composite Marginal Likelihoods").
+A curve that crosses more than once is cut at its extremes.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ from scipy.special import expit, logit, logsumexp, xlogy
 _Float = NDArray[np.float64]
 
 FEWEST_SEEDS, FEWEST_LEVELS = 4, 3
-"""With less there is no answer: an interval over seeds needs several of them."""
+"""With fewer of either there is no answer, because an interval over seeds needs several of them."""
 EVIDENCE_FOR_A_CROSSING = 12.0
-"""Deviance that a further crossing must explain before a curve is called not monotone."""
+"""Deviance that each additional crossing must explain before a curve is called not monotone."""
 _EVERYWHERE = (-0.3, 1.3)
-"""Where θ may lie, with the measured levels scaled to [0, 1]."""
+"""The range of θ, with the measured levels scaled to [0, 1]."""
 _THETAS = 41
 _WIDTHS = 10.0 ** np.linspace(-2.5, -0.2, 12)[:, None, None]  # (w, 1, 1)
 _FLOORS = np.array([0.002, 0.01, 0.02, 0.04, 0.07, 0.12, 0.2, 0.35])[:, None]  # (L, 1)
 _CEILING_GAPS = np.array([0.002, 0.02, 0.08, 0.2, 0.35])  # (H,)
 _TAIL = 1e-4
-"""Posterior mass that each narrowing of the grid may leave outside."""
+"""Posterior mass that each narrowing of the grid may leave outside on either side."""
 
 
 class Answer(StrEnum):
@@ -43,21 +45,21 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True)
 class Crossing:
-    """One crossing of the level, or why there is none."""
+    """One crossing of the level, or the reason why there is none."""
 
     answer: Answer
     direction: str
-    """`rising` or `falling` in x; without a crossing the side on which the rate stays: `below` or `above`."""
+    """`rising` or `falling` in x; without a crossing, the side on which the rate stays: `below` or `above`."""
     estimate: float
-    """Posterior median; NaN where the answer is not `crossed`."""
+    """Posterior median; NaN unless the answer is `crossed`."""
     low: float
-    """Ends of the central interval; ∓inf where it leaves the measured range, NaN without a crossing."""
+    """`low` and `high` are the ends of the central interval: ∓inf if it leaves the measured range, NaN without a crossing."""
     high: float
     probability: float
-    """Posterior probability that the level is crossed within the measured range; NaN where there were too few."""
+    """Posterior probability that the level is crossed within the measured range; NaN if there are too few seeds or levels."""
     branch: int = 1
     branches: int = 1
-    """The number of crossings of the curve: more than one says that it is not monotone."""
+    """The number of crossings of the curve; if there are several, it is not monotone, and `branch` counts them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,7 @@ class Curve:
 
     @classmethod
     def of(cls, x: ArrayLike, failed: ArrayLike, seed: ArrayLike) -> Curve:
-        """From one number for each replicate: x, whether it failed, and the seed that it shares with others."""
+        """The curve of replicates, from x, failure and seed of each."""
         levels, row = np.unique(np.asarray(x, dtype=np.float64), return_inverse=True)
         seeds, column = np.unique(np.asarray(seed), return_inverse=True)
         shape = (len(levels), len(seeds))
@@ -86,11 +88,11 @@ class Curve:
 
     @cached_property
     def z(self) -> _Float:
-        """The levels on [0, 1]."""
+        """The levels scaled to [0, 1]."""
         return (self.x - self.x[0]) / (self.x[-1] - self.x[0])
 
     def unscaled(self, z: float) -> float:
-        """From [0, 1] back to x; ±inf and NaN stay."""
+        """A value on [0, 1] as x; ±inf and NaN stay as they are."""
         return float(self.x[0] + z * (self.x[-1] - self.x[0]))
 
     @property
@@ -99,12 +101,12 @@ class Curve:
         return self.failures.sum(axis=1), self.replicates.sum(axis=1)
 
     def part(self, start: int, stop: int) -> Curve:
-        """Levels start … stop − 1."""
+        """The curve at levels start … stop − 1."""
         return Curve(self.x[start:stop], self.failures[start:stop], self.replicates[start:stop])
 
 
 def crossings(x: ArrayLike, failed: ArrayLike, seed: ArrayLike, level: float = 0.5, confidence: float = 0.9) -> list[Crossing]:
-    """Where the rate of `failed` over x crosses the level; (replicates,) each. Always at least one, ordered by x."""
+    """Where the rate of `failed` over x crosses the level; x, failed, seed: (replicates,). At least one entry, ordered by x."""
     curve = Curve.of(x, failed, seed)
     if len(curve.x) < FEWEST_LEVELS or curve.replicates.shape[1] < FEWEST_SEEDS:
         return [Crossing(Answer.TOO_FEW, "", np.nan, np.nan, np.nan, np.nan)]
@@ -113,14 +115,14 @@ def crossings(x: ArrayLike, failed: ArrayLike, seed: ArrayLike, level: float = 0
     return [replace(crossing, branch=number, branches=len(found)) for number, crossing in enumerate(found, start=1)]
 
 
-# Is it one crossing?
+# How many crossings?
 
 
 def branches(failures: _Float, replicates: _Float, level: float) -> list[tuple[int, int]]:
-    """Ranges of levels (start, stop), one a crossing: the whole curve unless it crosses the level more than once.
+    """Ranges of levels (start, stop), one per crossing: the whole curve unless it crosses the level more than once.
 
-    The levels are labelled above or below so that the deviance of those on the wrong side, plus EVIDENCE_FOR_A_CROSSING
-    for each change of side, is least. Neighbouring ranges meet at the most evident level between two crossings.
+    Each level is labelled as above or below. The labels minimise the deviance of levels on the wrong side, plus
+    EVIDENCE_FOR_A_CROSSING for each change of side. Neighbouring ranges meet at the most evident level between two crossings.
     """
     evidence = signed_deviance(failures, replicates, level)
     above = _sides(evidence)
@@ -134,20 +136,20 @@ def branches(failures: _Float, replicates: _Float, level: float) -> list[tuple[i
 
 
 def _widened(ranges: list[tuple[int, int]], levels: int) -> list[tuple[int, int]]:
-    """Ranges of fewer than FEWEST_LEVELS levels reach one further on either side."""
+    """The ranges, with those of fewer than FEWEST_LEVELS levels extended by one level on either side."""
     short = [stop - start < FEWEST_LEVELS for start, stop in ranges]
     return [(max(0, a - s), min(levels, b + s)) for (a, b), s in zip(ranges, map(int, short))]
 
 
 def signed_deviance(failures: _Float, replicates: _Float, level: float) -> _Float:
-    """± 2 n KL(k/n ‖ level), (levels,): positive where the rate is above the level, 0 without replicates."""
+    """± 2 n KL(k/n ‖ level), (levels,): positive if the rate is above the level, 0 without replicates."""
     rate = np.divide(failures, replicates, out=np.full(len(replicates), level), where=replicates > 0)
     divergence = xlogy(rate, rate / level) + xlogy(1 - rate, (1 - rate) / (1 - level))
     return np.sign(rate - level) * 2 * replicates * divergence
 
 
 def _sides(evidence: _Float) -> NDArray[np.bool_]:
-    """The cheapest labelling above/below, by dynamic programming (Viterbi's), (levels,)."""
+    """(levels,): the cheapest labelling as above or below, by dynamic programming (Viterbi's)."""
     wrong = np.stack([np.maximum(evidence, 0), np.maximum(-evidence, 0)], axis=1)  # cost of: below, above
     cost, came_from = wrong[0], np.zeros((len(evidence), 2), dtype=np.int64)
     for at in range(1, len(evidence)):
@@ -174,20 +176,20 @@ class _Grid:
 
     theta: _Float
     crossing: _Float
-    """Where each member crosses the level: ±inf where it does not within [0, 1]."""
+    """Where each member crosses the level; ±inf if it does not within [0, 1]."""
     log_likelihood: _Float
     effect: float
-    """The design effect d: the likelihood counts with the power 1/d."""
+    """The design effect d: the likelihood is raised to the power 1/d."""
 
     @cached_property
     def weight(self) -> _Float:
-        """Posterior of each member under a flat prior; sums to 1."""
+        """Posterior probability of each member under a flat prior; they sum to 1."""
         weight = np.exp((self.log_likelihood - self.log_likelihood.max()) / self.effect)
         return weight / weight.sum()
 
     @property
     def evidence(self) -> float:
-        """Logarithm of the mean likelihood."""
+        """Logarithm of the summed likelihood, comparable between grids of one size."""
         return float(logsumexp(self.log_likelihood))
 
     @property
@@ -231,7 +233,7 @@ def _posterior(z: _Float, k: _Float, n: _Float, level: float, window: tuple[floa
 
 @lru_cache(64)
 def _remembered(z: bytes, k: bytes, n: bytes, level: float, window: tuple[float, float]) -> _Grid:
-    """By value: in a plane many curves are the same (nobody fails, or everybody)."""
+    """The grid, cached by value because many curves of a plane are equal (no replicate fails, or every one)."""
     return _on_grid(np.frombuffer(z), np.frombuffer(k), np.frombuffer(n), level, window)
 
 
@@ -245,21 +247,21 @@ def _on_grid(z: _Float, k: _Float, n: _Float, level: float, window: tuple[float,
 
 
 def _zoomed(grid: _Grid, z: _Float, k: _Float, n: _Float, level: float) -> _Grid:
-    """The grid narrowed around its posterior, twice: a step of θ must be small beside the interval."""
+    """The grid narrowed around its posterior, twice, so that a step of θ is small compared with the interval."""
     for _ in range(2):
         grid = _posterior(z, k, n, level, _narrowed(grid), grid.effect)
     return grid
 
 
 def _crossing(theta: _Float, width: _Float, floor: _Float, gap: _Float, level: float) -> _Float:
-    """x at which L + (1 − L − H) σ((x − θ)/w) is the level; ±inf where that is outside [0, 1] or never."""
+    """The x at which L + (1 − L − H) σ((x − θ)/w) equals the level; ±inf if it is outside [0, 1] or does not exist."""
     share = np.clip((level - floor) / (1 - floor - gap), 0, 1)
     at = theta + width * logit(share)
     return np.asarray(np.where(at < 0, -np.inf, np.where(at > 1, np.inf, at)))
 
 
 def _narrowed(grid: _Grid) -> tuple[float, float]:
-    """The window of θ that holds all but 2 _TAIL of the posterior, and one step more on either side."""
+    """The window of θ that holds all but 2 _TAIL of the posterior, plus one step on either side."""
     mass, theta = grid.weight.sum(axis=(1, 2, 3)).cumsum(), grid.theta.ravel()
     first, last = np.searchsorted(mass, _TAIL), min(int(np.searchsorted(mass, 1 - _TAIL)), _THETAS - 1)
     step = theta[1] - theta[0]
@@ -267,10 +269,10 @@ def _narrowed(grid: _Grid) -> tuple[float, float]:
 
 
 def design_effect(z: _Float, curve: Curve, mode: tuple[float, float, float, float], level: float) -> float:
-    """How many times larger the variance of the crossing is than for independent outcomes, in [1, levels].
+    """The factor by which the variance of the crossing exceeds that for independent outcomes, in [1, levels].
 
-    gᵀ I⁻¹ J I⁻¹ g / gᵀ I⁻¹ g in (θ, log w): I the information, J the sum over seeds of squared scores, g the crossing's
-    gradient. 1 where each seed is used once and the model holds.
+    gᵀ I⁻¹ J I⁻¹ g / gᵀ I⁻¹ g in (θ, log w), with I the information, J the sum over seeds of squared scores and g the gradient
+    of the crossing. It is 1 if each seed is used once and the model holds.
     """
     theta, width, floor, gap = mode
     share = expit((z - theta) / width)
@@ -279,7 +281,7 @@ def design_effect(z: _Float, curve: Curve, mode: tuple[float, float, float, floa
     variance, seeds = rate * (1 - rate), curve.replicates.shape[1]
     scores = (slope / variance) @ (curve.failures - curve.replicates * rate[:, None])  # (2, seeds)
     information = (slope * curve.replicates.sum(axis=1) / variance) @ slope.T
-    bread = np.linalg.inv(information + np.diag([1.0, 1.0]))  # the prior's, so that a step function has an inverse
+    bread = np.linalg.inv(information + np.diag([1.0, 1.0]))  # the prior's share makes a step function invertible
     gradient = np.array([1.0, width * float(logit(np.clip((level - floor) / (1 - floor - gap), 0.01, 0.99)))])
     spread = bread @ gradient
     ratio = (spread @ scores) @ (spread @ scores) * seeds / (seeds - 1) / (spread @ gradient)
@@ -287,7 +289,7 @@ def design_effect(z: _Float, curve: Curve, mode: tuple[float, float, float, floa
 
 
 def weighted_quantiles(values: _Float, weights: _Float, probabilities: tuple[float, ...]) -> list[float]:
-    """Quantiles of weighted values, ±inf among them; the weights sum to 1."""
+    """Quantiles of weighted values, which may include ±inf; the weights sum to 1."""
     order = np.argsort(values, axis=None)
     mass = np.cumsum(weights.ravel()[order])
     at = np.minimum(np.searchsorted(mass, np.array(probabilities) * mass[-1]), len(mass) - 1)

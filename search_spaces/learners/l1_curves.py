@@ -177,19 +177,23 @@ class Monotony:
         joint = bumped + (above[:low, None] + self._prior)
         of_bump = logsumexp(joint, axis=(0, 2))
         bump = logsumexp(of_bump) - np.log(low)
-        none = flat + above  # (bases, cuts)
+        rising = self._rising(flat, above)
+        posterior = np.bincount(self._centre.astype(np.int64), np.exp(of_bump - of_bump.max()), self.bins)
+        of_cut = np.logaddexp(logsumexp(joint, axis=(0, 1)), logsumexp(flat + above, axis=0))
+        shares = np.cumsum(np.exp(of_cut - of_cut.max()))
+        lattice = np.repeat(posterior, BIN)[: self.size]
+        cut = int(np.searchsorted(shares, 0.5 * shares[-1]))
+        return Descent(float(bump - rising), lattice / lattice.sum(), min(cut * BIN, self.size))
+
+    def _rising(self, flat: Floats, above: Floats) -> float:
+        """Log evidence of curves without a bump, (bases, cuts) of the bins before and from each cut: flat, or with one step."""
+        none = flat + above
         steps = []
         for first in range(len(flat)):
             for then in range(first + 1, len(flat)):
                 before = np.logaddexp.accumulate(flat[first] - flat[then])[:-1] - np.log(np.arange(1, self.bins + 1))
                 steps.append(none[then, 1:] + before)
-        rising = np.logaddexp(logsumexp(none) - np.log(len(flat)), logsumexp(steps) - np.log(len(steps))) - np.log(2)
-        posterior = np.bincount(self._centre.astype(np.int64), np.exp(of_bump - of_bump.max()), self.bins)
-        of_cut = np.logaddexp(logsumexp(joint, axis=(0, 1)), logsumexp(none, axis=0))
-        shares = np.cumsum(np.exp(of_cut - of_cut.max()))
-        lattice = np.repeat(posterior, BIN)[: self.size]
-        cut = int(np.searchsorted(shares, 0.5 * shares[-1]))
-        return Descent(float(bump - rising), lattice / lattice.sum(), min(cut * BIN, self.size))
+        return float(np.logaddexp(logsumexp(none) - np.log(len(flat)), logsumexp(steps) - np.log(len(steps))) - np.log(2))
 
 
 def _log_rates(rate: Floats) -> Floats:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +21,7 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders, Watch
-from study.engines.l1_controller import L1Controller
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, Watch
 from study.engines.lane_kernels import (
     AeLayout,
     Control,
@@ -98,41 +98,28 @@ class CompiledEngine:
                 training.take_back(model, lanes)
         return Autoencoders(parameters[: n_hidden * n_features].reshape(start.W.shape), parameters[n_hidden * n_features :])
 
-    def train_saes(
-        self,
-        start: SparseAutoencoders,
-        activations: _Array,
-        ae_of_sae: NDArray[np.int64],
-        batches: Minibatches | None,
-        l1: _Array,
-        protocol: Protocol,
-        controller: L1Controller | None = None,
-    ) -> SparseAutoencoders:
+    def train_saes(self, task: SaeTask) -> SparseAutoencoders:
         """As `ReferenceEngine.train_saes`, to the bit."""
-        parameters = start.stacked()
-        with np.errstate(over="ignore"):  # an l1 too large for float32 becomes inf, and the replicate diverges
-            l1 = l1.astype(parameters.dtype)
-        variant, (n_latents, n_hidden) = variant_of(protocol), start.W_dec.shape[:2]
+        protocol, parameters, (n_latents, n_hidden) = task.protocol, task.start.stacked(), task.start.W_dec.shape[:2]
+        variant = variant_of(protocol)
         training = _Training.of(parameters, sae_schedule(protocol), protocol.sae_batch_size, protocol, self.watch, variant)
-        code, at = lane_code_of(variant), layout_of(start.rows, n_hidden, n_latents, protocol)
+        code, at = lane_code_of(variant), layout_of(task.start.rows, n_hidden, n_latents, protocol)
         scratch = rows(TILE * 3 * (n_hidden + n_latents) + len(parameters), parameters.dtype)
-        if batches is None and protocol.sae_batch_size == 1 and not (at.centred or at.unit_norm or controller):
-            h = rows(activations.shape[1] * n_hidden, parameters.dtype)
+        online = task.batches is None and protocol.sae_batch_size == 1
+        if online and not (at.centred or at.unit_norm or task.controller):
+            l1, h = task.cast_l1[None], rows(task.activations.shape[1] * n_hidden, parameters.dtype)
             for model, lanes in training.groups(scratch):
-                lay_out(activations, ae_of_sae[lanes], h)
-                training.run(partial(train_sae_online, code), model, h, rows_of(l1[None], lanes), at)
+                lay_out(task.activations, task.ae_of_sae[lanes], h)
+                training.run(partial(train_sae_online, code), model, h, rows_of(l1, lanes), at)
                 training.take_back(model, lanes)
         else:
             tiles = SaeRows.of(n_hidden, n_latents)
             for model, lanes in training.groups(scratch):
-                source = _source(activations, batches, lanes, ae_of_sae[lanes], protocol.sae_batch_size)
-                steering = rows_of(controller.state if controller else l1[None], lanes)
-                control = Control(controller.steps, controller.settings, model.P.copy()) if controller else None
-                training.run(partial(train_sae_minibatch, code), model, source, steering, control, at, tiles)
+                with _steering(task, model, lanes) as (state, control):
+                    source = _source(task.activations, task.batches, lanes, task.ae_of_sae[lanes], protocol.sae_batch_size)
+                    training.run(partial(train_sae_minibatch, code), model, source, state, control, at, tiles)
                 training.take_back(model, lanes)
-                if controller:
-                    controller.state[:, lanes] = steering
-        return start.with_values(parameters)
+        return task.start.with_values(parameters)
 
 
 def _step_seconds(parameters: int, batch_size: int, sample_seconds: float, dtype: str) -> float:
@@ -191,6 +178,18 @@ class _Training:
     def take_back(self, model: Model, lanes: NDArray[np.int64]) -> None:
         """Store the group's parameters. Lanes that only fill the group are copies of its last lane and store the same values."""
         self.parameters[:, lanes] = model.P
+
+
+@contextmanager
+def _steering(task: SaeTask, model: Model, lanes: NDArray[np.int64]) -> Iterator[tuple[_Array, Control | None]]:
+    """The l1 of a group's lanes, and what steers it, whose state is taken back in the end; or the l1 that is held."""
+    controller = task.controller
+    if controller is None:
+        yield rows_of(task.cast_l1[None], lanes), None
+        return
+    state = rows_of(controller.state, lanes)
+    yield state, Control(controller.steps, controller.settings, model.P.copy())
+    controller.state[:, lanes] = state
 
 
 def _source(

@@ -78,6 +78,31 @@ class Minibatches:
     """(R,): which of the D seeds' draws each lane uses."""
 
 
+@dataclass(frozen=True, eq=False)
+class SaeTask:
+    """What R SAEs are trained from, on and under."""
+
+    start: SparseAutoencoders
+    """(…, R), in the training dtype."""
+    activations: _Array
+    """h (A, S, H) of the A autoencoders."""
+    ae_of_sae: NDArray[np.int64]
+    """The autoencoder whose h each SAE sees, (R,)."""
+    batches: Minibatches | None
+    """None for stored order."""
+    l1: _Array
+    """(R,). With a controller, each step uses the controller's l1 instead."""
+    protocol: Protocol
+    controller: L1Controller | None = None
+    """After each step it gets the minibatch's mean of Σ_j [f_j > 0]."""
+
+    @property
+    def cast_l1(self) -> _Array:
+        """l1 in the training dtype. One that is too large for float32 becomes inf, and the replicate diverges."""
+        with np.errstate(over="ignore"):
+            return self.l1.astype(self.start.W_dec.dtype)
+
+
 class Engine(Interface):
     """One way to run the training procedure, which `reference.py` defines."""
 
@@ -96,13 +121,4 @@ class Engine(Interface):
         self, start: Autoencoders, samples: _Array, batches: Minibatches | None, importances: _Array, protocol: Protocol
     ) -> Autoencoders: ...
 
-    def train_saes(
-        self,
-        start: SparseAutoencoders,
-        activations: _Array,
-        ae_of_sae: NDArray[np.int64],
-        batches: Minibatches | None,
-        l1: _Array,
-        protocol: Protocol,
-        controller: L1Controller | None = None,
-    ) -> SparseAutoencoders: ...
+    def train_saes(self, task: SaeTask) -> SparseAutoencoders: ...

@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders, Watch
-from study.engines.l1_controller import L1, L1Controller, steer
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, Watch
+from study.engines.l1_controller import L1, steer
 from study.engines.schedules import ae_schedule, sae_schedule
 from study.sums import mean_over_batch, ordered_sum
+from study.variants.contract import Variant
 from study.variants.registry import variant_of
 
 _Array = NDArray[Any]
@@ -106,33 +107,17 @@ class ReferenceEngine:
                 self._show(parameters)
         return Autoencoders(W, b)
 
-    def train_saes(
-        self,
-        start: SparseAutoencoders,
-        activations: _Array,
-        ae_of_sae: NDArray[np.int64],
-        batches: Minibatches | None,
-        l1: _Array,
-        protocol: Protocol,
-        controller: L1Controller | None = None,
-    ) -> SparseAutoencoders:
-        """Minimise the mean of the variant's loss over a minibatch.
-
-        start: the variant's parameters, (…, R) in the training dtype; activations: h (A, S, H) of the A autoencoders; ae_of_sae
-        (R,): the autoencoder of each SAE; l1 (R,). With a controller, each step uses the controller's l1 instead, and the
-        controller then gets the minibatch's mean of Σ_j [f_j > 0].
-        """
-        variant, parameters = variant_of(protocol), start.stacked()
-        saes = start.with_values(parameters)
-        gradient = np.zeros_like(parameters)
-        slopes = start.with_values(gradient).parameters
-        with np.errstate(over="ignore"):  # an l1 too large for float32 becomes inf, and the replicate diverges
-            l1 = l1.astype(parameters.dtype)
-        adam, initial = _Adam(parameters, sae_schedule(protocol), protocol), parameters.copy()
-        unit_norm = protocol.sae_decoder_norm == "unit"
+    def train_saes(self, task: SaeTask) -> SparseAutoencoders:
+        """Minimise the mean of the variant's loss over a minibatch."""
+        protocol, variant, controller = task.protocol, variant_of(task.protocol), task.controller
+        parameters, l1 = task.start.stacked(), task.cast_l1
+        saes, gradient, initial = task.start.with_values(parameters), np.zeros_like(parameters), parameters.copy()
+        slopes = task.start.with_values(gradient).parameters
+        adam, unit_norm = _Adam(parameters, sae_schedule(protocol), protocol), protocol.sae_decoder_norm == "unit"
+        batch_size, steps = protocol.sae_batch_size, protocol.sae_training_steps
         self._show(parameters)
         with np.errstate(all="ignore"):
-            minibatches = _minibatches(activations, batches, protocol.sae_batch_size, protocol.sae_training_steps, ae_of_sae)
+            minibatches = _minibatches(task.activations, task.batches, batch_size, steps, task.ae_of_sae)
             for t, h in enumerate(minibatches):  # (B, H, R)
                 if controller:
                     l1 = controller.state[L1]
@@ -140,12 +125,7 @@ class ReferenceEngine:
                 if unit_norm:
                     _remove_radial_part(slopes["W_dec"], saes.W_dec)
                 adam.step(gradient)
-                if unit_norm:
-                    saes.W_dec[...] /= np.sqrt(_products(saes.W_dec, saes.W_dec))[:, None]
-                for parameter in variant.parameters:
-                    if parameter.lowest is not None:
-                        values = saes.parameters[parameter.name]
-                        np.maximum(values, parameter.lowest, out=values)
+                _keep_allowed(saes, variant, unit_norm)
                 if controller:
                     active = (f > 0).sum(axis=(0, 1)).astype(l1.dtype) * l1.dtype.type(1 / len(h))
                     steer(controller.state, active, controller.steps[t], controller.settings, parameters, initial)
@@ -161,6 +141,16 @@ def _products(one: _Array, other: _Array) -> _Array:
 def _remove_radial_part(gradient: _Array, columns: _Array) -> None:
     """Remove the part of the gradient that changes the columns' norms, in place."""
     gradient -= _products(gradient, columns)[:, None] * columns
+
+
+def _keep_allowed(saes: SparseAutoencoders, variant: Variant, unit_norm: bool) -> None:
+    """Set the parameters back to where a step may not leave them: decoder columns to norm 1, others to their lowest value."""
+    if unit_norm:
+        saes.W_dec[...] /= np.sqrt(_products(saes.W_dec, saes.W_dec))[:, None]
+    for parameter in variant.parameters:
+        if parameter.lowest is not None:
+            values = saes.parameters[parameter.name]
+            np.maximum(values, parameter.lowest, out=values)
 
 
 class _Adam:

@@ -36,8 +36,7 @@ from torch import Tensor
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import DEFAULT_VARIANT, Protocol
-from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders
-from study.engines.l1_controller import L1Controller
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders
 from study.engines.schedules import ae_schedule, sae_schedule
 from study.variants.contract import TorchLoss
 from study.variants.registry import variant_of
@@ -441,32 +440,21 @@ class TorchEngine:
         )
         return Autoencoders(**self._train(task))
 
-    def train_saes(
-        self,
-        start: SparseAutoencoders,
-        activations: _Array,
-        ae_of_sae: NDArray[np.int64],
-        batches: Minibatches | None,
-        l1: _Array,
-        protocol: Protocol,
-        controller: L1Controller | None = None,
-    ) -> SparseAutoencoders:
-        """As `ReferenceEngine.train_saes`; start: (…, R); activations (A, S, H); ae_of_sae (R,); l1 (R,).
-
-        There is never a controller: `Pack` refuses a target L0 for this engine.
-        """
-        assert controller is None, "refused by Pack"
-        task = _Task(
+    def train_saes(self, task: SaeTask) -> SparseAutoencoders:
+        """As `ReferenceEngine.train_saes`. There is never a controller: `Pack` refuses a target L0 for this engine."""
+        assert task.controller is None, "refused by Pack"
+        protocol = task.protocol
+        own = _Task(
             rule=_Rule.sae(protocol),
-            theta=dict(start.parameters),
-            coefficient=l1,
-            samples=activations,
-            sample_of=ae_of_sae,
-            batches=batches,
+            theta=dict(task.start.parameters),
+            coefficient=task.l1,
+            samples=task.activations,
+            sample_of=task.ae_of_sae,
+            batches=task.batches,
             batch_size=protocol.sae_batch_size,
-            rates=_rates(sae_schedule(protocol), start.W_dec.dtype),
+            rates=_rates(sae_schedule(protocol), task.start.W_dec.dtype),
         )
-        return SparseAutoencoders(self._train(task))
+        return SparseAutoencoders(self._train(own))
 
     def _train(self, task: _Task) -> dict[str, _Array]:
         """The trained parameters, (…, R)."""

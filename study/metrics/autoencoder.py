@@ -27,6 +27,11 @@ def feature_dimensionality(W: _Float) -> _Float:
     return np.divide(squared_norms**2, shared, out=np.zeros_like(shared), where=shared > 0)
 
 
+def finite_lanes(*weights: NDArray[Any]) -> NDArray[np.bool_]:
+    """Of which replicates, the last axis, all weights are finite: (R,)."""
+    return np.logical_and.reduce([np.isfinite(array).all(axis=tuple(range(array.ndim - 1))) for array in weights])
+
+
 def replicates_first(weights: NDArray[Any]) -> _Float:
     """(…, R) → (R, …) in float64, contiguous, so that sums over a replicate's numbers have one order whatever the pack's size."""
     return np.ascontiguousarray(np.moveaxis(weights, -1, 0), dtype=np.float64)
@@ -45,28 +50,16 @@ def ae_metrics(
     W (H, N, A), b (N, A), evaluation samples x (A, S, N), sparsity (A,). If a weight of an AE is not finite, all of its AE
     columns except the two baselines are NaN.
     """
-    (n_hidden, n_features, _), samples = autoencoders.W.shape, x.shape[1]
-    finite = np.isfinite(autoencoders.W).all(axis=(0, 1)) & np.isfinite(autoencoders.b).all(axis=0)
+    n_hidden, samples, n_features = len(autoencoders.W), *x.shape[1:]
+    finite = finite_lanes(autoencoders.W, autoencoders.b)
     sane = Autoencoders(np.where(finite, autoencoders.W, 0), np.where(finite, autoencoders.b, 0))
     with np.errstate(over="ignore", invalid="ignore"):
         moments = autoencoder_moments(sane, x, importances)
-    W = replicates_first(sane.W)  # (A, H, N)
-    gram = np.swapaxes(W, 1, 2) @ W  # WᵀW (A, N, N)
-    diagonal = np.diagonal(gram, axis1=1, axis2=2)
-    off_diagonal = np.abs(gram).sum(axis=(1, 2)) - np.abs(diagonal).sum(axis=1)
-    singular = np.linalg.svd(W, compute_uv=False)  # (A, H), descending
-    with np.errstate(divide="ignore", invalid="ignore"):
-        condition = np.where(singular[:, -1] > 0, singular[:, 0] / singular[:, -1], np.inf)
-        dimensions_per_feature = n_hidden / np.sum(W**2, axis=(1, 2))
     columns = {
         "ae_loss": moments.loss / samples,
-        "ae_diagonal_mean": diagonal.mean(axis=1),
-        "ae_offdiagonal_mean": off_diagonal / (n_features * (n_features - 1)),
-        "ae_condition_number": condition,
         "ae_dead_outputs": (moments.fires == 0).sum(axis=1).astype(np.float64),
-        "ae_features_represented": represented_features(W, protocol).sum(axis=1).astype(np.float64),
-        "ae_dimensions_per_feature": dimensions_per_feature,
         "hidden_rms": np.sqrt(moments.hidden_squares / (samples * n_hidden)),
+        **_weight_columns(replicates_first(sane.W), protocol),
     }
     return {
         "empirical_sparsity": moments.zeros / (samples * n_features),
@@ -74,3 +67,20 @@ def ae_metrics(
         "ae_loss_dedicated": theory.dedicated_loss(sparsity, importances, n_hidden),
         **{name: np.where(finite, values, np.nan) for name, values in columns.items()},
     }
+
+
+def _weight_columns(W: _Float, protocol: Protocol) -> dict[str, _Float]:
+    """The columns that W (A, H, N) alone decides."""
+    n_hidden, n_features = W.shape[1:]
+    gram = np.swapaxes(W, 1, 2) @ W  # WᵀW (A, N, N)
+    diagonal = np.diagonal(gram, axis1=1, axis2=2)
+    off_diagonal = np.abs(gram).sum(axis=(1, 2)) - np.abs(diagonal).sum(axis=1)
+    singular = np.linalg.svd(W, compute_uv=False)  # (A, H), descending
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "ae_diagonal_mean": diagonal.mean(axis=1),
+            "ae_offdiagonal_mean": off_diagonal / (n_features * (n_features - 1)),
+            "ae_condition_number": np.where(singular[:, -1] > 0, singular[:, 0] / singular[:, -1], np.inf),
+            "ae_features_represented": represented_features(W, protocol).sum(axis=1).astype(np.float64),
+            "ae_dimensions_per_feature": n_hidden / np.sum(W**2, axis=(1, 2)),
+        }

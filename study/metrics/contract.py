@@ -19,6 +19,7 @@ from search_spaces.cells import Replicates
 from search_spaces.extensions import note_extension
 from search_spaces.protocol import Protocol
 from study.engines.contract import Autoencoders, SparseAutoencoders
+from study.metrics.autoencoder import finite_lanes
 from study.metrics.moments import SaeMoments, sae_moments
 from study.storage.schema import OF_THE_SAE, Column, register_column
 
@@ -102,15 +103,11 @@ def _checked(measured: Mapping[str, _Array], column: Column, finite: NDArray[np.
 def _finite(trained: Trained) -> tuple[NDArray[np.bool_], Trained]:
     """Which replicates have only finite weights, (R,), and the replicates with all weights of the others set to 0."""
     weights = [[of.W, of.b] for of in (trained.autoencoders, trained.readers)]
-    of_ae = np.logical_and.reduce([_lanes_finite(array) for own in weights for array in own])
+    of_ae = finite_lanes(*(array for own in weights for array in own))
     finite = of_ae[trained.ae_of_sae]
     saes = trained.saes
     if saes is not None:
-        finite = np.logical_and.reduce([finite, *map(_lanes_finite, saes.parameters.values())])
+        finite = finite & finite_lanes(*saes.parameters.values())
         saes = saes.each(lambda array: np.where(finite, array, 0))
     autoencoders, readers = (Autoencoders(*(np.where(of_ae, array, 0) for array in own)) for own in weights)
     return finite, dataclasses.replace(trained, autoencoders=autoencoders, readers=readers, saes=saes)
-
-
-def _lanes_finite(array: _Array) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(array).all(axis=tuple(range(array.ndim - 1))))

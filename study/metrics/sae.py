@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from search_spaces.protocol import Protocol
 from study.data import direction_draws
 from study.engines.contract import SparseAutoencoders
-from study.metrics.autoencoder import replicates_first, represented_features
+from study.metrics.autoencoder import finite_lanes, replicates_first, represented_features
 from study.metrics.moments import SaeMoments, sae_moments
 from study.metrics.similarity import similarities
 from study.variants.contract import Penalised
@@ -35,32 +35,35 @@ def sae_metrics(
     (R,): the autoencoder of each SAE; l1 (R,). W_read (H, N, A): the SAEs read h = W_read x; W if it is left out.
     If a weight of an SAE or its AE is not finite, all of its columns are NaN.
     """
-    finite_ae: NDArray[np.bool_] = np.asarray(np.isfinite(W).all(axis=(0, 1)))
-    parts = [np.isfinite(weights).all(axis=tuple(range(weights.ndim - 1))) for weights in saes.parameters.values()]
-    finite = np.logical_and.reduce([finite_ae[ae_of_sae], *parts])
+    finite_ae = finite_lanes(W)
+    finite = finite_ae[ae_of_sae] & finite_lanes(*saes.parameters.values())
     saes = saes.each(lambda weights: np.where(finite, weights, 0))
     W, W_read = np.where(finite_ae, W, 0), np.where(finite_ae, W if W_read is None else W_read, 0)
-    samples, n_latents, n_hidden = x.shape[1], *saes.W_dec.shape[:2]
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         moments = sae_moments(saes, W_read, x, ae_of_sae, protocol)
-        explained_variance = 1 - moments.squared_error / np.trace(moments.hidden_recon.XX, axis1=1, axis2=2)
-        counted = moments.code if variant_of(protocol).penalised is Penalised.CODE else moments.latents.sum(axis=1)
-        loss = moments.squared_error / samples + l1 * (counted / samples)
-        alive = moments.latents / samples >= protocol.dead_below  # (R, L)
-        recovery = _recoveries(saes, W, ae_of_sae, moments, alive, protocol)
-        similar = similarities(moments.hidden_recon, protocol.constant_below)
-    columns = {
-        "sae_loss": loss,
+        alive = moments.latents / x.shape[1] >= protocol.dead_below  # (R, L)
+        columns = {
+            **_code_columns(moments, alive, l1, protocol),
+            **similarities(moments.hidden_recon, protocol.constant_below),
+            **_recoveries(saes, W, ae_of_sae, moments, alive, protocol),
+        }
+    return {name: np.where(finite, values, np.nan) for name, values in columns.items()}
+
+
+def _code_columns(moments: SaeMoments, alive: NDArray[np.bool_], l1: _Float, protocol: Protocol) -> dict[str, _Float]:
+    """How well the code reconstructs, and how sparse it is."""
+    samples, n_hidden, n_latents = moments.hidden_recon.samples, moments.hidden_recon.XX.shape[1], moments.latents.shape[1]
+    active = moments.latents.sum(axis=1)
+    counted = moments.code if variant_of(protocol).penalised is Penalised.CODE else active
+    return {
+        "sae_loss": moments.squared_error / samples + l1 * (counted / samples),
         "sae_mse": moments.squared_error / (samples * n_hidden),
-        "explained_variance": explained_variance,
-        "l0": moments.latents.sum(axis=1) / samples,
-        "active_fraction": moments.latents.sum(axis=1) / (samples * n_latents),
+        "explained_variance": 1 - moments.squared_error / np.trace(moments.hidden_recon.XX, axis1=1, axis2=2),
+        "l0": active / samples,
+        "active_fraction": active / (samples * n_latents),
         "dead_latents": (~alive).sum(axis=1).astype(np.float64),
         "max_firing_rate": moments.latents.max(axis=1) / samples,
-        **similar,
-        **recovery,
     }
-    return {name: np.where(finite, values, np.nan) for name, values in columns.items()}
 
 
 def _recoveries(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,14 +113,7 @@ def refuse_unseen_storage(folder: StudyFolder) -> None:
     token = f"visible.{uuid.uuid4().hex}"
     folder.write_text(token, "")
     try:
-        looks = {
-            ray.remote(_sees)
-            .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            .remote(folder.storage.place(), folder.name, token): node
-            for node in others
-        }
-        answered, _ = ray.wait(list(looks), num_returns=len(looks), timeout=PROBE_SECONDS)
-        blind = [looks[look]["NodeManagerHostname"] for look in answered if not _answer(look)]
+        blind = _blind_hosts(folder, token, others)
     finally:
         folder.delete(token)
     if blind:
@@ -129,6 +122,18 @@ def refuse_unseen_storage(folder: StudyFolder) -> None:
             f"nodes do not see it ({', '.join(sorted(set(blind))[:3])}). Give a folder that all of them mount, or a URI such as "
             "s3://bucket/folder."
         )
+
+
+def _blind_hosts(folder: StudyFolder, file: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The hosts of the nodes that answer within PROBE_SECONDS and do not see a file of the study."""
+    looks = {
+        ray.remote(_sees)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(folder.storage.place(), folder.name, file): node
+        for node in nodes
+    }
+    answered, _ = ray.wait(list(looks), num_returns=len(looks), timeout=PROBE_SECONDS)
+    return [looks[look]["NodeManagerHostname"] for look in answered if not _answer(look)]
 
 
 def _answer(look: ray.ObjectRef) -> bool:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import ray
@@ -113,14 +113,22 @@ def _ctrl_c_held(before_leaving: Callable[[], None]) -> Iterator[None]:
             before_leaving()
             leave_at_once()
 
-    before = signal.signal(signal.SIGINT, on_ctrl_c)
-    try:
+    with _handling({signal.SIGINT: on_ctrl_c}):
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
     if pressed:
         ray.shutdown()
         raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _handling(handlers: Mapping[signal.Signals, Callable[..., None] | signal.Handlers]) -> Iterator[None]:
+    """A context in which signals have these handlers."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _shut_down_at_once() -> None:
@@ -149,16 +157,13 @@ def interrupted_by_ctrl_c() -> Iterator[None]:
         patience.start()
         signal.raise_signal(signal.SIGUSR1)  # to Tune this means: leave the loop and save
 
-    before = signal.signal(signal.SIGINT, on_ctrl_c)
-    before_usr1 = signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until Tune has set its own handler
-    try:
-        yield
-    except BaseException:  # Ray wraps a KeyboardInterrupt that comes while it waits in a SystemError
-        if not interrupted:
-            raise
-    finally:
-        patience.cancel()
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGUSR1, before_usr1)
+    with _handling({signal.SIGINT: on_ctrl_c, signal.SIGUSR1: signal.SIG_IGN}):  # the latter until Tune has set its own handler
+        try:
+            yield
+        except BaseException:  # Ray wraps a KeyboardInterrupt that comes while it waits in a SystemError
+            if not interrupted:
+                raise
+        finally:
+            patience.cancel()
     if interrupted:
         raise KeyboardInterrupt

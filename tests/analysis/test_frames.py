@@ -65,7 +65,7 @@ def test_rate_interval_holds_the_truth(replicates: int) -> None:
 
 
 def test_interval_of_nothing_is_everything() -> None:
-    """Without replicates a rate may be anything."""
+    """Without replicates the interval is (0, 1)."""
     low, high = rate_interval(0, 0)
     assert (float(low), float(high)) == (0, 1)
     assert rate_text(0, 0) == "no replicate"
@@ -73,7 +73,7 @@ def test_interval_of_nothing_is_everything() -> None:
 
 
 def test_cells_are_counted() -> None:
-    """By architecture in order of width, sparsity, l1; each kind apart, or any."""
+    """Rates are ordered by architecture in order of width, sparsity and l1, for each kind of failure or for any."""
     frame = frame_of(
         {
             ("10-5-10", 0.9, 0.01): ["none", "sae_dead", "sae_dense", "sae_dead"],
@@ -92,7 +92,7 @@ def test_cells_are_counted() -> None:
 
 
 def test_verdict_shares_sum_to_one() -> None:
-    """And are those of the frame."""
+    """The shares of verdicts sum to one at each sparsity and are those of the frame."""
     frame = frame_of({("5-3-5", 0.5, 0.01): ["none", "none", "sae_dead"], ("5-3-5", 0.9, 0.01): ["unfaithful"]})
     composition = plots.verdict_composition(frame)
     np.testing.assert_allclose(composition.shares.sum(axis=0), 1)
@@ -102,7 +102,7 @@ def test_verdict_shares_sum_to_one() -> None:
 
 
 def test_a_verdict_that_is_not_registered_is_refused() -> None:
-    """Figures and shares would leave its replicates out: the message says what to import."""
+    """An unknown verdict is refused, as figures and shares would omit its replicates; the message says what to import."""
     rows = Storage.at(EARLIER_STUDY.parent).study(EARLIER_STUDY.name).read_shards().rows
     place = rows.schema.get_field_index("failure")
     with pytest.raises(MisuseError, match="'lopsided' is unknown"):
@@ -111,20 +111,20 @@ def test_a_verdict_that_is_not_registered_is_refused() -> None:
 
 
 def test_every_verdict_has_a_colour_and_a_sentence() -> None:
-    """A kind that is added must be told from the others."""
+    """Every verdict has a style that distinguishes it from the others, one added later too."""
     assert len({(verdict.colour, verdict.pattern) for verdict in verdicts()}) == len(verdicts())
     assert all(verdict.meaning for verdict in verdicts())
 
 
 def test_published_table_is_whole() -> None:
-    """Seven sparsities, our column names; beside a frame without the replicates it is empty."""
+    """The published table has seven sparsities and our column names; the comparison is empty for a frame without the replicates."""
     table = published_experiment()
     assert table["sparsity"].tolist() == [0.3, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95]
     assert table.loc[table["sparsity"] == 0.9, "dead_latents"].item() == 10
 
 
 def test_frame_is_typed(tmp_path: Path) -> None:
-    """Counts are whole numbers, metrics floats, time a time; the published comparison finds nothing in another protocol."""
+    """Counts are integers, metrics floats, times timestamps; the published comparison finds nothing under another protocol."""
     made(tmp_path)
     frame = load("made", tmp_path)
     assert frame["seed"].dtype == "int64"
@@ -140,7 +140,7 @@ def test_frame_is_typed(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["empty", "one row", "all crashed", "half"])
 def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> None:
-    """No row, one row, nothing measured, not finished: every reader works, and the page tells."""
+    """With no row, one row, nothing measured, or an unfinished study, every reader works and the page says so."""
     made(tmp_path, seeds=[5] if case == "one row" else "0:3", rows=case != "empty", crashed=case == "all crashed")
     if case == "half":
         space = {"architectures": ["10-5-10"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:9"}
@@ -160,7 +160,7 @@ def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> Non
 
 
 def test_random_search_is_binned_before_it_is_mapped() -> None:
-    """6,000 cells of one seed on no lattice: 12 × 12 bins that pool their seeds."""
+    """6,000 cells of one seed off any lattice become 12 × 12 bins that pool their seeds."""
     generator = np.random.default_rng(0)
     sparsity, l1 = generator.uniform(0.3, 0.98, 6000), 10 ** generator.uniform(-4, 0, 6000)
     cells = {("5-3-5", s, c): ["sae_dead" if c > 0.1 else "none"] for s, c in zip(sparsity.tolist(), l1.tolist())}

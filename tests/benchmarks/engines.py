@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from search_spaces import PROTOCOLS, Architecture, Protocol, grid
 from study import data, run_pack
 from study.engines.compiled import CompiledEngine
-from study.engines.contract import Autoencoders, Engine, Minibatches, SparseAutoencoders
+from study.engines.contract import Autoencoders, Engine, Minibatches, SaeTask, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
 from study.kernels import simd
 from study.kernels.simd import everywhere, load, square_root, store
@@ -125,7 +125,8 @@ class Models:
         if sae_batches is not None:
             sae_batches = dataclasses.replace(sae_batches, of_lane=shared)
         ae = best(lambda: engine.train_autoencoders(self.autoencoders, self.x, ae_batches, importances, protocol), repeats)
-        sae = best(lambda: engine.train_saes(self.saes, self.h, shared, sae_batches, l1, protocol), repeats)
+        task = SaeTask(self.saes, self.h, shared, sae_batches, l1, protocol)
+        sae = best(lambda: engine.train_saes(task), repeats)
         return ae / self.count / protocol.ae_training_steps, sae / self.count / protocol.sae_training_steps
 
     def batches(self, steps: int, size: int, protocol: Protocol) -> Minibatches | None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from search_spaces import PROTOCOLS, Architecture, Protocol
-from study.engines.contract import Autoencoders, Minibatches, SparseAutoencoders
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders
 from study.engines.torch_engine import TorchEngine
 
 ARCHITECTURES = ("5-3-5", "10-5-10", "20-10-20")
@@ -96,7 +96,7 @@ def _saes(engine: TorchEngine, architecture: Architecture, dtype: str, protocol:
     def train(steps: int) -> object:
         lasting = dataclasses.replace(protocol, sae_epochs=None, sae_steps=steps)
         batches = _batches(steps, protocol.sae_batch_size, lanes, protocol)
-        return engine.train_saes(start, activations, np.arange(lanes), batches, np.full(lanes, 0.01), lasting)
+        return engine.train_saes(SaeTask(start, activations, np.arange(lanes), batches, np.full(lanes, 0.01), lasting))
 
     return train
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from search_spaces import PROTOCOLS, Architecture, Cell, Protocol, Replicate, Replicates, grid, protocol_from
 from study import chunks, data, packs, run_pack
 from study.engines.compiled import CompiledEngine
+from study.engines.contract import SaeTask
 from study.failures import judge
 from study.packs import Pack, autoencoder_keys, estimated_seconds, plan_packs
 from study.storage.schema import OF_THE_SAE, columns, row_schema, science_columns
@@ -126,9 +127,9 @@ def test_borders_of_the_test_above_cut_the_pack(monkeypatch: pytest.MonkeyPatch)
     trained: list[int] = []
     train = CompiledEngine.train_saes
 
-    def counted(engine: CompiledEngine, start: Any, *rest: Any) -> Any:
-        trained.append(start.W_dec.shape[-1])
-        return train(engine, start, *rest)
+    def counted(engine: CompiledEngine, task: SaeTask) -> Any:
+        trained.append(task.start.W_dec.shape[-1])
+        return train(engine, task)
 
     monkeypatch.setattr(CompiledEngine, "train_saes", counted)
     for target, name, value, expected in (

@@ -1,4 +1,4 @@
-"""Failure rates at any cell: measured, or told by the surface."""
+"""Failure rates at any cell, measured or estimated by the surface."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ COLUMNS = ["architecture", "sparsity", "l1", *RATE_COLUMNS]
 
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
-    """A smooth slope along sparsity, 30 seeds a cell; one cell has 40 more."""
+    """A smooth slope along sparsity, 30 seeds per cell; one cell has 40 more."""
     frame = lattice(lambda a, i, j: 0.05 + 0.08 * i, 30)
     more = frame_of("8-4-8", SPARSITIES[6], L1S[4], range(40), ["sae_dead"] * 20 + ["none"] * 20)
     return pd.concat([frame, more], ignore_index=True)
 
 
 def test_measured_where_there_are_enough(frame: pd.DataFrame) -> None:
-    """70 replicates speak for themselves: k/n, Jeffreys at 90 %; 30 do not."""
+    """A cell of 70 replicates has its own rate, k/n with Jeffreys' interval at 90 %; one of 30 does not."""
     told = failure_rates(frame, pd.concat([one_cell("8-4-8", SPARSITIES[6], L1S[4]), one_cell("8-4-8", SPARSITIES[6], L1S[5])]))
     here = frame[(frame["architecture"] == "8-4-8") & (frame["sparsity"] == SPARSITIES[6]) & (frame["l1"] == L1S[4])]
     k, n = (here["failure"] != "none").sum(), len(here)
@@ -53,7 +53,7 @@ def test_measured_where_there_are_enough(frame: pd.DataFrame) -> None:
 
 
 def test_surface_elsewhere(frame: pd.DataFrame) -> None:
-    """Between cells the truth, 0.05 + 0.08 i, lies in nine intervals of ten, and rates are near it."""
+    """Between cells nine of ten intervals hold the true rate, 0.05 + 0.08 i, and rates are near it."""
     generator = np.random.default_rng(4)
     place = generator.uniform(0, 11, 400)
     sparsity = np.interp(place, np.arange(12), SPARSITIES)
@@ -68,7 +68,7 @@ def test_surface_elsewhere(frame: pd.DataFrame) -> None:
 
 
 def test_surface_at_a_cell_is_the_surface(frame: pd.DataFrame) -> None:
-    """And agrees with one that reads the cells in eight batches."""
+    """The surface agrees with one that reads the cells in eight batches."""
     told = failure_rates(frame, one_cell("5-3-5", SPARSITIES[3], L1S[7]))
     tally = Tally.of(frame)
     counts = tally.counts((frame["failure"] != "none").to_numpy())
@@ -78,7 +78,7 @@ def test_surface_at_a_cell_is_the_surface(frame: pd.DataFrame) -> None:
 
 
 def test_measured_and_surface_tell_the_same() -> None:
-    """Where there are 400 seeds a cell, the surface between neighbours lies between their rates, give or take."""
+    """With 400 seeds per cell, the surface between neighbours lies between their rates, up to a tolerance."""
     frame = lattice(lambda a, i, j: 0.05 + 0.08 * i, 400, architectures=["5-3-5"])
     at, between = (failure_rates(frame, one_cell("5-3-5", s, L1S[6])) for s in (SPARSITIES[5], sum(SPARSITIES[5:7]) / 2))
     assert (at["source"].item(), between["source"].item()) == ("measured", "surface")
@@ -87,7 +87,7 @@ def test_measured_and_surface_tell_the_same() -> None:
 
 
 def test_few_cells_say_little_of_what_lies_between() -> None:
-    """0 of 100 at one l1 and 100 of 100 at the next: in between, anything; at the cells, themselves."""
+    """With 0 of 100 at one l1 and 100 of 100 at the next, the interval between is (0, 1); at the cells it is their own."""
     frame = frame_of("5-3-5", 0.9, [0.01] * 100 + [1.0] * 100, range(200), ["none"] * 100 + ["sae_dead"] * 100)
     low, middle, high = (failure_rates(frame, one_cell("5-3-5", 0.9, l1)).iloc[0] for l1 in (0.01, 0.05, 1.0))
     assert (low["rate"], middle["source"], high["rate"]) == (0, "surface", 1)
@@ -95,7 +95,7 @@ def test_few_cells_say_little_of_what_lies_between() -> None:
 
 
 def test_zero_l1_is_a_map_of_its_own(frame: pd.DataFrame) -> None:
-    """Its cells are told from its rows, and asking for it where there is none is misuse."""
+    """Cells at l1 = 0 are reported from their rows; asking for one in a study without such rows is misuse."""
     both = pd.concat([frame, lattice(0.0, 60, l1s=(0.0,))], ignore_index=True)
     told = failure_rates(both, pd.concat([one_cell("5-3-5", SPARSITIES[3], 0.0), one_cell("5-3-5", SPARSITIES[3], 0.01)]))
     assert told["source"].tolist() == ["measured", "surface"]
@@ -109,14 +109,14 @@ def test_zero_l1_is_a_map_of_its_own(frame: pd.DataFrame) -> None:
     [
         (one_cell("5-3-5", 0.99, 0.01), "sparsity=0.99 of cell 1 is outside"),
         (one_cell("5-3-5", 0.5, 10.0), "l1=10 of cell 1 is outside .*, 0.0001 to 1"),
-        (one_cell("7-3-7", 0.5, 0.01), "architecture='7-3-7' is not of"),
+        (one_cell("7-3-7", 0.5, 0.01), "architecture='7-3-7' is not in"),
         (pd.DataFrame({"architecture": ["5-3-5"], "l1": [1.0]}), "lack the columns sparsity"),
         (pd.DataFrame({"architecture": ["5-3-5"], "sparsity": ["much"], "l1": [1.0]}), "sparsity of cell 1 is 'much'"),
         (pd.DataFrame({"architecture": ["five"], "sparsity": [0.5], "l1": [1.0]}), "architecture='five'"),
     ],
 )
 def test_cells_that_cannot_be_told_are_refused(frame: pd.DataFrame, cells: object, complaint: str) -> None:
-    """One line that says what is wrong."""
+    """The error is one line that says what is wrong."""
     given = cells() if callable(cells) else cells
     with pytest.raises(MisuseError, match=complaint) as refused:
         failure_rates(frame, given)  # type: ignore[arg-type]
@@ -124,15 +124,15 @@ def test_cells_that_cannot_be_told_are_refused(frame: pd.DataFrame, cells: objec
 
 
 def test_no_rows_no_rates() -> None:
-    """Nor is there anything to be told of no cells."""
+    """Without rows there are no rates, and without cells the answer is empty."""
     frame = lattice(box((0, 3), (0, 3), (0, 3)), 2)
-    with pytest.raises(MisuseError, match="No row"):
+    with pytest.raises(MisuseError, match="no rows yet"):
         failure_rates(frame.head(0), one_cell("5-3-5", 0.5, 0.01))
     assert failure_rates(frame, one_cell("5-3-5", 0.5, 0.01).head(0)).columns.tolist() == COLUMNS
 
 
 def test_cells_go_round_by_csv(frame: pd.DataFrame, tmp_path: Path) -> None:
-    """Thousands of cells from a file and into one, which is itself a file of cells with the same answers."""
+    """Thousands of cells are read from a file and written into one, which is itself a file of cells with the same answers."""
     generator = np.random.default_rng(5)
     size = 3000
     cells = pd.DataFrame(
@@ -151,7 +151,7 @@ def test_cells_go_round_by_csv(frame: pd.DataFrame, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    """A folder that is not there; a folder in the file's place."""
+    """A missing folder, and a folder in the file's place, are misuse."""
     (tmp_path / "folder").mkdir()
     for place in (tmp_path / "absent" / "rates.csv", tmp_path / "folder"):
         with pytest.raises(MisuseError, match="cannot be written"):
@@ -160,7 +160,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_command_tells_one_cell(run: Run, stored: Path) -> None:  # noqa: F811
-    """As a sentence, and as one JSON document."""
+    """The command prints a sentence, or one JSON document."""
     arguments = ["rate", "made", "5-3-5", "--sparsity", "0.9", "--l1", "0.01", "--storage", stored]
     code, text, _ = run(*arguments)
     assert code == 0
@@ -172,7 +172,7 @@ def test_command_tells_one_cell(run: Run, stored: Path) -> None:  # noqa: F811
 
 
 def test_the_whole_range_of_a_search_can_be_asked_for(run: Run, tmp_path: Path) -> None:  # noqa: F811
-    """Its first and last sparsity and l1 too, exactly, though no replicate lies there; and regions span the range."""
+    """`rate` accepts exactly the first and last sparsity and l1, even without replicates there; regions span the range."""
     search = {"kind": "map", "budget": 64, "first_pass": 64}
     space = {"architectures": ["5-3-5"], "sparsities": [0.3, 0.98], "l1": [1e-4, 1.0], "seeds": [0]}
     spec = study_from({"name": "mapped", "protocol": TINY, "space": space, "search": search})
@@ -198,7 +198,7 @@ def test_the_whole_range_of_a_search_can_be_asked_for(run: Run, tmp_path: Path) 
 
 
 def test_command_tells_a_file(run: Run, stored: Path, tmp_path: Path) -> None:  # noqa: F811
-    """Cells in, rates out."""
+    """A file of cells gives a file of rates."""
     one_cell("5-3-5", 0.7, 0.1).to_csv(tmp_path / "cells.csv", index=False)
     code, out, _ = run(
         "rate", "made", "--cells", tmp_path / "cells.csv", "--out", tmp_path / "r.csv", "--storage", stored, "--json"
@@ -215,12 +215,12 @@ def test_command_tells_a_file(run: Run, stored: Path, tmp_path: Path) -> None:  
         (["5-3-5", "--sparsity", "0.9", "--l1", "0.1", "--out", "r.csv"], "one of the two"),
         (["--cells", "absent.csv", "--out", "r.csv"], "cannot be read"),
         (["5-3-5", "--sparsity", "0.9", "--l1", "7"], "outside the study's range"),
-        (["8-4-8", "--sparsity", "0.9", "--l1", "0.1"], "not of the study"),
+        (["8-4-8", "--sparsity", "0.9", "--l1", "0.1"], "not in the study"),
         (["5-3-5", "--sparsity", "0.9", "--l1", "0.1", "--failure", "dead"], "failure='dead' is unknown"),
     ],
 )
 def test_misuse_of_the_command_is_one_line(run: Run, stored: Path, arguments: list[str], complaint: str) -> None:  # noqa: F811
-    """Exit 2, and nothing is written."""
+    """Misuse exits with 2 and writes nothing."""
     code, out, err = run("rate", "made", *arguments, "--storage", stored)
     assert (code, out) == (2, "")
     assert complaint in err

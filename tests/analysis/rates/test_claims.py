@@ -34,7 +34,7 @@ RATES = np.linspace(0.01, 0.99, 99)
 
 
 def curve_of(counts: dict[float, int], replicates: int, kind: str = "sae_dead") -> pd.DataFrame:
-    """One architecture, one l1: that many of the replicates fail at each sparsity, those of the lowest seeds."""
+    """One architecture, one l1: at each sparsity the given number of replicates fail, those with the lowest seeds."""
     return frame_of({("5-3-5", s, 0.01): [kind] * k + ["none"] * (replicates - k) for s, k in counts.items()})
 
 
@@ -42,7 +42,7 @@ def curve_of(counts: dict[float, int], replicates: int, kind: str = "sae_dead") 
 
 
 def test_corrections_are_those_of_their_papers() -> None:
-    """Holm by its step-down rule written out; BH by scipy's; the order of tests does not matter; NaN is no test."""
+    """Holm equals its explicit step-down rule, BH equals scipy's; the order of tests does not matter; NaN is not a test."""
     p = np.array([0.04, 0.001, 0.03, 0.2, 0.012])
     np.testing.assert_allclose(holm(p), [0.09, 0.005, 0.09, 0.2, 0.048])
     np.testing.assert_allclose(benjamini_hochberg(p), bh(p))
@@ -61,7 +61,7 @@ def test_corrections_are_those_of_their_papers() -> None:
 
 
 def test_fisher_is_that_of_scipy() -> None:
-    """And in a table of 3 and 3 what counting all ways gives."""
+    """In a table of 3 and 3 it also equals the share counted over all arrangements."""
     for k, other in product(range(7), range(10)):
         expected = fisher_exact([[k, 6 - k], [other, 9 - other]], alternative="greater").pvalue
         assert float(fisher_greater(k, 6, other, 9)) == pytest.approx(expected, abs=1e-12)
@@ -70,7 +70,7 @@ def test_fisher_is_that_of_scipy() -> None:
 
 @pytest.mark.parametrize(("n", "other_n"), [(4, 4), (15, 15), (8, 23), (60, 60)])
 def test_size_of_fisher_is_at_most_nominal(n: int, other_n: int) -> None:
-    """Exact, by enumeration of all tables, at every equal rate."""
+    """The size is exact at every equal rate, by enumeration of all tables."""
     k, other = np.arange(n + 1)[:, None], np.arange(other_n + 1)[None]
     p = fisher_greater(k, n, other, other_n)
     for level in (0.001, 0.05, 0.2):
@@ -80,7 +80,7 @@ def test_size_of_fisher_is_at_most_nominal(n: int, other_n: int) -> None:
 
 
 def test_mcnemar_is_the_sign_test() -> None:
-    """That of scipy's binomial test; exact at every share of discordant pairs; swapping the two changes nothing."""
+    """It equals scipy's binomial test, its size is exact at every share of discordant pairs, and swapping sides changes nothing."""
     for b, c in product(range(8), range(8)):
         expected = binomtest(b, b + c, 0.5).pvalue if b + c else 1.0
         assert float(mcnemar(b, c)) == pytest.approx(expected) == float(mcnemar(c, b))
@@ -91,17 +91,17 @@ def test_mcnemar_is_the_sign_test() -> None:
 
 
 def test_pairs_are_made_by_seed() -> None:
-    """The order of rows does not matter, seeds of one side alone do not count, and a seed that comes twice is refused."""
+    """The order of rows does not matter, seeds of only one side do not count, and a repeated seed is refused."""
     one = frame_of({("5-3-5", 0.5, 0.01): ["sae_dead", "sae_dead", "none", "none", "sae_dense"]})
     other = frame_of({("5-3-5", 0.9, 0.01): ["sae_dead", "none", "none", "unfaithful"]})
     pair = paired_rates(one, other.iloc[::-1])
     assert (pair.both, pair.only_one, pair.only_other, pair.neither, pair.seeds) == (1, 1, 1, 1, 4)
-    assert "Over 4 common seeds 2 and 2 fail" in pair.sentence
+    assert "Of 4 shared seeds, 2 fail in the first and 2 in the second" in pair.sentence
     assert paired_rates(one, other, "sae_dead").only_other == 0
     nothing = paired_rates(one.head(0), other)
     assert np.isnan(nothing.p_value)
-    assert nothing.sentence.startswith("No seed is common")
-    with pytest.raises(MisuseError, match="twice"):
+    assert nothing.sentence.startswith("The two share no seed")
+    with pytest.raises(MisuseError, match="repeats a seed"):
         paired_rates(pd.concat([one, one]), other)
 
 
@@ -109,7 +109,7 @@ def test_pairs_are_made_by_seed() -> None:
 
 
 def test_probability_of_a_local_maximum_is_the_integral() -> None:
-    """By adaptive quadrature; without data 1/3; each of three is the largest with probabilities that sum to one."""
+    """It equals adaptive quadrature and is 1/3 without data; the probabilities that each of three is the largest sum to one."""
     for k, n in [
         ((1, 9, 2), (20, 20, 20)),
         ((0, 3, 0), (300, 300, 1000)),
@@ -138,14 +138,14 @@ def every_local_maximum(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chance(rejected: np.ndarray, rates: tuple[float, float, float]) -> float:
-    """The probability that the counts fall where it is rejected, by summing over all of them."""
+    """The probability that the claim's test rejects, by summing over all counts."""
     n = len(rejected) - 1
     left, middle, right = (binom.pmf(np.arange(n + 1), n, rate) for rate in rates)
     return float(np.einsum("abc,a,b,c", rejected, left, middle, right, optimize=True))
 
 
 def test_size_of_the_claim_is_at_most_nominal() -> None:
-    """Exact, over a net of rates with no local maximum, worst where one neighbour is equal and the other far below."""
+    """The size is exact over a net of rates without a local maximum; the worst has one equal neighbour and one far below."""
     exact, posterior = every_local_maximum(15)
     null = [(p, p, q) for p in RATES[::7] for q in (0.0, p / 2, p)] + [(p, p, 1.0) for p in RATES[::7]]
     assert max(chance(exact, rates) for rates in null) <= 0.05
@@ -153,7 +153,7 @@ def test_size_of_the_claim_is_at_most_nominal() -> None:
 
 
 def test_power_is_that_of_enumeration() -> None:
-    """Of all counts, one by one; and the dataclass rejects exactly there."""
+    """The power equals the sum over all counts, and the dataclass rejects at exactly those counts."""
     exact, _ = every_local_maximum(12)
     for rates in [(0.05, 0.6, 0.05), (0.3, 0.6, 0.1), (0.2, 0.2, 0.2)]:
         assert local_maximum_power(rates, 12) == pytest.approx(chance(exact, rates), abs=1e-12)
@@ -183,7 +183,7 @@ def test_replicates_that_a_claim_needs(rates: tuple[float, float, float], replic
 
 @pytest.mark.slow
 def test_claim_of_the_study_reads_its_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.85, 0.9, 0.95 of a frame with seeds in common: McNemar's tests; other seeds: Fisher's; the sentence tells which."""
+    """At 0.85, 0.9, 0.95 shared seeds give McNemar's tests and other seeds Fisher's; the sentence says which."""
     frame = curve_of({0.85: 2, 0.9: 18, 0.95: 3}, 30)
     claim = local_maximum_at(frame, (0.85, 0.9, 0.95))
     assert (claim.failures, claim.replicates, claim.test) == ((2, 18, 3), (30, 30, 30), "McNemar")
@@ -205,7 +205,7 @@ def test_claim_of_the_study_reads_its_counts(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_claim_that_was_not_measured_cannot_be_told() -> None:
-    """A level without rows: NaN, not significant, and a sentence; all failed and none failed: p = 1."""
+    """A level without rows gives NaN, no significance, and a sentence; if all failed or none failed, p = 1."""
     claim = local_maximum_at(curve_of({0.85: 2}, 5), (0.85, 0.9, 0.95))
     assert np.isnan(claim.p_value)
     assert not claim.supported
@@ -227,7 +227,7 @@ def test_one_autoencoder_counts_once() -> None:
 
 
 def test_isotonic_fit_is_that_of_scipy() -> None:
-    """Pool adjacent violators, weighted by replicates, on random curves; a curve that never falls is its own fit."""
+    """The fit equals pool adjacent violators, weighted by replicates, on random curves; a curve that never falls is its own fit."""
     random = np.random.default_rng(0)
     for _ in range(50):
         n = random.integers(1, 30, size=8)
@@ -240,7 +240,7 @@ def test_isotonic_fit_is_that_of_scipy() -> None:
 
 
 def test_p_of_a_fall_is_that_of_all_tables() -> None:
-    """Three levels of 6, 4, 5: the share of the C(15, 7) placements of 7 failures whose statistic is as large."""
+    """For levels of 6, 4, 5, p is the share of the C(15, 7) placements of 7 failures whose statistic is at least as large."""
     n, k = np.array([6, 4, 5]), np.array([4, 2, 1])
     least = float(violation(k, n))
     tables = [np.array(t) for t in product(range(7), range(5), range(6)) if sum(t) == 7]
@@ -250,7 +250,7 @@ def test_p_of_a_fall_is_that_of_all_tables() -> None:
 
 
 def test_level_order_and_mirror_do_not_matter() -> None:
-    """Levels in any order give the same; never falls of a curve is never rises of its complement; the same twice."""
+    """The order of levels does not matter; "never falls" of a curve is "never rises" of its complement; p repeats exactly."""
     of = monotonicity((0.3, 0.5, 0.7, 0.9), (1, 9, 4, 12), (20, 20, 15, 20))
     shuffled = monotonicity((0.7, 0.3, 0.9, 0.5), (4, 1, 12, 9), (15, 20, 20, 20))
     assert of == shuffled
@@ -273,7 +273,7 @@ def test_rising_truth_is_rarely_rejected(monkeypatch: pytest.MonkeyPatch, replic
 
 
 def test_bump_is_found() -> None:
-    """A rise to 0.6 at 0.9 and a fall after it: both hypotheses rejected, and the sentence tells where."""
+    """A rise to 0.6 at 0.9 and a fall after it reject both hypotheses, and the sentence says where."""
     of = monotonicity((0.3, 0.5, 0.85, 0.9, 0.95), (2, 1, 3, 36, 4), (60,) * 5)
     assert of.p_never_falls <= 0.001
     assert of.p_never_rises <= 0.001
@@ -288,9 +288,9 @@ def test_bump_is_found() -> None:
 
 
 def test_poor_curves_have_a_defined_answer() -> None:
-    """No level, one level, nobody or everybody failing, levels without replicates."""
+    """No level, one level, no failures or only failures, and levels without replicates all have an answer."""
     assert "0 level" in monotonicity((), (), ()).sentence
-    assert "nothing can be said" in monotonicity((0.5, 0.9), (1, 0), (2, 0)).sentence
+    assert "its course is unknown" in monotonicity((0.5, 0.9), (1, 0), (2, 0)).sentence
     for k in (0, 9):
         flat = monotonicity((0.5, 0.7, 0.9), (k,) * 3, (9,) * 3)
         assert (flat.p_never_falls, flat.p_never_rises) == (1, 1)

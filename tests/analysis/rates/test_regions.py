@@ -30,7 +30,7 @@ def lattice(
     architectures: Iterable[str] = ARCHITECTURES,
     l1s: Iterable[float] = L1S,
 ) -> pd.DataFrame:
-    """A frame of every cell; rate is a number, or a function of the three places on the lattice."""
+    """A frame of every cell; rate is a number, or a function of the three indices on the lattice."""
     names, l1s = list(architectures), list(l1s)
     a, i, j = (x.ravel() for x in np.indices((len(names), len(SPARSITIES), len(l1s))))
     p = np.full(len(a), rate) if isinstance(rate, float) else rate(a, i, j)  # type: ignore[operator]
@@ -52,13 +52,13 @@ def frame_of(architecture: object, sparsity: object, l1: object, seed: object, f
 
 
 def box(architectures: tuple[int, int], sparsity: tuple[int, int], l1: tuple[int, int]) -> Where:
-    """0.95 inside a box of places, ends included, 0.03 outside."""
+    """0.95 inside a box of indices, ends included, 0.03 outside."""
     ends = architectures, sparsity, l1
     return lambda *at: np.where(inside_of(at, ends), 0.95, 0.03)
 
 
 def inside_of(at: Iterable[NDArray[np.int64]], ends: Iterable[tuple[int, int]]) -> NDArray[np.bool_]:
-    """Whether places lie in a box, ends included."""
+    """Whether indices lie in a box, ends included."""
     return np.logical_and.reduce([(low <= x) & (x <= high) for x, (low, high) in zip(at, ends)])
 
 
@@ -73,7 +73,7 @@ def shapes(regions: list[Region]) -> list[tuple[list[str], tuple[float, float], 
 
 
 def test_a_box_is_found_with_its_extents() -> None:
-    """Three architectures × four sparsities × five l1: to the cell; surely there, and its peak's interval is near the rate."""
+    """A box of 3 architectures × 4 sparsities × 5 l1 is found to the cell with high confidence; its peak is near the rate."""
     (region,) = failure_regions(lattice(box((1, 3), (5, 8), (2, 6))), "sae_dead")
     assert shapes([region]) == [(list(ARCHITECTURES[1:]), (SPARSITIES[5], SPARSITIES[8]), (L1S[2], L1S[6]))]
     assert region.volume == pytest.approx(3 * 4 * 5 / (4 * 12 * 13))
@@ -86,7 +86,7 @@ def test_a_box_is_found_with_its_extents() -> None:
 
 
 def test_two_boxes_are_two_regions() -> None:
-    """Apart by three cells, in the same architecture: the larger first among equally sure ones."""
+    """Two boxes three cells apart are two regions; of equally certain ones the larger comes first."""
     rate = either(box((0, 3), (0, 3), (0, 4)), box((0, 3), (7, 11), (6, 12)))
     large, small = failure_regions(lattice(rate))
     assert shapes([large, small]) == [
@@ -97,14 +97,14 @@ def test_two_boxes_are_two_regions() -> None:
 
 
 def test_boxes_that_touch_at_a_corner_stay_two() -> None:
-    """A diagonal is no border: one step along an axis joins, two at once do not."""
+    """Cells that share a side are joined, cells that touch only at a corner are not."""
     corner = either(box((0, 3), (0, 5), (0, 5)), box((0, 3), (6, 11), (6, 12)))
     assert len(failure_regions(lattice(corner, 60))) == 2
     assert len(failure_regions(lattice(either(corner, box((0, 3), (5, 6), (6, 6))), 60))) == 1
 
 
 def test_kinds_have_their_own_regions_and_tell_their_neighbours() -> None:
-    """A box of deaths in a plain of dense codes: any is all of it; the deaths lie in what is dense."""
+    """For a box of deaths among dense codes, the region of any failure is everything, and the deaths border on dense codes."""
     dead = lattice(box((0, 3), (3, 8), (3, 9)), 20, 1)
     frame = dead.assign(failure=np.where(dead["failure"] == "sae_dead", "sae_dead", "sae_dense"))
     found = {region.failure: region for region in all_regions(frame)}
@@ -117,7 +117,7 @@ def test_kinds_have_their_own_regions_and_tell_their_neighbours() -> None:
 
 
 def test_names_stay_when_seeds_are_added() -> None:
-    """From 20 to 40 seeds: the same regions, the same names, all different."""
+    """With 20 and with 40 seeds the regions have the same names, all different."""
     rate = either(box((0, 3), (0, 3), (0, 4)), box((0, 1), (7, 11), (6, 12)), box((2, 3), (9, 11), (0, 2)))
     frame = lattice(rate, 40)
     few, many = ({region.name for region in failure_regions(frame[frame["seed"] < seeds])} for seeds in (20, 40))
@@ -126,28 +126,28 @@ def test_names_stay_when_seeds_are_added() -> None:
 
 
 def test_regions_of_one_place_have_different_names() -> None:
-    """Two small boxes in the same third of both axes."""
+    """Two small boxes in the same third of both axes get different names."""
     found = failure_regions(lattice(either(box((0, 3), (0, 0), (0, 1)), box((0, 3), (2, 2), (0, 1))), 60))
     assert len(found) == len({region.name for region in found}) == 2
 
 
 @pytest.mark.parametrize(("rate", "replicates"), [(0.45, 1), (0.45, 5), (0.45, 50), (0.3, 1), (0.3, 20)])
 def test_flat_rate_below_the_level_is_no_sure_region(rate: float, replicates: int) -> None:
-    """However many cells there are to choose a peak from."""
+    """A flat rate below the level gives no certain region, however many cells there are to choose a peak from."""
     frame = lattice(rate, replicates, seed=replicates)
     assert all(region.confidence < 0.95 for region in failure_regions(frame))
 
 
 def test_flat_rate_above_the_level_is_one_sure_region() -> None:
-    """0.7 everywhere, one seed a cell: no cell says so alone, all of them do."""
+    """At a rate of 0.7 everywhere and one seed per cell, no cell alone is evidence, but all of them together are."""
     sure = [region for region in failure_regions(lattice(0.7, 1)) if region.confidence >= 0.95]
     assert len(sure) == 1
     assert sure[0].volume > 0.6
 
 
 def test_saes_of_one_autoencoder_are_not_independent_evidence() -> None:
-    """Each AE (one seed a sparsity) fails or not for all thirteen l1 at once: at rate 0.4 nothing is sure; were every row
-    evidence of its own, the few sparsities that happen to fail would be."""
+    """Each AE (one seed per sparsity) fails or not for all thirteen l1 at once, so that nothing is certain at rate 0.4. If every
+    row counted as independent evidence, the few sparsities that happen to fail would be."""
     sure = {True: 0, False: 0}
     for seed in range(4):
         fails = np.random.default_rng(seed).random(12 * 4) < 0.4
@@ -159,7 +159,7 @@ def test_saes_of_one_autoencoder_are_not_independent_evidence() -> None:
 
 
 def test_bound_of_the_chance_is_one() -> None:
-    """Exact for outcomes of 0 and 1; above the simulated chance for shares, and level^n where all fail."""
+    """The bound is exact for outcomes of 0 and 1, above the simulated probability for shares, and level^n if all fail."""
     assert _chance(np.array([7.0]), np.array([10.0]), 0.4, exact=True)[0] == pytest.approx(binom.sf(6, 10, 0.4))
     assert _chance(np.array([0.0]), np.array([10.0]), 0.4, exact=True)[0] == 1
     assert _chance(np.array([12.0]), np.array([12.0]), 0.5, exact=False)[0] == pytest.approx(0.5**12)
@@ -169,7 +169,7 @@ def test_bound_of_the_chance_is_one() -> None:
 
 
 def test_nothing_and_next_to_nothing() -> None:
-    """No row, one row that failed, one that did not, all failed, none failed."""
+    """No row, one failed row, one healthy row, only failures and no failures all have an answer."""
     frame = lattice(1.0, 2)
     assert failure_regions(frame.head(0)) == all_regions(frame.head(0)) == []
     (one,) = failure_regions(frame.head(1))
@@ -182,13 +182,13 @@ def test_nothing_and_next_to_nothing() -> None:
 
 
 def test_missing_metrics_do_not_matter() -> None:
-    """Crashed replicates have NaN in every metric; their verdict is a failure like another."""
+    """Crashed replicates have NaN in every metric; their verdict is a failure like any other."""
     frame = lattice(box((0, 3), (6, 11), (6, 12)), 5, failure="crashed").assign(l0=np.nan, ae_loss=np.nan)
     assert [region.failure for region in all_regions(frame)] == ["any", "crashed"]
 
 
 def test_half_finished_lattice_speaks_of_what_is_there() -> None:
-    """Without the upper sparsities and a random third of the cells: no region reaches where nothing was measured."""
+    """If the upper sparsities and a random third of the cells are missing, no region includes an unmeasured cell."""
     whole = lattice(box((0, 3), (3, 11), (3, 9)))
     cells = whole.groupby(["architecture", "sparsity", "l1"], sort=True).ngroup()
     there = np.random.default_rng(2).random(cells.max() + 1)[cells] > 0.33
@@ -201,7 +201,7 @@ def test_half_finished_lattice_speaks_of_what_is_there() -> None:
 
 
 def test_zero_l1_is_left_out() -> None:
-    """It has no place on log10 l1; alone it is an axis of one value."""
+    """l1 = 0 has no place on log10 l1; if it is the only value, it makes an axis of one value."""
     zero = lattice(1.0, 5, l1s=(0.0,))
     frame = pd.concat([lattice(box((0, 3), (6, 11), (6, 12))), zero], ignore_index=True)
     (region,) = failure_regions(frame)
@@ -211,7 +211,7 @@ def test_zero_l1_is_left_out() -> None:
 
 
 def test_few_cells_speak_for_themselves() -> None:
-    """Two sparsities × two l1 are not smoothed: a cell is in by its own seeds, and names tell the two apart."""
+    """Two sparsities × two l1 are not smoothed: a cell belongs to a region by its own seeds, and the regions' names differ."""
     frame = frame_of(
         ["5-3-5"] * 40, [0.5] * 20 + [0.9] * 20, [0.01, 1.0] * 20, range(40), ["none", "sae_dead"] * 10 + ["sae_dead", "none"] * 10
     )
@@ -223,7 +223,7 @@ def test_few_cells_speak_for_themselves() -> None:
 
 @pytest.mark.parametrize("size", [6_000, 30_000])
 def test_random_search_is_cut_into_bins(size: int) -> None:
-    """Cells of one seed on no lattice, failing above l1 = 0.1: a quarter of the plane, to half a bin. Many are gathered."""
+    """Cells of one seed off any lattice that fail above l1 = 0.1 give a quarter of the plane, to half a bin, also when gathered."""
     generator = np.random.default_rng(0)
     sparsity, l1 = generator.uniform(0.3, 0.98, size), 10 ** generator.uniform(-4, 0, size)
     frame = frame_of(["5-3-5"] * size, sparsity, l1, 0, np.where(l1 > 0.1, "sae_dead", "none"))
@@ -243,7 +243,7 @@ def test_level_moves_the_border() -> None:
 
 
 def test_coordinates_are_a_choice() -> None:
-    """Regions over another x are those over sparsity, but for its name: nothing knows the names of columns."""
+    """Regions over another x equal those over sparsity except for its name: no code depends on the names of columns."""
     noise = replace(SPARSITY, name="noise_std", symbol="σ", thirds=("quiet", "medium", "noisy"))
     frame = lattice(box((0, 3), (6, 11), (6, 12)))
     (region,) = failure_regions(frame)
@@ -252,5 +252,5 @@ def test_coordinates_are_a_choice() -> None:
     assert other.name == region.name.replace("sparse", "noisy")
     assert other.extents == {"noise_std": region.extents["sparsity"], "l1": region.extents["l1"]}
     assert replace(other, name="", extents={}) == replace(region, name="", extents={})
-    with pytest.raises(MisuseError, match="of the SAE alone"):
+    with pytest.raises(MisuseError, match="affects only the SAE"):
         failure_regions(frame, domain=domain_of(frame, Plane(L1, SPARSITY)))

@@ -1,4 +1,4 @@
-"""Critical points of simulated studies whose truth is known, and of frames that are odd."""
+"""Critical points of simulated studies whose truth is known, and of unusual frames."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEVELS = np.linspace(0.3, 0.98, 12)
 
 
 def outcomes(random: np.random.Generator, centre: float, width: float, seeds: int, shared: bool) -> tuple[Array, Array, Array]:
-    """(x, failed, seed) of a logistic curve: each seed anew at each level, or one threshold a seed (the same rate)."""
+    """(x, failed, seed) of a logistic curve, with new seeds at each level, or with one threshold per seed (at the same rate)."""
     x, seed = np.meshgrid(LEVELS, np.arange(seeds), indexing="ij")
     threshold = centre + width * random.logistic(size=seeds if shared else x.shape)
     failed = x > threshold
@@ -44,7 +44,7 @@ def counts(rates: list[float], seeds: int = 20) -> tuple[Array, Array, Array]:
 
 @pytest.mark.parametrize("shared", [False, True], ids=["seeds of their own", "shared seeds"])
 def test_interval_holds_the_true_crossing(shared: bool) -> None:
-    """Over 200 studies the 90 % interval covers at least 88 %, also where a seed serves every level; the median is close."""
+    """Over 200 studies the 90 % interval covers at least 88 %, also if each seed is used at every level; the median is close."""
     random = np.random.default_rng(7)
     covered, errors = 0, []
     for _ in range(200):
@@ -58,7 +58,7 @@ def test_interval_holds_the_true_crossing(shared: bool) -> None:
 
 
 def test_shared_seeds_widen_the_interval() -> None:
-    """Twenty thresholds say less than 240 independent outcomes of the same rates."""
+    """Twenty thresholds carry less information than 240 independent outcomes at the same rates."""
     widths = {
         shared: np.mean([found.high - found.low for found in (crossings(*made)[0] for made in studies)])
         for shared in (False, True)
@@ -88,7 +88,7 @@ def test_a_fall_mirrors_a_rise() -> None:
 
 @pytest.mark.parametrize(("rate", "side"), [(0.0, "below"), (0.1, "below"), (0.9, "above"), (1.0, "above")])
 def test_a_rate_that_does_not_cross_says_so(rate: float, side: str) -> None:
-    """No number is made up: estimate and interval are NaN, and the side is told."""
+    """Without a crossing, estimate and interval are NaN, and the result says on which side the rate stays."""
     (found,) = crossings(*counts([rate] * 10))
     assert (found.answer, found.direction) == (Answer.NOT_CROSSED, side)
     assert np.isnan([found.estimate, found.low, found.high]).all()
@@ -96,7 +96,7 @@ def test_a_rate_that_does_not_cross_says_so(rate: float, side: str) -> None:
 
 
 def test_too_few_seeds_or_levels_give_no_answer() -> None:
-    """One seed at twelve levels, or many seeds at two."""
+    """One seed at twelve levels, or many seeds at two, give no answer."""
     one_seed = (LEVELS, LEVELS > 0.6, np.zeros(12))
     for few in (one_seed, counts([0.0, 1.0])):
         (found,) = crossings(*few)
@@ -105,7 +105,7 @@ def test_too_few_seeds_or_levels_give_no_answer() -> None:
 
 
 def test_a_valley_has_two_crossings() -> None:
-    """Failing at both ends: a fall and a rise, each with its interval, and the curve is called not monotone."""
+    """Failures at both ends give a fall and a rise, each with its interval, and the curve is called not monotone."""
     falls, rises = crossings(*counts([1, 1, 1, 0.9, 0.1, 0, 0, 0, 0.1, 0.9, 1, 1]))
     assert (falls.direction, rises.direction) == ("falling", "rising")
     assert falls.estimate == pytest.approx(3.5, abs=0.2)
@@ -115,7 +115,7 @@ def test_a_valley_has_two_crossings() -> None:
 
 
 def test_noise_is_not_called_a_second_crossing() -> None:
-    """Of 500 monotone curves of 24 levels and 16 seeds at most 1 % are cut in two."""
+    """At most 1 % of 500 monotone curves of 24 levels and 16 seeds are cut in two."""
     random = np.random.default_rng(5)
     x = np.linspace(0, 1, 24)
     false = 0
@@ -126,7 +126,7 @@ def test_noise_is_not_called_a_second_crossing() -> None:
 
 
 def test_weighted_quantiles_are_those_of_repeated_values() -> None:
-    """Against NumPy's inverted CDF on the values repeated by their weights, infinities among them."""
+    """They equal NumPy's inverted CDF of the values repeated by their weights, infinities included."""
     values, weights = np.array([3.0, -np.inf, 1.0, np.inf]), np.array([3, 1, 4, 2])
     repeated = np.repeat(values, weights)
     expected = [float(np.quantile(repeated, q, method="inverted_cdf")) for q in (0.05, 0.5, 0.75, 0.95)]
@@ -196,7 +196,7 @@ def test_death_in_sparsity_is_not_crossed() -> None:
 
 
 def test_collapse_counts_each_autoencoder_once() -> None:
-    """Its critical sparsity has no l1, and a ninth of the rows."""
+    """The critical sparsity of a collapse has no l1, and counts a ninth of the rows."""
     frame = study_frame(lambda S, _: S > 0.6, kind="ae_collapsed", seeds=5)
     (point,) = critical_points(frame, "ae_collapsed")
     assert (point.at, point.axis, point.replicates, point.seeds) == (None, SPARSITY, 45, 5)
@@ -205,7 +205,7 @@ def test_collapse_counts_each_autoencoder_once() -> None:
 
 
 def test_perfect_pairs_meet_the_closed_forms() -> None:
-    """Autoencoders that are the candidates themselves have their order parameters, and transitions where pairs begin to pay."""
+    """Autoencoders equal to the closed-form candidates have their order parameters, and transitions where pairs begin to pay."""
     frame = study_frame(lambda *_: 0.0, ("10-5-10", "5-3-5"))
     table = ae_order_parameters(frame)
     assert table["architecture"].drop_duplicates().tolist() == ["5-3-5", "10-5-10"]
@@ -222,7 +222,7 @@ def test_perfect_pairs_meet_the_closed_forms() -> None:
 
 
 def test_importances_and_norms_are_told_from_the_rows() -> None:
-    """0.7^i from the bias-only loss; ‖w‖ = 1 from the diagonal; NaN where nothing is represented."""
+    """The rows give 0.7^i from the bias-only loss and ‖w‖ = 1 from the diagonal; NaN if nothing is represented."""
     frame = study_frame(lambda *_: 0.0, seeds=1)
     importances = importances_of(frame)
     assert importances is not None
@@ -249,7 +249,7 @@ def test_missing_numbers_are_left_out_and_told() -> None:
 
 @pytest.mark.parametrize("case", ["empty", "one row", "one seed", "one sparsity", "one l1", "no seeds' columns"])
 def test_odd_frames_are_answered(case: str) -> None:
-    """Every reader answers; what cannot be told is not told."""
+    """Every reader answers, and reports nothing that is not known."""
     frame = study_frame(death, seeds=1 if case == "one seed" else 5)
     cut = {
         "empty": frame.head(0),
@@ -271,7 +271,7 @@ def test_odd_frames_are_answered(case: str) -> None:
 
 
 def test_table_has_a_row_for_each_closed_form() -> None:
-    """Two for a death in l1, one for a point without any; differences are those of the points."""
+    """The table has two rows for a death along l1 and one for a point without a closed form; differences are the points'."""
     points = critical_points(study_frame(death), "sae_dead")
     table = critical_table(points)
     assert len(table) == 9 + 2 * 9

@@ -79,7 +79,7 @@ def test_every_variant_and_batch_size_gives_the_references_bits(base: Protocol, 
     protocol = lasting(dataclasses.replace(base, **{"samples": 64, "ae_batch_size": 4, "sae_batch_size": 4} | changes), 300)
     assert_same_bits(AeTask.of(protocol, list(range(19)), dtype), list(range(19)))
     task = SaeTask.of(protocol, list(range(19)), dtype=dtype)
-    task.l1, task.ae_of_sae = np.geomspace(1e-4, 3, 19), np.arange(19) // 2
+    task = dataclasses.replace(task, l1=np.geomspace(1e-4, 3, 19), ae_of_sae=np.arange(19) // 2)
     assert_same_bits(task, list(range(18, -1, -1)))
 
 
@@ -89,7 +89,7 @@ def test_lanes_that_read_the_same_samples_give_the_references_bits(variant: str,
     """Many l1 on one autoencoder and one order of minibatches take the short road: each sample read once for all lanes."""
     protocol = dataclasses.replace(SOUND, samples=64, sae_batch_size=8, sae_variant=variant)
     task = SaeTask.of(lasting(protocol, 100), [5], dtype=dtype).take([0] * 21)
-    task.l1 = np.geomspace(1e-3, 1, 21)
+    task = dataclasses.replace(task, l1=np.geomspace(1e-3, 1, 21))
     assert_same_bits(task, list(range(21)))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from search_spaces import PROTOCOLS, Architecture, MisuseError, Protocol
 from study import data
+from study.engines import contract
 from study.engines.contract import Autoencoders, Engine, Minibatches, SparseAutoencoders
 from study.engines.reference import ReferenceEngine
 from study.engines.registry import engine_for
@@ -76,16 +77,8 @@ class AeTask:
         return dataclasses.replace(self, start=start, samples=self.samples[lanes], batches=of_lanes(self.batches, lanes))
 
 
-@dataclasses.dataclass
-class SaeTask:
-    """What an engine is given to train SAEs: one lane a seed, every lane on activations of its own."""
-
-    start: SparseAutoencoders
-    activations: Array
-    ae_of_sae: Array
-    batches: Minibatches | None
-    l1: Array
-    protocol: Protocol
+class SaeTask(contract.SaeTask):
+    """One lane a seed, every lane on activations of its own."""
 
     @classmethod
     def of(cls, protocol: Protocol, seeds: list[int], l1: float = 0.02, dtype: str = "float64") -> SaeTask:
@@ -99,7 +92,7 @@ class SaeTask:
         return cls(start, h, np.arange(len(seeds)), batches, np.full(len(seeds), l1), protocol)
 
     def train(self, engine: Engine = ENGINE) -> SparseAutoencoders:
-        return engine.train_saes(self.start, self.activations, self.ae_of_sae, self.batches, self.l1, self.protocol)
+        return engine.train_saes(self)
 
     def take(self, lanes: list[int]) -> SaeTask:
         start = self.start.each(lambda values: values[..., lanes].copy())
@@ -165,7 +158,8 @@ def test_sae_step_descends_the_gradient_of_its_loss(protocol: Protocol, l1: floa
     task = SaeTask.of(reading(protocol), [1, 2, 3, 4], l1)
     random = np.random.default_rng(1)
     drawn = {name: random.normal(size=values.shape) for name, values in task.start.parameters.items()}
-    task.start = SparseAutoencoders({name: np.abs(values) if name == "threshold" else values for name, values in drawn.items()})
+    drawn = {name: np.abs(values) if name == "threshold" else values for name, values in drawn.items()}
+    task = dataclasses.replace(task, start=SparseAutoencoders(drawn))
     before = weights(task.start).copy()
     read = gradient_read(before, weights(task.train()))
     for r in range(4):
@@ -230,7 +224,7 @@ def test_l1_shrinks_the_code() -> None:
     """A larger l1 ends in a smaller mean code, on the same lanes and draws."""
     protocol = lasting(BATCHED, 300)
     task = SaeTask.of(protocol, [1] * 4)
-    task.l1 = np.array([0.0, 0.1, 0.5, 10.0])
+    task = dataclasses.replace(task, l1=np.array([0.0, 0.1, 0.5, 10.0]))
     trained = task.train()
     sizes = [
         textbook.sae_code(
@@ -285,7 +279,7 @@ def test_an_autoencoder_does_not_depend_on_its_lane(protocol: Protocol, dtype: s
 def test_an_sae_does_not_depend_on_its_lane(protocol: Protocol, dtype: str) -> None:
     """The same for SAEs, two of them on one autoencoder."""
     task = SaeTask.of(lasting(protocol, 60), [0, 1, 2, 3, 4], dtype=dtype)
-    task.ae_of_sae, task.l1 = np.array([0, 0, 1, 3, 2]), np.array([0.01, 0.3, 0.01, 0.1, 1.0])
+    task = dataclasses.replace(task, ae_of_sae=np.array([0, 0, 1, 3, 2]), l1=np.array([0.01, 0.3, 0.01, 0.1, 1.0]))
     together, order = weights(task.take([0, 1, 2, 3, 4]).train()), [3, 0, 4, 1, 2]
     np.testing.assert_array_equal(weights(task.take(order).train()), together[:, order])
     for r in range(5):
@@ -311,7 +305,7 @@ def test_a_diverging_sae_leaves_its_neighbours_alone(protocol: Protocol, dtype: 
     """An l1 of 1.7e308, or a NaN in W_dec, ruins its own lane and no bit of another."""
     task = SaeTask.of(lasting(protocol, 60), [0, 1, 2, 3], dtype=dtype)
     healthy = weights(task.take([0, 1, 2, 3]).train())
-    task.l1 = np.array([0.02, 1.7e308, 0.02, 0.02])
+    task = dataclasses.replace(task, l1=np.array([0.02, 1.7e308, 0.02, 0.02]))
     task.start.W_dec[0, 0, 2] = np.nan
     with np.errstate(over="ignore"):
         trained = weights(task.train())

@@ -48,7 +48,7 @@ ALL = pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=PROTOCOLS)
 def train(engine: Engine, task: AeTask | SaeTask) -> Autoencoders | SparseAutoencoders:
     if isinstance(task, AeTask):
         return engine.train_autoencoders(task.start, task.samples, task.batches, task.importances, task.protocol)
-    return engine.train_saes(task.start, task.activations, task.ae_of_sae, task.batches, task.l1, task.protocol)
+    return engine.train_saes(task)
 
 
 def assert_equals_reference(engine: Engine, task: AeTask | SaeTask, dtype: str) -> None:
@@ -98,7 +98,7 @@ def test_every_number_of_steps_is_trained_to_its_end(engine: TorchEngine) -> Non
     """0, 1, 7 and 8 steps, two a call: no step is lost or made twice."""
     for steps in (0, 1, 7, 8):
         task = SaeTask.of(lasting(ONLINE, 1), [0, 1])
-        task.protocol = dataclasses.replace(ONLINE, sae_epochs=None, sae_steps=steps)
+        task = dataclasses.replace(task, protocol=dataclasses.replace(ONLINE, sae_epochs=None, sae_steps=steps))
         np.testing.assert_allclose(weights(train(engine, task)), weights(train(REFERENCE, task)), rtol=1e-11, atol=1e-15)
 
 
@@ -125,9 +125,7 @@ def crowd(kind: str, size: int, dtype: str = "float64") -> AeTask | SaeTask:
     if kind == "autoencoder":
         return AeTask.of(lasting(ONLINE, 61), list(range(size)), dtype)
     task = SaeTask.of(lasting(PROTOCOLS[kind], 61), list(range(size)), dtype=dtype)
-    task.ae_of_sae = np.arange(size) // 2
-    task.l1 = np.geomspace(1e-3, 1, size)
-    return task
+    return dataclasses.replace(task, ae_of_sae=np.arange(size) // 2, l1=np.geomspace(1e-3, 1, size))
 
 
 EVERY_WAY = pytest.mark.parametrize(
@@ -173,7 +171,7 @@ def test_a_diverging_replicate_leaves_its_neighbours_alone(engine: TorchEngine, 
 def test_an_l1_that_float32_cannot_hold_ruins_its_own_lane() -> None:
     """l1 = 1.7e308 is inf in float32: that lane diverges, the others keep their bits."""
     task = crowd("online relu", 4, "float32")
-    task.l1 = np.array([0.02, 0.02, 1.7e308, 0.02])
+    task = dataclasses.replace(task, l1=np.array([0.02, 0.02, 1.7e308, 0.02]))
     trained, healthy = weights(train(COMPILED, task)), weights(train(COMPILED, task.take([0, 1, 3])))
     assert not np.isfinite(trained[:, 2]).all()
     np.testing.assert_array_equal(trained[:, [0, 1, 3]], healthy)
@@ -250,7 +248,7 @@ engine = TorchEngine(lanes=32, device="cpu")
 engine._trains_in_kernels = lambda task: True
 for kind in ("autoencoder", "online relu"):
     task = crowd(kind, 34, "float32")
-    task.protocol = lasting(task.protocol, 40)
+    task = dataclasses.replace(task, protocol=lasting(task.protocol, 40))
     np.testing.assert_allclose(weights(train(engine, task)), weights(train(REFERENCE, task)), rtol=0, atol=1e-5)
 """
 
@@ -272,7 +270,7 @@ def test_training_on_cuda_is_that_of_the_reference(kind: str, dtype: str) -> Non
     """1,000 steps of every variant, by a graph or by the kernels; then the same lane alone, to the bit."""
     engine = TorchEngine(lanes=64, online_steps=2)
     task = crowd(kind, 70, dtype)
-    task.protocol = lasting(task.protocol, 1000)
+    task = dataclasses.replace(task, protocol=lasting(task.protocol, 1000))
     if task.batches is not None:
         task = SaeTask.of(task.protocol, list(range(70)), dtype=dtype)
     assert_equals_reference(engine, task, dtype)
