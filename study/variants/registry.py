@@ -1,4 +1,4 @@
-"""The variants by name. `register` adds one; those that come with the project are registered as `study` is imported."""
+"""The variants by name. `register` adds one; the built-in ones are registered when `study` is imported."""
 
 from __future__ import annotations
 
