@@ -64,5 +64,5 @@ def test_a_search_is_led_to_its_end() -> None:
 
 
 def test_earlier_studies_need_a_storage() -> None:
-    with pytest.raises(MisuseError, match="lie in a storage"):
+    with pytest.raises(MisuseError, match="are in a storage"):
         run_here(searching({"kind": "map", "budget": 8, "earlier": ["before"]}))
