@@ -29,7 +29,7 @@ from study.storage.schema import not_science
 
 _Float = NDArray[np.float64]
 
-METRICS = ("ae_loss", "explained_variance", "l0", "mcc_corrected", "f1_latents_features")
+METRICS_COMPARED = ("ae_loss", "explained_variance", "l0", "mcc_corrected", "f1_latents_features")
 """Compared unless others are asked for; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
 PAIRED_FROM = 0.5
 """A cell is paired where at least this share of the smaller side's seeds is common; other seeds then do not count."""
@@ -162,7 +162,7 @@ class Comparison:
         return f"{name} differs beyond chance in {len(differ)} of {tested} cells: {_listed(texts, differ)}."
 
 
-def compare(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any", metrics: Sequence[str] = METRICS) -> Comparison:
+def compare(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any", metrics: Sequence[str] = METRICS_COMPARED) -> Comparison:
     """Compare two studies' frames (as `analysis.load` gives them), cell by cell and as a whole.
 
     metrics: those that both frames have are compared. MisuseError for an unknown failure, and where a frame has the

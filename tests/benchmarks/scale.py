@@ -2,7 +2,7 @@
 
 Many trials: 1,000 packs of one tiny replicate through Ray Tune on two workers: what Tune and the driver cost beside the training.
 Many rows: ROWS (default 5,000,000) of a map's study in packs of 2,000, read as `map` and `report` read them, each in a process
-of its own whose peak memory is told.
+of its own whose peak memory is reported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 from search_spaces import PROTOCOLS, Replicates, study_from
 from search_spaces.cells import Architecture
 from study.packs import Pack
-from study.searching.batches import COLUMNS
+from study.searching.batches import LEARNER_COLUMNS
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
 from tests.benchmarks.machine import machine
@@ -60,7 +60,7 @@ def main() -> None:
         print(
             f"{rows:,} rows in {rows // ROWS_A_SHARD:,} shards, {megabytes:,.0f} MB, written in {time.perf_counter() - began:.0f} s"
         )
-        for what, columns in (("for a map", COLUMNS), ("whole, as load gives them", ())):
+        for what, columns in (("for a map", LEARNER_COLUMNS), ("whole, as load gives them", ())):
             count, seconds, gigabytes = _told(READ, folder, ",".join(columns))
             print(f"  read {what}: {float(seconds):.1f} s, peak memory {float(gigabytes):.1f} GB ({int(count):,} rows)")
 
@@ -76,13 +76,13 @@ def _print_many_trials(storage: str) -> None:
 
 
 def _told(code: str, *arguments: str) -> list[str]:
-    """What a Python of its own prints last."""
+    """The last line that a separate Python process prints."""
     told = subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return told.stdout.splitlines()[-1].split()
 
 
 def _write_rows(storage: Path, count: int) -> float:
-    """A study of so many rows, as a map leaves them: cells anywhere, verdicts by chance; returns its size in MB."""
+    """A study with this many rows, as a map leaves them: cells anywhere, verdicts by chance; returns its size in MB."""
     folder = Storage.at(storage).study("many")
     space = {"architectures": ["10-5-10"], "sparsities": [0.9], "l1": [0.01], "seeds": f"0:{count}"}
     folder.write_text(

@@ -1,4 +1,4 @@
-"""A specification trained in this process gives the rows that its packs give, and leads a search to its end."""
+"""A specification trained in this process gives the rows that its packs give, and runs a search to its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from search_spaces import MisuseError, StudySpec, study_from
 from study import run_here
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.searching.batches import COLUMNS, Batches
+from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import learner_of
 from study.storage.schema import row_schema, science_columns
 from tests.conftest import TINY
@@ -35,13 +35,13 @@ def science(rows: pa.Table) -> pd.DataFrame:
 
 
 def test_run_here_is_a_function() -> None:
-    """Whatever was imported before: no module has its name."""
+    """Whatever was imported before, because no module has its name."""
     assert study.run_here is study.in_process.run_here is run_here
 
 
 @pytest.mark.parametrize("pack_size", ["auto", 5])
 def test_a_grid_gives_the_rows_of_its_packs(pack_size: int | str) -> None:
-    """In the order of its replicates, however it is cut; of a mapping as of a specification."""
+    """In the order of its replicates, however it is cut, and from a mapping as from a specification."""
     spec = study_from(GRID)
     packs = [run_pack(Pack(own, spec.protocol, spec.dtype, "compiled")) for own in spec.replicates()]
     rows = run_here(GRID | {"pack_size": pack_size})
@@ -51,18 +51,18 @@ def test_a_grid_gives_the_rows_of_its_packs(pack_size: int | str) -> None:
 
 
 def test_a_search_is_led_to_its_end() -> None:
-    """The rows are all that its learner asked for, each once: led through them again it asks for nothing."""
+    """The rows are all that its learner asked for, each once: replayed over them, it asks for nothing."""
     spec = searching({"kind": "l1", "budget": 48})
     learner = learner_of(spec)
     rows = run_here(spec, learner)
     assert learner.done
     assert len(set(rows["replicate_id"].to_pylist())) == len(rows) > 0
-    again = Batches(learner_of(spec), spec, rows.select(COLUMNS))
+    again = Batches(learner_of(spec), spec, rows.select(LEARNER_COLUMNS))
     assert again.learn() == []
     assert again.complete
     pd.testing.assert_frame_equal(science(run_here(spec)), science(rows), check_exact=True)
 
 
 def test_earlier_studies_need_a_storage() -> None:
-    with pytest.raises(MisuseError, match="lie in a storage"):
+    with pytest.raises(MisuseError, match="are in a storage"):
         run_here(searching({"kind": "map", "budget": 8, "earlier": ["before"]}))
