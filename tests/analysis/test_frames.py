@@ -149,7 +149,7 @@ def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> Non
     frame = load("made", tmp_path)
     expected = {"empty": 0, "one row": 2, "all crashed": 6, "half": 6}[case]
     assert len(frame) == expected
-    packs = tune_frame("made", tmp_path)  # no Tune has seen them: told from the rows
+    packs = tune_frame("made", tmp_path)  # Tune has never seen them, so the rows are counted
     assert packs["replicates"].sum() == expected
     assert (packs["run"] == "").all()
     assert (cell_rates(frame)["replicates"].sum() if expected else 0) == expected

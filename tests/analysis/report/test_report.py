@@ -1,4 +1,4 @@
-"""The report's page, its findings and files, and the comparison of two studies."""
+"""The report's page, its findings and files, and the comparison of two studies on disk."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_odd_study_gives_a_page_that_says_so(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.slow
 def test_page_is_whole(plane: tuple[Path, StudyRows, str]) -> None:
-    """Offline, with every section of a plane, and every finding on it."""
+    """The page works offline, and has every section of a plane and every finding."""
     storage, study, page = plane
     assert_whole(page, storage / "out")
     for anchor in ("verdicts", "collapse", "phase", "regions", "order", "metrics", "trust", "grams", "cells", "made"):
@@ -238,7 +238,7 @@ def test_trust_table_counts_pairs(plane: tuple[Path, StudyRows, str]) -> None:
 
 @pytest.mark.slow
 def test_published_claim_is_judged_without_its_own_seed(tmp_path: Path) -> None:
-    """Seed 123 is told as what it is, and is no evidence for a maximum that was seen because of it."""
+    """Seed 123 is reported, but is no evidence for a maximum that was noticed because of it."""
     space = {"architectures": ["10-5-10"], "sparsities": [0.85, 0.9, 0.95], "l1": [0.01], "seeds": [123, *range(12)]}
     spec = spec_of(space, protocol="dissertation")
     store(tmp_path, spec)
@@ -261,7 +261,7 @@ def test_published_claim_is_judged_without_its_own_seed(tmp_path: Path) -> None:
 
 
 def test_long_table_is_cut_on_the_page_alone(tmp_path: Path) -> None:
-    """400 cells: the file has them all."""
+    """Of 400 cells, the file has all."""
     space = {"architectures": ["5-3-5"], "sparsities": [s / 50 for s in range(20)], "l1": [10 ** (-k / 5) for k in range(20)]}
     spec = spec_of({**space, "seeds": [1]})
     store(tmp_path, spec, crashed_rows(Pack(spec.replicates()[0], spec.protocol, spec.dtype, "compiled")).to_pandas())
@@ -273,7 +273,7 @@ def test_long_table_is_cut_on_the_page_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_report_goes_to_the_studys_folder(run: Run, plane: tuple[Path, StudyRows, str]) -> None:
-    """Unless --out says otherwise; told as a path, or as JSON."""
+    """Unless --out says otherwise; the command prints a path, or JSON."""
     storage, _, _ = plane
     code, out, _ = run("report", "made", "--storage", storage, "--json")
     page = Path(json.loads(out)["page"])
@@ -282,7 +282,7 @@ def test_report_goes_to_the_studys_folder(run: Run, plane: tuple[Path, StudyRows
 
 
 def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
-    """Two protocols over the same seeds: discordant pairs and p values by hand; a study beside itself is identical."""
+    """Two protocols over the same seeds: discordant pairs and p values by hand; a study is identical to itself."""
     space = {"architectures": ["5-3-5"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:12"}
     rows = trained(spec_of(space))
     store(tmp_path, spec_of(space, "one"), rows.assign(failure="none"))
@@ -318,7 +318,7 @@ def test_comparison_refuses_what_is_not_there(
 
 
 def test_a_registered_verdict_is_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, drawn and compared as those that are built in."""
+    """It is counted, drawn and compared like the built-in ones."""
     monkeypatch.setattr(table_of_verdicts, "VERDICTS", [*table_of_verdicts.VERDICTS])
     monkeypatch.setattr(conditions, "CONDITIONS", {**conditions.CONDITIONS})
     blue = {"colour": "#0000ff", "pattern": "oo", "marker": "h"}

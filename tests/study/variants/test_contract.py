@@ -1,4 +1,4 @@
-"""What every registered variant must be, and what a protocol may say of it."""
+"""What every registered variant must satisfy, and what a protocol may say about it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from search_spaces.protocol import fields, register_variant
 from search_spaces.variants import VARIANTS
 from study.engines.contract import SparseAutoencoders
 from study.kernels.forward import layout_of
+from study.variants.contract import Parameter
 from study.variants.registry import register, variant_of
 from study.variants.relu import Relu
 
@@ -90,8 +91,20 @@ def test_a_name_or_field_is_registered_once() -> None:
     assert "other" not in VARIANTS
 
 
+def test_lane_code_that_cannot_train_the_parameters_is_refused() -> None:
+    """Two parameters of its own would stay where they start in one engine and move in the other."""
+
+    class Gated(Relu):
+        name = "gated_example"
+        own_parameters = (Parameter("gate", "L"), Parameter("size", "L"))
+
+    with pytest.raises(MisuseError, match="at most one"):
+        register(Gated())
+    assert "gated_example" not in VARIANTS
+
+
 def test_fields_of_variants_are_fields_of_the_protocol() -> None:
-    """They are replaced, compared, hashed and validated as others, and stand behind `sae_variant`."""
+    """They are replaced, compared, hashed and validated like others, and come after `sae_variant`."""
     protocol = dataclasses.replace(PROTOCOLS["sound"], sae_variant="topk", sae_k=3)
     assert protocol == protocol_from({"base": "sound", "sae_variant": "topk", "sae_k": 3})
     assert hash(protocol) == hash(protocol_from({"base": "sound", "sae_variant": "topk", "sae_k": 3}))
