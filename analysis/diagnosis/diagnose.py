@@ -230,7 +230,7 @@ def diagnose(
 ) -> Diagnosis:
     """Train one replicate, all of its interventions and the base rate of its cell, and say what brought its failure about.
 
-    In float64, on the `compiled` engine, in threads of this process. `on_progress` is told how many of how many replicates are
+    In float64, on the `compiled` engine, in threads of this process. `on_progress` gets how many of how many replicates are
     trained. MisuseError where an argument is out of its range.
     """
     cell = Cell(Architecture.parse(architecture), sparsity, l1)
@@ -313,7 +313,7 @@ class Training:
     """Replicates that are trained together, and what each is trained for."""
 
     purposes: tuple[str, ...]
-    """A change's name, or BASE; one a replicate."""
+    """The name of a change, or BASE, per replicate."""
     pack: Pack
     orders: NDArray[np.int64] | None = None
     """As `run_pack` takes them."""
@@ -376,7 +376,7 @@ def _failures(training: Training) -> list[str]:
     return run_pack(training.pack, orders=training.orders)["failure"].to_pylist()
 
 
-# What readers are told
+# What readers see
 
 
 def _sentences(diagnosis: Diagnosis) -> Iterator[str]:
@@ -427,7 +427,7 @@ def _deaths(trajectory: Trajectory) -> Iterator[str]:
 def _when_died(units: str, died_at: tuple[int | None, ...], steps: int) -> str:
     dead = sorted(at for at in died_at if at is not None)
     if not dead:
-        return f"No one of the {len(died_at)} {units} died."
+        return f"None of the {len(died_at)} {units} died."
     half = f"half of them by update {dead[(len(dead) - 1) // 2]:,}, " if len(dead) > 1 else ""
     last = f"the last at update {dead[-1]:,}" if len(dead) > 1 else f"at update {dead[-1]:,}"
     return f"Of the {len(died_at)} {units} {len(dead)} died, {half}{last} of {steps:,} ({dead[-1] / steps:.2%})."
