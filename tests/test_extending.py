@@ -72,6 +72,11 @@ from study.history.history import training_history
 pack = Pack(replicates, protocol_from({"sae_variant": "shifted_relu", "samples": 50}), "float64", "auto")
 died = latents_died_at(training_history(pack), pack.protocol)
 assert sum(at is not None for at in died) == run_pack(pack)["dead_latents"][0].as_py()
+from analysis import diagnose
+verdict = run_pack(pack)["failure"][0].as_py()
+shifted_relu.ShiftedRelu.has_lane_code = property(lambda self: False)
+diagnosis = diagnose("5-3-5", 0.9, 0.1, 0, pack.protocol)
+assert diagnosis.failure == verdict
 print(pack.engine)
 """
 

@@ -23,6 +23,7 @@ from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.protocol import Protocol, protocol_from
 from study import data
+from study.engines.registry import exact_engine
 from study.failures import Cause
 from study.history.deaths import latents_died_at, outputs_died_at
 from study.history.history import training_history
@@ -230,8 +231,8 @@ def diagnose(
 ) -> Diagnosis:
     """Train one replicate, all of its interventions and the base rate of its cell, and say what brought its failure about.
 
-    In float64, on the `compiled` engine, in threads of this process. `on_progress` gets how many of how many replicates are
-    trained. MisuseError where an argument is out of its range.
+    In float64, on the faster engine of the `exact` family, in threads of this process. `on_progress` gets how many of how many
+    replicates are trained. MisuseError where an argument is out of its range.
     """
     cell = Cell(Architecture.parse(architecture), sparsity, l1)
     return diagnose_replicate(Replicate(cell, seed), protocol_from(protocol), on_progress)
@@ -241,7 +242,7 @@ def diagnose_replicate(
     replicate: Replicate, protocol: Protocol, on_progress: Callable[[int, int], None] | None = None
 ) -> Diagnosis:
     """`diagnose` of a replicate whose data, AE and SAE may have seeds of their own."""
-    own = Pack(Replicates.of([replicate]), protocol, DTYPE, "compiled")
+    own = Pack(Replicates.of([replicate]), protocol, DTYPE, exact_engine(protocol).name)
     # One thread of the linear algebra library for all of ours: run_pack's own limit is the process's.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(physical_cores()) as pool:
         try:
@@ -350,7 +351,7 @@ def other_seeds(own: int | None, how_many: int) -> Iterator[int]:
 
 def _pieces(pairs: list[tuple[str, Replicate]], protocol: Protocol, permuted: bool) -> Iterator[Training]:
     purposes, replicates = zip(*pairs, strict=True)
-    pack = Pack(Replicates.of(replicates), protocol, DTYPE, "compiled")
+    pack = Pack(Replicates.of(replicates), protocol, DTYPE, exact_engine(protocol).name)
     orders = np.stack([data.sample_order(seed, protocol.samples) for seed in range(len(pack))]) if permuted else None
     for first in range(0, len(pack), LANES):
         piece = slice(first, first + LANES)

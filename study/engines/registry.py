@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol
@@ -41,10 +42,10 @@ class KnownEngine:
                 f"engine={self.name!r} needs PyTorch, which is not installed. `pip install 'sae-study[torch]'`, or use auto."
             )
 
-    def load(self) -> Engine:
-        """Import it. Raises MisuseError if it is not installed."""
+    def load(self, **options: Any) -> Engine:
+        """Import and make it, with its own options, if any. Raises MisuseError if it is not installed."""
         self.check_installed()
-        return getattr(import_module(self.module), self.kind)()
+        return getattr(import_module(self.module), self.kind)(**options)
 
 
 def _has_lane_code(protocol: Protocol) -> bool:
@@ -65,6 +66,11 @@ _KNOWN = {
 }
 """The fastest first."""
 ENGINES = ("auto", *sorted(_KNOWN))
+
+
+def exact_engine(protocol: Protocol) -> KnownEngine:
+    """The faster engine of the `exact` family that can train the protocol: bit-equal to the definition."""
+    return next(engine for engine in _KNOWN.values() if engine.family == "exact" and engine.supports(protocol))
 
 
 def engine_for(name: str, protocol: Protocol) -> KnownEngine:

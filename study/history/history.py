@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from study.chunks import chunks_of
-from study.engines.compiled import CompiledEngine
 from study.engines.contract import Autoencoders, SparseAutoencoders
-from study.engines.reference import ReferenceEngine
+from study.engines.registry import exact_engine
 from study.packs import Pack
-from study.variants.registry import variant_of
 
 _Array = NDArray[Any]
 
@@ -52,7 +50,7 @@ def training_history(pack: Pack) -> History:
 
     with threadpool_limits(1, "blas"):
         (chunk,) = chunks_of(pack)
-        chunk = dataclasses.replace(chunk, engine=_exact_engine(pack)(watch))
+        chunk = dataclasses.replace(chunk, engine=exact_engine(pack.protocol).load(watch=watch))
         samples = chunk.features()
         autoencoders = chunk.train_autoencoders(samples)
         weights, bias = np.split(seen(), [autoencoders.W[..., 0].size])
@@ -62,7 +60,3 @@ def training_history(pack: Pack) -> History:
             of_sae = chunk.train_saes(readers, samples)[0].with_values(seen())
         x = chunk.evaluation_samples(samples)
     return History(of_ae, of_sae, readers.W[..., 0], x[0])
-
-
-def _exact_engine(pack: Pack) -> type[CompiledEngine] | type[ReferenceEngine]:
-    return CompiledEngine if variant_of(pack.protocol).has_lane_code else ReferenceEngine

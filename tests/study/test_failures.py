@@ -204,6 +204,7 @@ LOPSIDED = Verdict(
     colour="#123456",
     pattern="oo",
     marker="h",
+    of_sae=True,
 )
 
 
