@@ -1,4 +1,4 @@
-"""What may be said of metrics, on studies whose metrics are known to tell, to be blind, to restate, to be missing."""
+"""The judgement of metrics, on studies whose metrics are known to separate, to be blind, to restate or to be missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEEDS = 40
 
 
 def made(kind: str = "unrecovered", rate: float = 0.5, seeds: int = SEEDS) -> pd.DataFrame:
-    """Two cells. CKA restates the explained variance and is blind, F1 tells, RSA tells only which cell it is, MMCS is constant."""
+    """Two cells. CKA restates the explained variance and is blind, F1 separates, RSA depends on the cell only, MMCS is constant."""
     random = np.random.default_rng(0)
     failing = {s: [kind if i < rate * seeds else "none" for i in range(seeds)] for s in (0.5, 0.9)}
     frame = frame_of({("5-3-5", s, 0.01): kinds for s, kinds in failing.items()})
@@ -39,13 +39,13 @@ def made(kind: str = "unrecovered", rate: float = 0.5, seeds: int = SEEDS) -> pd
 
 
 def test_every_metric_is_a_column_of_the_schema() -> None:
-    """But the corrected MCC, which is computed of two."""
+    """Every compared metric is a column, except the corrected MCC, which is computed from two."""
     assert set(SIMILARITIES) - {"mcc_corrected"} <= set(row_schema().names)
     assert set(names_of(Group.SIMILARITY)) - set(SIMILARITIES) == {"mcc_chance"}
 
 
 def test_a_registered_similarity_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the last, by what it tells; metrics that a verdict is made of are marked."""
+    """A registered metric comes last, judged like the others; metrics on which a verdict depends are marked."""
     monkeypatch.setattr(schema, "COLUMNS", [*schema.COLUMNS])
     register_column(Column("angle", REAL, Group.SIMILARITY, 3, "of h and ĥ"))
     frame = made()
@@ -60,7 +60,7 @@ def test_a_registered_similarity_is_compared(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_auc_is_that_of_all_pairs() -> None:
-    """Within strata, ties counting one half; of one stratum Mann and Whitney's U over the pairs."""
+    """Pairs are formed within strata and ties count one half; for one stratum, AUC is Mann and Whitney's U over the pairs."""
     random = np.random.default_rng(1)
     values, stratum = random.integers(0, 6, size=120).astype(float), random.integers(0, 3, size=120)
     healthy = random.uniform(size=120) < 0.4
@@ -78,7 +78,7 @@ def test_auc_is_that_of_all_pairs() -> None:
 
 @pytest.mark.parametrize(("shift", "shared"), [(0.0, 0.0), (1.0, 0.0), (1.0, 0.9), (2.5, 0.0)])
 def test_interval_of_the_auc_holds_the_truth(shift: float, shared: float) -> None:
-    """Normal values, Φ(shift/√2): covered in at least 91 % of 150 studies, also where the cells of a seed go together."""
+    """For normal values, Φ(shift/√2) is covered in at least 91 % of 150 studies, also if the cells of a seed are correlated."""
     random, covered = np.random.default_rng(2), 0
     unit, cell = np.tile(np.arange(50), 3), np.repeat(np.arange(3), 50)
     truth = norm.cdf(shift / np.sqrt(2))
@@ -91,7 +91,7 @@ def test_interval_of_the_auc_holds_the_truth(shift: float, shared: float) -> Non
 
 
 def test_perfect_separation_is_not_certain() -> None:
-    """An AUC of 1 from twelve and thirty has the interval of 12 successes of 12; fewer than ten values say nothing."""
+    """An AUC of 1 from twelve and thirty has the interval of 12 successes of 12; fewer than ten values give none."""
     values, healthy = np.arange(42.0), np.arange(42) >= 30
     of = separation(values, healthy, ~healthy, np.zeros(42, dtype=int))
     assert (of.auc, of.high) == (1, 1)
@@ -105,7 +105,7 @@ def test_perfect_separation_is_not_certain() -> None:
 
 
 def test_spread_is_between_seeds_of_a_cell() -> None:
-    """Not between cells; cells of fewer than five defined values do not count."""
+    """The spread is taken within cells; cells with fewer than five defined values do not count."""
     values, cell = np.array([0.0, 1, 2, 3, 4, 100, 101, 102, 103, 104, 7, 9, np.nan]), np.repeat([0, 1, 2], [5, 5, 3])
     everything = np.ones(13, dtype=bool)
     assert spread_between_seeds(values, everything, cell) == 2
@@ -114,7 +114,7 @@ def test_spread_is_between_seeds_of_a_cell() -> None:
 
 
 def test_rank_correlation_is_within_cells() -> None:
-    """In one cell Spearman's; cells that differ in both add nothing; a monotone transform changes nothing."""
+    """In one cell it is Spearman's; differences between cells add nothing; a monotone transform changes nothing."""
     random = np.random.default_rng(3)
     a, b, cell = random.normal(size=60), random.normal(size=60), np.repeat([0, 1, 2], 20)
     assert rank_correlation_within(a, a + b, np.zeros(60, dtype=int)) == pytest.approx(spearmanr(a, a + b).statistic)
@@ -128,7 +128,7 @@ def test_rank_correlation_is_within_cells() -> None:
 
 
 def test_what_is_known_is_said() -> None:
-    """F1 tells, CKA restates and is blind, RSA knows the cell only, MMCS says nothing, the MCC is part of the verdict."""
+    """F1 separates, CKA restates and is blind, RSA depends on the cell only, MMCS is constant, the MCC is part of the verdict."""
     of = metric_trust(made())
     table = of.table.set_index("metric")
     assert table.loc["f1_latents_features", "auc"] == 1
@@ -139,27 +139,27 @@ def test_what_is_known_is_said() -> None:
     assert table.loc["mcc_corrected", "median_failing"] == pytest.approx(0.05 / 0.45)
     assert np.isnan(table.loc["procrustes_hidden_recon", "auc"])
     told = {sentence.split(":")[0]: sentence for sentence in of.sentences}
-    assert "tells failing from healthy in the same cell (AUC 1.00" in told["f1_latents_features"]
-    assert "cannot be shown to tell" in told["cka_hidden_recon"]
+    assert "separates failing from healthy in the same cell (AUC 1.00" in told["f1_latents_features"]
+    assert "is not shown to separate" in told["cka_hidden_recon"]
     assert "restates explained_variance (rank correlation within cells 1.00)" in told["cka_hidden_recon"]
-    assert "the verdict is made of it" in told["mcc_corrected"]
+    assert "the verdict depends on it" in told["mcc_corrected"]
     assert "not enough defined values" in told["procrustes_hidden_recon"]
-    assert told["unrecovered"].startswith("unrecovered: f1_latents_features tells it from healthy best")
+    assert told["unrecovered"].startswith("unrecovered: the best metric, f1_latents_features, separates it from healthy")
     assert "cka_hidden_recon (AUC 0." in told["unrecovered"]
 
 
 def test_sentences_follow_the_data() -> None:
-    """Turn F1 into noise and the same study names another guide, or none that tells."""
+    """If F1 is replaced by noise, the same study no longer recommends it."""
     frame = made()
     noise = frame.assign(f1_latents_features=frame["f1_latents_features"].sample(frac=1, random_state=0).to_numpy())
-    assert not any("f1_latents_features tells" in sentence for sentence in metric_trust(noise).sentences)
-    assert any("f1_latents_features tells" in sentence for sentence in metric_trust(frame).sentences)
+    assert not any("f1_latents_features, separates" in sentence for sentence in metric_trust(noise).sentences)
+    assert any("f1_latents_features, separates" in sentence for sentence in metric_trust(frame).sentences)
     shuffled = frame.sample(frac=1, random_state=1)
     assert metric_trust(shuffled).sentences == metric_trust(frame).sentences
 
 
 def test_dead_replicates_have_no_similarity() -> None:
-    """CKA undefined where all latents are dead: told with its share; what is 0 by convention is no evidence."""
+    """CKA is undefined if all latents are dead, and the sentence says so; values that are 0 by convention are no evidence."""
     of = metric_trust(made("sae_dead"))
     table = of.table.set_index("metric")
     assert table.loc["cka_hidden_recon", "defined_all_dead"] == 0
@@ -175,7 +175,7 @@ def test_dead_replicates_have_no_similarity() -> None:
 
 
 def test_cells_that_fail_as_a_whole_are_compared_across_cells() -> None:
-    """Where no cell holds healthy and failing replicates the comparison is over all cells, and says so."""
+    """If no cell holds both healthy and failing replicates, the comparison is over all cells, and says so."""
     frame = made(rate=0).assign(mmcs_decoder_features=np.linspace(0, 1, 2 * SEEDS))
     frame.loc[frame["sparsity"] == 0.9, "failure"] = "sae_dense"
     of = metric_trust(frame)
@@ -185,7 +185,7 @@ def test_cells_that_fail_as_a_whole_are_compared_across_cells() -> None:
 
 @pytest.mark.parametrize("case", ["empty", "one row", "all failed", "none failed", "no metric", "all NaN"])
 def test_poor_studies_have_a_defined_answer(case: str) -> None:
-    """Tables with a row for each metric, and no claim."""
+    """Odd frames give tables with a row per metric, and no claim."""
     frame = made(rate={"all failed": 1.0, "none failed": 0.0}.get(case, 0.5))
     if case in ("empty", "one row"):
         frame = frame.head(0 if case == "empty" else 1)

@@ -1,4 +1,4 @@
-"""Two studies whose differences are known: what is found, how it is paired, what is not claimed."""
+"""Comparisons of two studies whose differences are known: what is found, how it is paired, what is not claimed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPARSITIES = (0.5, 0.75, 0.9)
 
 
 def made(rates: dict[float, float], seeds: range, stream: int, effect: float = 0.0) -> pd.DataFrame:
-    """A study of one architecture and l1 with those failure rates, and two metrics that go with a hidden value of each seed."""
+    """A study of one architecture and l1 with given failure rates, and two metrics correlated with a hidden value per seed."""
     random = np.random.default_rng(stream)
     kinds = {
         ("5-3-5", s, 0.01): np.where(random.uniform(size=len(seeds)) < p, "sae_dead", "none").tolist() for s, p in rates.items()
@@ -40,7 +40,7 @@ def even(rate: float) -> dict[float, float]:
 
 
 def test_a_study_equals_itself() -> None:
-    """Every p is 1, every pair the same to the bit, no difference in any sentence; in any order of its rows."""
+    """Every p is 1, every pair is the same to the bit, and no sentence reports a difference, whatever the order of rows."""
     one = made(even(0.4), range(60), 0)
     of = compare(one, one.sample(frac=1, random_state=0))
     assert (of.pairs, of.same_verdict, of.identical) == (180, 180, 180)
@@ -53,7 +53,7 @@ def test_a_study_equals_itself() -> None:
 
 
 def test_common_seeds_are_paired_others_are_not() -> None:
-    """McNemar's p over the discordant pairs, Fisher's over the counts, as scipy gives them."""
+    """McNemar's p over the discordant pairs and Fisher's over the counts equal scipy's."""
     one, other = made(even(0.5), range(40), 1), made(even(0.2), range(40), 2)
     paired = compare(one, other).cells
     assert (paired["test"] == "McNemar").all()
@@ -75,7 +75,7 @@ def test_common_seeds_are_paired_others_are_not() -> None:
 
 
 def test_sides_can_be_exchanged() -> None:
-    """The same p values, the opposite shift."""
+    """Swapping the studies gives the same p values and the opposite shift."""
     one, other = made(even(0.5), range(40), 1), made(even(0.2), range(20, 70), 2)
     forth, back = compare(one, other), compare(other, one)
     np.testing.assert_allclose(forth.cells["p_value"], back.cells["p_value"])
@@ -86,7 +86,7 @@ def test_sides_can_be_exchanged() -> None:
 
 
 def test_one_cell_that_differs_is_found() -> None:
-    """And named, with its rates, among those that do not; the whole differs in its pattern."""
+    """Of several cells, the one that differs is named with its rates; the studies as a whole differ in their pattern."""
     one = made(even(0.3), range(200), 3)
     other = made({**even(0.3), 0.9: 0.7}, range(1000, 1200), 4)
     of = compare(one, other)
@@ -109,7 +109,7 @@ def test_opposite_differences_do_not_cancel() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("paired", [True, False])
 def test_equal_studies_rarely_differ(monkeypatch: pytest.MonkeyPatch, paired: bool) -> None:
-    """At 5 % the overall test rejects at most 5 % of 60 pairs, and two standard errors, though a seed's cells go together."""
+    """At 5 % the overall test rejects at most 5 % of 60 pairs plus two standard errors, though the cells of a seed correlate."""
     monkeypatch.setattr(comparison, "DRAWS", 199)
     random = np.random.default_rng(0)
     cells = [("5-3-5", s, 0.01) for s in SPARSITIES]
@@ -128,7 +128,7 @@ def test_equal_studies_rarely_differ(monkeypatch: pytest.MonkeyPatch, paired: bo
 
 
 def test_pairing_finds_what_the_seed_hides() -> None:
-    """An effect of a hundredth of the spread over seeds: signed ranks see it, ranks of unpaired seeds do not; as scipy's tests."""
+    """Signed ranks detect an effect of a hundredth of the spread over seeds, ranks of unpaired seeds do not; both equal scipy's."""
     one, other = made(even(0), range(50), 7), made(even(0), range(50), 8, effect=0.02)
     paired = compare(one, other).metrics.set_index("metric").loc["ae_loss"]
     assert (paired["p_holm"] < 0.001).all()
@@ -141,7 +141,7 @@ def test_pairing_finds_what_the_seed_hides() -> None:
 
 
 def test_undefined_metrics_are_left_out_and_counted() -> None:
-    """NaN on one side: the pair does not count; nowhere defined: NaN, and a sentence; whole numbers that may miss are read."""
+    """A pair with NaN on one side does not count; a metric defined nowhere gives NaN and a sentence; nullable integers are read."""
     one = made(even(0.5), range(30), 9)
     other = one.assign(l0=pd.Series([pd.NA] * 90, dtype="Int64"), ae_loss=one["ae_loss"].where(one["seed"] < 20))
     of = compare(one, other)
@@ -149,12 +149,12 @@ def test_undefined_metrics_are_left_out_and_counted() -> None:
     assert table.loc["ae_loss", "defined_other"].tolist() == [20] * 3
     assert (table.loc["ae_loss", "p_value"] == 1).all()
     assert table.loc["l0", "p_value"].isna().all()
-    assert "l0 is defined on both sides in no cell." in of.sentences
+    assert "There is no cell in which l0 is defined on both sides." in of.sentences
     assert of.identical == 0
 
 
 def test_cells_of_one_side_are_left_out() -> None:
-    """And counted; levels that differ in the last bit are the same cell."""
+    """Cells of only one study are left out and counted; levels that differ in the last bit are the same cell."""
     one, other = made(even(0.5), range(9), 0), made({0.9: 0.5, 0.95: 0.5}, range(9), 1)
     of = compare(one, other.assign(l1=np.nextafter(0.01, 1)))
     assert of.unshared_cells == (2, 1)
@@ -164,14 +164,14 @@ def test_cells_of_one_side_are_left_out() -> None:
 
 @pytest.mark.parametrize("case", ["empty", "one row", "all failed", "none failed", "no common cell"])
 def test_poor_studies_have_a_defined_answer(case: str) -> None:
-    """Tables and sentences come, and claim nothing."""
+    """Odd frames give tables and sentences that claim nothing."""
     one = made(even({"all failed": 1.0}.get(case, 0.0)), range(1 if case == "one row" else 5), 0)
     other = one.head(0) if case == "empty" else one.assign(l1=0.5) if case == "no common cell" else one
     of = compare(one, other)
     if case in ("empty", "no common cell"):
         assert of.cells.empty
         assert of.metrics.empty
-        assert of.sentences == ["the first and the second have no cell in common: nothing can be compared."]
+        assert of.sentences == ["the first and the second share no cell, so nothing can be compared."]
         assert compare(other, other.head(0)).cells.empty
     else:
         assert (of.cells[["p_value", "p_holm", "p_fdr"]] == 1).all(axis=None)
@@ -183,16 +183,16 @@ def test_poor_studies_have_a_defined_answer(case: str) -> None:
 
 
 def test_a_replicate_twice_is_refused() -> None:
-    """Two studies in one frame cannot be compared with a third."""
+    """A frame of two studies cannot be compared with a third."""
     one = made(even(0.5), range(5), 0)
-    with pytest.raises(MisuseError, match="hold each replicate once"):
+    with pytest.raises(MisuseError, match="with each replicate once"):
         compare(pd.concat([one, one]), one)
     with pytest.raises(MisuseError, match="Did you mean"):
         compare(one, one, "sae_deed")
 
 
 def test_collapse_is_compared_once_for_each_autoencoder() -> None:
-    """Three SAEs on each AE are one outcome."""
+    """The collapse of an AE with three SAEs counts once."""
     rows = [(s, ae, sae, "ae_collapsed" if ae < 3 else "none") for s, ae, sae in product((0.9,), range(10), range(3))]
     frame = pd.DataFrame(rows, columns=["sparsity", "ae_seed", "sae_seed", "failure"]).assign(architecture="5-3-5", l1=0.01)
     frame = frame.assign(seed=frame["ae_seed"], data_seed=frame["ae_seed"], sae_all_dead=False)
@@ -201,7 +201,7 @@ def test_collapse_is_compared_once_for_each_autoencoder() -> None:
 
 
 def test_engines_and_protocols_are_compared(tiny: Protocol) -> None:
-    """Real rows: two engines agree to the bit; a protocol of another SAE learning rate does not."""
+    """In real rows two engines agree to the bit; a protocol with another SAE learning rate does not."""
     space = {"architectures": ["5-3-5"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:6"}
 
     def rows(engine: str, **changes: float) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def row_of(replicate: Replicate, protocol: Protocol = ONLINE, engine: str = "com
 
 
 def test_the_interventions_are_those_of_the_definitions() -> None:
-    """Names and order; the four that draw; without an SAE those that need none."""
+    """The interventions have their names, their order and the four that draw; without an SAE only those remain that need none."""
     assert list(CHANGE) == [
         "data_order", "data_seed", "ae_seed", "sae_seed", "ae_init*10", "sae_init*10", "ae_warmup", "ae_epochs*4",
         "sae_epochs*4", "l1*0", "l1*0.1", "l1*0.3", "sae_unit_norm", "rescale",
@@ -71,7 +71,7 @@ def test_the_interventions_are_those_of_the_definitions() -> None:
     ],
 )
 def test_a_change_of_the_protocol_changes_nothing_else(name: str, fields: dict[str, Any]) -> None:
-    """The replicate stays, and of the protocol every field but those named."""
+    """The replicate stays the same, and so does every protocol field except those named."""
     assert causes.changed(CHANGE[name], ONE) == [ONE]
     assert CHANGE[name].of_protocol(DISSERTATION) == dataclasses.replace(DISSERTATION, **fields)
 
@@ -85,7 +85,7 @@ def test_steps_are_stretched_where_the_protocol_counts_steps() -> None:
 
 @pytest.mark.parametrize("name", ["data_seed", "ae_seed", "sae_seed"])
 def test_a_seed_is_replaced_and_all_else_stays(name: str) -> None:
-    """Seeds 0, 1, 2 … of that stream, a hundred, without the replicate's own; with its own it would be the replicate."""
+    """A hundred seeds 0, 1, 2 … of that stream without the replicate's own, which would give the replicate itself."""
     drawn = causes.changed(CHANGE[name], ONE)
     own = getattr(ONE, name)
     assert [getattr(one, name) for one in drawn] == [seed for seed in range(101) if seed != own]
@@ -109,7 +109,7 @@ def test_a_smaller_l1_leaves_the_autoencoder_alone(name: str, factor: float) -> 
 
 @pytest.mark.parametrize("protocol", [ONLINE, BATCHED], ids=["dissertation", "sound"])
 def test_the_start_is_ten_times_the_same(protocol: Protocol) -> None:
-    """The very weights, tenfold, but for a decoder that is held at unit norm; the other model's start stays."""
+    """The same weights times ten, except a decoder that is held at unit norm; the other model's start stays the same."""
     architecture = ONE.cell.architecture
     start, tenfold = (
         data.ae_initial_weights(architecture, 2, one) for one in (protocol, CHANGE["ae_init*10"].of_protocol(protocol))
@@ -123,7 +123,7 @@ def test_the_start_is_ten_times_the_same(protocol: Protocol) -> None:
 
 
 def test_unit_norm_keeps_the_directions_of_the_decoder() -> None:
-    """Columns of norm 1 along those of the replicate, the encoder their transpose, free to grow afterwards."""
+    """Columns start at norm 1 along those of the replicate, the encoder as their transpose; both can grow afterwards."""
     changed = CHANGE["sae_unit_norm"].of_protocol(ONLINE)
     W_enc, W_dec = data.sae_initial_weights(ONE.cell.architecture, 3, changed)
     own = data.sae_initial_weights(ONE.cell.architecture, 3, ONLINE)[1]
@@ -135,7 +135,7 @@ def test_unit_norm_keeps_the_directions_of_the_decoder() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("protocol", [ONLINE, BATCHED], ids=["dissertation", "sound"])
 def test_samples_in_their_own_order_give_the_row_itself(protocol: Protocol, dtype: str) -> None:
-    """The identity permutation changes no bit, also where lanes have the same seeds; another one does, and tells it in no id."""
+    """The identity permutation changes no bit, also if lanes share seeds; another one changes the row but not its id."""
     pack = pack_of(ONE, ONE, ONE, protocol=protocol, dtype=dtype)
     orders = np.stack([np.arange(protocol.samples), data.sample_order(0, protocol.samples), np.arange(protocol.samples)])
     first, other, third = run_pack(pack, orders=orders).to_pylist()
@@ -152,7 +152,7 @@ def _exact(value: Any) -> Any:
 
 
 def test_each_lane_sees_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A permuted lane among others gives the row of data that were drawn in that order."""
+    """A permuted lane among others gives the same row as data that were drawn in that order."""
     order = data.sample_order(5, ONLINE.samples)
     assert sorted(order) == list(range(ONLINE.samples))
     orders = np.stack([np.arange(ONLINE.samples), order])
@@ -163,7 +163,7 @@ def test_each_lane_sees_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rescaled_activations_have_the_stated_norm_and_the_features_stay() -> None:
-    """mean ‖h‖ = √H over the training samples; the AE's columns and F are the AE's own; the SAE's metrics those of the new h."""
+    """Mean ‖h‖ = √H over the training samples; the AE's columns and F are unchanged; the SAE's metrics are those of the new h."""
     changed = dataclasses.replace(CHANGE["rescale"].of_protocol(BATCHED), sae_steps=200)
     history = training_history(pack_of(ONE, protocol=changed))
     own = history.autoencoders.W[..., -1]
@@ -211,7 +211,7 @@ VARIANTS: list[tuple[Protocol, dict[str, Any]]] = [
 
 
 def naive_death(alive: NDArray[np.bool_]) -> list[int | None]:
-    """One after the last True of each column of (T, units), None where that is the last row."""
+    """The index after the last True in each column of (T, units); None if that is the last row."""
     died: list[int | None] = []
     for column in alive.T:
         last = max((t for t, living in enumerate(column) if living), default=-1)
@@ -222,7 +222,7 @@ def naive_death(alive: NDArray[np.bool_]) -> list[int | None]:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("base", "changes"), VARIANTS, ids=["relu", "topk", "jumprelu", "sound", "sound topk"])
 def test_deaths_are_those_of_a_look_at_every_state(base: Protocol, changes: dict[str, Any], dtype: str) -> None:
-    """Every state of a short training by the textbook, for four replicates, strong penalty and weak."""
+    """Every state of a short training equals the textbook's, for four replicates, with a strong and a weak penalty."""
     protocol = dataclasses.replace(base, **changes)
     died: list[int | None] = []
     for seed, sparsity, l1 in ((0, 0.95, 0.3), (1, 0.5, 0.0), (2, 0.9, 1.0), (3, 0.95, 0.01)):
@@ -261,7 +261,7 @@ def test_watched_training_has_the_bits_of_its_row(protocol: Protocol, dtype: str
 
 
 def test_a_diverged_training_has_no_deaths() -> None:
-    """NaN is not 0."""
+    """NaN does not count as 0."""
     history = training_history(pack_of(Replicate(Cell(Architecture(5, 3), 0.5, 1.7e308), 1)))
     assert latents_died_at(history, ONLINE) == [None] * 5
 
@@ -277,7 +277,7 @@ def shortened(protocol: Protocol, ae_steps: int | None = None, sae_steps: int | 
 
 
 def test_stopping_at_a_death_shows_it() -> None:
-    """Trained anew by the reference for as many steps as the last to die took, all dead are dead; one step fewer, it lives."""
+    """Retrained by the reference up to the last death, all dead units are dead; one step earlier the last one is alive."""
     dead = Replicate(Cell(Architecture(5, 3), 0.9, 0.01), 3)
     found = causes.trajectory_of(pack_of(dead, protocol=DISSERTATION))
     latents = [at for at in found.sae_latents_died_at if at is not None]
@@ -295,7 +295,7 @@ def outcomes(failures: int, trainings: int, failure: str = "sae_dead") -> list[s
 
 
 def test_a_rate_counts_the_same_failure_and_tells_the_others() -> None:
-    """Jeffreys' interval of the one kind; other kinds by number; `any` counts all."""
+    """A rate has Jeffreys' interval for its own kind, and counts of the other kinds; `any` counts all."""
     kinds = ["sae_dead"] * 3 + ["sae_dense"] * 5 + ["unfaithful"] + ["none"] * 11
     rate = Rate.of(kinds, "sae_dead")
     assert (rate.replicates, rate.failures, rate.rate, rate.other) == (20, 3, 0.15, {"sae_dense": 5, "unfaithful": 1})
@@ -318,13 +318,13 @@ def test_a_rate_counts_the_same_failure_and_tells_the_others() -> None:
     ],
 )
 def test_a_change_cures_below_a_half(failures: int, trainings: int, draws: bool, cures: bool) -> None:
-    """The interval counts only where something was drawn."""
+    """The interval matters only if something was drawn."""
     rate = Rate.of(outcomes(failures, trainings), "sae_dead")
     assert Intervention("data_order", "", draws, rate).cures is cures
 
 
 def test_nothing_is_cured_where_nothing_failed() -> None:
-    """`any` is counted for a replicate that does not fail: there a low rate is no cure."""
+    """For a replicate that does not fail, `any` is counted, and a low rate is not a cure."""
     assert not Intervention("data_order", "", True, Rate.of(outcomes(0, 100), "any")).cures
 
 
@@ -356,18 +356,18 @@ AE, DEAD = FailureKind.AE_COLLAPSED, FailureKind.SAE_DEAD
     ],
 )  # fmt: skip
 def test_the_cause_is_the_first_that_applies(failure: FailureKind, cures: set[str], early_death: bool, cause: Cause) -> None:
-    """The table of the definitions, from left to right."""
+    """Causes follow the table in the definitions, from left to right."""
     assert cause_of(failure, cures, early_death) is cause
 
 
 @pytest.mark.parametrize("failure", ["sae_dead", "sae_starved", "sae_dense", "unfaithful", "unrecovered"])
 def test_every_failure_of_the_sae_has_the_same_causes(failure: str) -> None:
-    """The rules are those of any SAE failure."""
+    """A registered SAE verdict follows the rules of any SAE failure."""
     assert cause_of(FailureKind(failure), {"l1*0", "sae_seed"}, False) is Cause.L1_AGAINST_INITIALISATION
 
 
 def test_early_is_within_a_twentieth_of_the_steps() -> None:
-    """Every output, and not later."""
+    """An early death needs every output, and none later."""
 
     def early(*died_at: int | None) -> bool:
         return causes.Trajectory(1000, 0, died_at, ()).early_death
@@ -378,7 +378,7 @@ def test_early_is_within_a_twentieth_of_the_steps() -> None:
 
 
 def test_every_cause_has_a_sentence() -> None:
-    """And the values are those of the design."""
+    """Every cause has a sentence, and its value is that of the definitions."""
     assert all(cause.sentence for cause in Cause)
     assert {cause.value for cause in Cause} == {
         "ae_early_death", "ae_undertrained", "data", "l1_against_initialisation", "sae_initialisation", "l1_above_death_line",
@@ -426,7 +426,7 @@ def test_the_published_collapse_came_within_twenty_updates(collapse: causes.Diag
 
 @pytest.mark.slow
 def test_the_verdict_is_written_from_the_figures(collapse: causes.Diagnosis) -> None:
-    """With other figures it reads otherwise: no figure of the paragraph is canned."""
+    """With other figures the paragraph reads differently: none of its figures is fixed."""
     rates = {one.change: one.rate for one in collapse.interventions}
     for told in (
         f"{rates['data_order'].failures} of 100",
@@ -447,7 +447,7 @@ def test_the_verdict_is_written_from_the_figures(collapse: causes.Diagnosis) -> 
     [(6, 0.85, Cause.L1_AGAINST_INITIALISATION), (290, 0.85, Cause.SAE_INITIALISATION)],
 )
 def test_dead_saes_are_told_apart(seed: int, sparsity: float, cause: Cause) -> None:
-    """With a healthy AE all latents die; some live with a smaller l1, others with another start only."""
+    """On a healthy AE all latents die; some live with a smaller l1, others only from another start."""
     found = diagnose("5-3-5", sparsity, 0.01, seed)
     assert (found.failure, found.cause) == (DEAD, cause)
     assert all(at is not None for at in found.trajectory.sae_latents_died_at)
@@ -465,7 +465,7 @@ QUICK = dataclasses.replace(DISSERTATION, samples=400, ae_epochs=5, sae_epochs=2
 
 
 def test_a_healthy_replicate_has_no_cause() -> None:
-    """It is told so; what is counted is any failure, and nothing is called a cure."""
+    """The diagnosis says that the replicate does not fail, counts any failure, and calls nothing a cure."""
     found = diagnose("3-2-3", 0.8, 0.01, first_without_failure(QUICK), QUICK)
     assert (found.failure, found.cause) == (FailureKind.NONE, Cause.NONE)
     assert "does not fail" in found.verdict
@@ -474,7 +474,7 @@ def test_a_healthy_replicate_has_no_cause() -> None:
 
 
 def test_base_rate_is_that_of_the_cell() -> None:
-    """The same failures as a grid of the same seeds has."""
+    """The base rate counts the same failures as a grid of the same seeds."""
     found = diagnose("3-2-3", 0.8, 0.01, first_without_failure(QUICK), QUICK)
     (replicates,) = grid(["3-2-3"], [0.8], [0.01], range(1001))
     kinds = run_pack(Pack(replicates, QUICK, "float64", "compiled"))["failure"].to_pylist()
@@ -484,7 +484,7 @@ def test_base_rate_is_that_of_the_cell() -> None:
 
 
 def test_the_figures_numbers_are_the_diagnosis() -> None:
-    """Base rate first; one step of the curve a death; drawn without complaint as PNG and SVG."""
+    """The base rate comes first, each step of the curve is a death, and the figure is drawn without warnings as PNG and SVG."""
     trajectory = causes.Trajectory(100, 1000, (4, None, 1, 1), (0, 7))
     rate = Rate.of(outcomes(2, 10), "sae_dead")
     done = Intervention("l1*0", "no L1 penalty", False, Rate.of(["none"], "sae_dead"))
@@ -502,7 +502,7 @@ def test_the_figures_numbers_are_the_diagnosis() -> None:
 
 
 def test_a_diagnosis_needs_no_ray() -> None:
-    """It trains in its own process: neither Ray nor PyTorch is imported."""
+    """A diagnosis trains in its own process and imports neither Ray nor PyTorch."""
     code = (
         "import sys, analysis.diagnosis.diagnose, analysis.figures.diagnosis; "
         "sys.exit('ray' in sys.modules or 'torch' in sys.modules)"

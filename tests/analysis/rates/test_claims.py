@@ -196,7 +196,7 @@ def test_claim_of_the_study_reads_its_counts(monkeypatch: pytest.MonkeyPatch) ->
     assert unpaired.posterior == claim.posterior > 0.999
     weak = local_maximum_at(curve_of({0.85: 2, 0.9: 4, 0.95: 3}, 30), (0.85, 0.9, 0.95))
     assert not weak.supported
-    assert "replicates a cell would show it with 90% power" in weak.sentence
+    assert "replicates per cell would show it with 90% power" in weak.sentence
     assert "at least as high" in local_maximum((1, 2, 3), (5, 5, 1), (9, 9, 9)).sentence
     monkeypatch.setattr(statistics, "MOST_REPLICATES", 200)
     assert "more than 200 replicates" in local_maximum((1, 2, 3), (4999, 5000, 4999), (10_000, 10_000, 10_000)).sentence
