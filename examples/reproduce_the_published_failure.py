@@ -1,7 +1,7 @@
-"""The published "complete SAE failure" again, in some ten seconds and without Ray: is it the SAE that fails?
+"""The published "complete SAE failure" again, in about ten seconds and without Ray: is it the SAE that fails?
 
-A dissertation reported that the SAE on a 10-5-10 autoencoder fails completely at sparsity 0.9, from one seed.
-This script asks three questions in the order in which any such report should be met.
+A dissertation reported, from one seed, that the SAE on a 10-5-10 autoencoder fails completely at sparsity 0.9.
+This script asks three questions, in the order in which any such report should be checked.
 """
 
 from analysis import diagnose, failure_rates
@@ -10,7 +10,7 @@ from study import run_here
 SEED = 123  # the published one
 STUDY = {
     "name": "published-failure",
-    "protocol": "dissertation",  # the source's own procedure, to the digit
+    "protocol": "dissertation",  # the dissertation's own procedure, to the digit
     "space": {"architectures": ["10-5-10"], "sparsities": [0.9], "l1": [0.01], "seeds": "0:400"},
 }
 

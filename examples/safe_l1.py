@@ -1,7 +1,7 @@
 """Which l1 is safe? Search it at four sparsities and draw the intervals: `python examples/safe_l1.py [safe_l1.png]`.
 
-Below the safe interval codes are dense, above it latents die or starve. Where the two meet no l1 is safe: the remedy is
-another recipe, not another l1. Try PROTOCOL = "sound".
+Below the safe interval codes are dense; above it SAEs die or starve. Where the two overlap no l1 is safe: the remedy is
+another protocol, not another l1. Try PROTOCOL = "sound".
 """
 
 import sys

@@ -13,7 +13,7 @@ from search_spaces.learners.contract import Learner
 from search_spaces.study_files import StudySpec
 from study.packs import missing_packs, plan_packs
 from study.run_pack import run_pack
-from study.searching.batches import COLUMNS, Batches
+from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import learner_of
 from study.specification import study_spec
 from study.storage.schema import row_schema
@@ -37,10 +37,10 @@ def _grid(spec: StudySpec) -> Iterator[pa.Table]:
 
 
 def _searched(spec: StudySpec, learner: Learner) -> Iterator[pa.Table]:
-    batches = Batches(learner, spec, row_schema(COLUMNS).empty_table())
+    batches = Batches(learner, spec, row_schema(LEARNER_COLUMNS).empty_table())
     with threadpool_limits(1, "blas"):
         packs = batches.learn()
         while packs:
             trained = [run_pack(pack, study=spec.name) for pack in packs]
             yield from trained
-            packs = batches.learn([rows.select(COLUMNS) for rows in trained])
+            packs = batches.learn([rows.select(LEARNER_COLUMNS) for rows in trained])

@@ -1,4 +1,7 @@
-"""Packs: replicates of one architecture that are trained together, and how a study is cut into them."""
+"""Packs: replicates of one architecture that are trained together, and how a study is cut into them.
+
+`run_pack.py` trains a pack; its replicates are cut into chunks (`chunks.py`) that fit in memory.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,16 @@ from search_spaces.study_files import StudySpec
 from study.engines.registry import KnownEngine, engine_for
 
 PACK_SECONDS = 20.0
-"""What a pack should take: long beside Tune's cost of a trial, short beside what a lost worker costs."""
+"""How long a pack should take: long compared with Tune's cost per trial, short compared with the loss of a worker."""
 MOST_PACKS = 10_000
-"""Tune's driver grows with its trials; beyond this packs get larger instead."""
+"""The memory of Tune's driver grows with its trials; beyond this number, packs get larger instead."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pack:
     """What one Tune trial trains: replicates of one architecture, a protocol, a dtype and an engine.
 
-    MisuseError where the engine cannot train the protocol; `auto` becomes the name of the one that does.
+    Raises MisuseError if the engine cannot train the protocol. The engine `auto` becomes the name of the chosen one.
     """
 
     replicates: Replicates
@@ -48,7 +51,7 @@ class Pack:
 
     @property
     def known_engine(self) -> KnownEngine:
-        """Its engine, not imported."""
+        """Its engine, before it is imported."""
         return engine_for(self.engine, self.protocol)
 
     @cached_property
@@ -62,7 +65,7 @@ class Pack:
 
     @cached_property
     def pack_id(self) -> str:
-        """Hash of the content: the same replicates in any order have the same name."""
+        """Hash of the content: the same replicates in any order have the same id."""
         return hashlib.sha256("".join(sorted(self.replicate_ids)).encode()).hexdigest()[:20]
 
     def take(self, index: np.ndarray | slice) -> Pack:
@@ -70,7 +73,7 @@ class Pack:
         return Pack(self.replicates.take(index), self.protocol, self.dtype, self.engine)
 
     def halves(self) -> tuple[Pack, Pack]:
-        """The pack cut in the middle; it must hold two replicates or more."""
+        """The pack cut in the middle; it must have at least two replicates."""
         middle = len(self) // 2
         return self.take(slice(0, middle)), self.take(slice(middle, None))
 
@@ -103,7 +106,7 @@ class Pack:
 
 
 def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], int]:
-    """The study's replicates whose ids are not there, one pack an architecture, and how many of the study are."""
+    """The study's replicates whose ids are not in `there`, one pack per architecture, and the number of those that are."""
     known = set(there)
     missing, done = [], 0
     for replicates in spec.replicates():
@@ -116,10 +119,10 @@ def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], in
 
 
 def plan_packs(wanted: list[Pack], pack_size: int | str, workers: int) -> list[Pack]:
-    """Cut what is wanted (one pack an architecture) into packs to train.
+    """Cut the wanted replicates (one pack per architecture) into packs to train.
 
-    pack_size: a number of replicates, or "auto": about PACK_SECONDS a pack, about MOST_PACKS packs at
-    most, and one pack a worker at least.
+    pack_size: a number of replicates, or "auto": about PACK_SECONDS per pack, at most about MOST_PACKS packs, and at
+    least one pack per worker.
     """
     total_seconds = sum(estimated_seconds(pack) for pack in wanted)
     count = sum(len(pack) for pack in wanted)
@@ -143,7 +146,7 @@ def _cut(pack: Pack, size: int) -> Iterator[Pack]:
 
 
 def estimated_seconds(pack: Pack) -> float:
-    """One core's seconds for the pack: the engine's own estimate, and what data and metrics were measured to cost."""
+    """Seconds of one core for the pack: the engine's own estimate, plus the measured cost of data and metrics."""
     architecture, protocol = pack.replicates.architecture, pack.protocol
     autoencoders, saes = len(autoencoder_keys(pack.replicates)[0]), len(pack)
     fresh = protocol.eval_samples or 0
@@ -156,7 +159,7 @@ def estimated_seconds(pack: Pack) -> float:
 
 
 def physical_cores(cpus: Iterable[int] | None = None, topology: Path = Path("/sys/devices/system/cpu")) -> int:
-    """How many cores the processors (default: those of this process) belong to, where Linux tells; else as many as there are."""
+    """The number of physical cores of the processors (default: those of this process), or of processors if Linux does not say."""
     if cpus is None:
         cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = set()
@@ -169,8 +172,8 @@ def physical_cores(cpus: Iterable[int] | None = None, topology: Path = Path("/sy
 def autoencoder_keys(replicates: Replicates) -> tuple[np.ndarray, np.ndarray]:
     """The distinct autoencoders behind the replicates: (first, which).
 
-    The AE does not see l1, so one is trained for each (sparsity, data_seed, ae_seed): first (A,) is the position of
-    the first replicate that uses it, in order of appearance; which (R,) is the autoencoder of each replicate.
+    The AE does not depend on l1, so one is trained per (sparsity, data_seed, ae_seed). first (A,): the position of the
+    first replicate that uses each, in order of appearance; which (R,): the autoencoder of each replicate.
     """
     keys = np.rec.fromarrays([replicates.sparsity, replicates.data_seed, replicates.ae_seed])
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)

@@ -12,10 +12,11 @@ from importlib.resources import files
 import pandas as pd
 
 from analysis.rates.cells import rate_interval
+from search_spaces.cells import Architecture, Cell, Replicate
 from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.protocol import PROTOCOLS
 
-ARCHITECTURE, L1, SEED, SPARSITY = "10-5-10", 0.01, 123, 0.9
+PUBLISHED = Replicate(Cell(Architecture(10, 5), 0.9, 0.01), 123)
 """The replicate whose failure was published."""
 
 _COLUMNS = {
@@ -37,10 +38,10 @@ def published_experiment() -> pd.DataFrame:
 
 def published_replicates(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows of a study that are the published replicates, with the same cell, seed and protocol."""
-    seeds = (frame[["seed", "data_seed", "ae_seed", "sae_seed"]] == SEED).all(axis=1)
+    seeds = (frame[["seed", "data_seed", "ae_seed", "sae_seed"]] == PUBLISHED.seed).all(axis=1)
     same = (
-        (frame["architecture"] == ARCHITECTURE)
-        & (frame["l1"] == L1)
+        (frame["architecture"] == str(PUBLISHED.cell.architecture))
+        & (frame["l1"] == PUBLISHED.cell.l1)
         & (frame["protocol_id"] == PROTOCOLS["dissertation"].protocol_id)
     )
     return frame[seeds & same & (frame["dtype"] == "float64")].sort_values("sparsity")
@@ -61,8 +62,8 @@ def side_by_side(frame: pd.DataFrame) -> pd.DataFrame:
 
 def published_finding(frame: pd.DataFrame) -> list[str]:
     """What the study says about the published failure, in sentences computed from its rows; none if it was not trained."""
-    ours = published_replicates(frame)
-    one = ours[ours["sparsity"] == SPARSITY]
+    ours, at = published_replicates(frame), PUBLISHED.cell
+    one = ours[ours["sparsity"] == at.sparsity]
     if one.empty:
         return []
     row = one.iloc[0]
@@ -70,16 +71,18 @@ def published_finding(frame: pd.DataFrame) -> list[str]:
     fails = verdict.name != FailureKind.NONE
     what = "no failure" if not fails else "an SAE failure" if verdict.of_sae else "not an SAE failure"
     sentences = [
-        f"The published “complete SAE failure” ({ARCHITECTURE}, S = {SPARSITY}, l1 = {L1}, seed {SEED}) is {verdict.name}, {what}: "
+        f"The published “complete SAE failure” ({at.architecture}, S = {at.sparsity}, l1 = {at.l1}, seed {PUBLISHED.seed}) is "
+        f"{verdict.name}, {what}: "
         f"{verdict.meaning}. AE loss {row['ae_loss']:.4f} against {row['ae_loss_bias_only']:.4f} for a bias alone; "
         f"{row['ae_dead_outputs']} of {row['n_features']} output ReLUs are dead."
     ]
     if fails:
-        cell = frame[(frame["architecture"] == ARCHITECTURE) & (frame["l1"] == L1) & (frame["sparsity"] == SPARSITY)]
-        same, others = cell["failure"] == verdict.name, cell["seed"] != SEED
+        same_cell = (frame["architecture"] == str(at.architecture)) & (frame["l1"] == at.l1) & (frame["sparsity"] == at.sparsity)
+        cell = frame[same_cell]
+        same, others = cell["failure"] == verdict.name, cell["seed"] != PUBLISHED.seed
         sentences.append(
-            f"In its cell {verdict.name} occurs in {rate_text(int(same.sum()), len(cell))}; without seed {SEED}, which was "
-            f"reported because it fails, in {rate_text(int((same & others).sum()), int(others.sum()))}."
+            f"In its cell {verdict.name} occurs in {rate_text(int(same.sum()), len(cell))}; without seed {PUBLISHED.seed}, which "
+            f"was reported because it fails, in {rate_text(int((same & others).sum()), int(others.sum()))}."
         )
     return sentences
 

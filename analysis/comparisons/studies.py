@@ -29,7 +29,7 @@ from study.storage.schema import not_science
 
 _Float = NDArray[np.float64]
 
-METRICS = ("ae_loss", "explained_variance", "l0", "mcc_corrected", "f1_latents_features")
+METRICS_COMPARED = ("ae_loss", "explained_variance", "l0", "mcc_corrected", "f1_latents_features")
 """The metrics that are compared by default; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
 PAIRED_FROM = 0.5
 """A cell is paired if at least this share of the smaller side's seeds is shared; other seeds then do not count."""
@@ -162,7 +162,7 @@ class Comparison:
         return f"{name} differs beyond chance in {len(differ)} of {tested} cells: {_listed(texts, differ)}."
 
 
-def compare(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any", metrics: Sequence[str] = METRICS) -> Comparison:
+def compare(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any", metrics: Sequence[str] = METRICS_COMPARED) -> Comparison:
     """Compare the frames of two studies (as `analysis.load` returns them), cell by cell and as a whole.
 
     metrics: the columns to compare; those that are missing in a frame are skipped. MisuseError for an unknown failure, and if a

@@ -11,12 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures.phase import SURE, FittedRate, draw_fitted, scale_axes
-from analysis.figures.style import edges, failure_text
+from analysis.figures.style import MOST_PANELS_A_ROW, edges, failure_text
 from search_spaces.coordinates import PLANE, Plane
 from search_spaces.surface.surface import Surface
 
 COLOURS = "cividis_r"
-MOST_COLUMNS = 4
 
 
 def fitted_rates(learned: Surface, level: float) -> dict[str, FittedRate]:
@@ -42,7 +41,7 @@ def plot_map(fitted: FittedRate, level: float, ax: Axes, plane: Plane = PLANE) -
 def map_figure(learned: Surface, failure: str, level: float) -> Figure:
     """One panel per architecture; each title says in which share of the plane the rate is at or above the level."""
     fitted, plane = fitted_rates(learned, level), learned.domain.plane
-    columns = min(MOST_COLUMNS, len(fitted))
+    columns = min(MOST_PANELS_A_ROW, len(fitted))
     rows = -(-len(fitted) // columns)
     figure = Figure(figsize=(1.2 + 2.7 * columns, 0.9 + 2.5 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()

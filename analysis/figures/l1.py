@@ -11,14 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.figures.style import log_ticks
+from analysis.figures.style import MOST_PANELS_A_ROW, log_ticks
 from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.learners.l1_search import L1Interval, UpperEdge
 
 SAFE, LOW, HIGH = (verdict_named(kind).colour for kind in (FailureKind.NONE, FailureKind.SAE_DENSE, FailureKind.SAE_DEAD))
 BOTH, BEST, THEORY, UNKNOWN = "#999999", "#8C2D7F", "#D55E00", "#666666"
-MOST_COLUMNS = 4
 
 
 def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], ax: Axes) -> None:
@@ -75,7 +74,7 @@ def _draw_best(place: int, interval: L1Interval, ax: Axes) -> None:
 def l1_figure(found: Sequence[L1Interval]) -> Figure:
     """One panel per architecture, all with the same scale of l1."""
     names = list(dict.fromkeys(interval.architecture for interval in found))
-    columns = min(MOST_COLUMNS, len(names))
+    columns = min(MOST_PANELS_A_ROW, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(1.0 + 2.5 * columns, 1.5 + 2.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()

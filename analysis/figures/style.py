@@ -20,6 +20,9 @@ LineStyle: TypeAlias = 'Literal["-", "--", "-.", ":"] | tuple[float, tuple[float
 SERIES_LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
 """Colours, markers and lines of series that are not verdicts (architectures, for instance); they repeat after eight."""
 
+MOST_PANELS_A_ROW = 4
+"""Of a figure with one panel per architecture."""
+
 
 def failure_text(failure: str) -> str:
     """The failure as a phrase: `any failure`, or its kind."""

@@ -141,7 +141,7 @@ def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Dom
     if frame.empty:
         return []
     tally = Tally.of(mapped, domain)
-    atlas = _Atlas(tally, Nodes.of(mapped, tally.domain), Autoencoders.of(mapped, tally.domain), _verdicts(mapped), level)
+    atlas = _Atlas(tally, Nodes.of(mapped, tally.domain), SharedAutoencoders.of(mapped, tally.domain), _verdicts(mapped), level)
     return [region for failure, rows in outcomes.items() for region in atlas.regions(failure, rows)]
 
 
@@ -178,7 +178,7 @@ class _Atlas:
 
     tally: Tally
     nodes: Nodes
-    autoencoders: Autoencoders
+    autoencoders: SharedAutoencoders
     verdicts: dict[str, Bools]
     level: float
 
@@ -305,7 +305,7 @@ def _distinct(names: list[str], middles: list[str]) -> Iterator[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Autoencoders:
+class SharedAutoencoders:
     """Which rows share an autoencoder: SAEs at several values of y on one AE fail together and are not independent evidence."""
 
     of_row: Ints
@@ -316,7 +316,7 @@ class Autoencoders:
     """(autoencoders,): one row of each."""
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, domain: Domain) -> Autoencoders:
+    def of(cls, frame: pd.DataFrame, domain: Domain) -> SharedAutoencoders:
         """Autoencoders are identified by architecture, x, y (unless y affects only the SAE), and the seeds of data and AE.
 
         Without seed columns every row counts as an autoencoder of its own.
@@ -363,7 +363,7 @@ SINGLE_CELLS = 0.25
 """The share of the error that is allotted to single cells; the other sizes of windows share the rest evenly."""
 
 
-def confidences(autoencoders: Autoencoders, rows: Bools, nodes: Nodes, labels: Ints, level: float) -> Floats:
+def confidences(autoencoders: SharedAutoencoders, rows: Bools, nodes: Nodes, labels: Ints, level: float) -> Floats:
     """(regions + 1,): 1 − the adjusted p-value of "the rate is below the level everywhere in the region".
 
     A window is a box of nodes. Its p is the probability of at least as many failures if every rate in it were at the level: a
@@ -410,7 +410,7 @@ class Evidence:
     """Whether every such share is 0 or 1, so that the binomial tail is exact."""
 
     @classmethod
-    def along_y(cls, autoencoders: Autoencoders, rows: Bools, nodes: Nodes, width: int) -> Evidence:
+    def along_y(cls, autoencoders: SharedAutoencoders, rows: Bools, nodes: Nodes, width: int) -> Evidence:
         """The evidence of the rows; `rows` marks those that failed."""
         if not autoencoders.shared:
             every = np.ones(len(rows), dtype=bool)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparisons.metric_trust import LEAST, TELLS
-from analysis.comparisons.published import ARCHITECTURE, SPARSITY, published_finding
+from analysis.comparisons.published import PUBLISHED, published_finding
 from analysis.rates.cells import cell_rates, rate_interval
 from analysis.rates.claims import LocalMaximum, Monotonicity, local_maximum_at, probability_text
 from analysis.rates.regions import Region
@@ -109,7 +109,7 @@ def collapse_sentences(study: StudyRows) -> list[str]:
         return []
     claim = published_claim(study)
     shape = _one_curve(*next(iter(curves.items()))) if len(curves) == 1 else _many_curves(curves)
-    return [shape, *([f"The published claim, {ARCHITECTURE}: {claim.sentence}"] if claim else [])]
+    return [shape, *([f"The published claim, {PUBLISHED.cell.architecture}: {claim.sentence}"] if claim else [])]
 
 
 def _one_curve(architecture: str, curve: Monotonicity) -> str:
@@ -148,10 +148,10 @@ def _listed(names: list[str], of: int) -> str:
 
 def published_claim(study: StudyRows) -> LocalMaximum | None:
     """“Worse at 0.9 than beside it”, tested on this study's own seeds where it has that sparsity between two others."""
-    own = study.autoencoders[study.autoencoders["architecture"] == ARCHITECTURE]
+    own = study.autoencoders[study.autoencoders["architecture"] == str(PUBLISHED.cell.architecture)]
     levels = np.sort(own["sparsity"].unique())
-    at = int(np.argmin(np.abs(levels - SPARSITY))) if len(levels) else 0
-    if not 0 < at < len(levels) - 1 or abs(levels[at] - SPARSITY) > 1e-9:
+    at = int(np.argmin(np.abs(levels - PUBLISHED.cell.sparsity))) if len(levels) else 0
+    if not 0 < at < len(levels) - 1 or abs(levels[at] - PUBLISHED.cell.sparsity) > 1e-9:
         return None
     return local_maximum_at(own, [float(level) for level in levels[at - 1 : at + 2]], COLLAPSE)
 

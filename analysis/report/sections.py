@@ -33,7 +33,7 @@ from study.engines.registry import engine_for
 from study.packs import Pack
 from study.run_pack import train_autoencoders
 
-METRICS = (
+METRICS_DRAWN = (
     "ae_loss", "ae_diagonal_mean", "ae_features_represented", "ae_dimensions_per_feature",
     "explained_variance", "l0", "dead_latents", "max_firing_rate",
     "procrustes_hidden_recon", "cka_hidden_recon", "mcc_corrected", "f1_latents_features",
@@ -413,7 +413,7 @@ def chosen_for_grams(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _metrics_section(study: StudyRows) -> Section | None:
     frame = study.measured
-    shown = [metric for metric in METRICS if frame[metric].notna().any()]
+    shown = [metric for metric in METRICS_DRAWN if frame[metric].notna().any()]
     if not shown:
         return None
     figure, axes = _grid(len(shown), min(4, len(shown)), (2.2, 1.65), (0.55, 0.75), (0.5, 0.15, 0.95, 0.3))

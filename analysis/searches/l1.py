@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import pandas as pd
 
-from analysis.comparisons.published import ARCHITECTURE, L1, SEED, SPARSITY
+from analysis.comparisons.published import PUBLISHED
 from analysis.figures.l1 import l1_figure
 from analysis.figures.render import draw
-from search_spaces import coordinates
 from search_spaces.cells import Architecture
+from search_spaces.coordinates import SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, before_sae
 from search_spaces.learners.l1_search import Ends, L1Interval, L1Learner, LowerEdge, UpperEdge
@@ -106,7 +106,7 @@ def recommend_l1(
     without Ray, under `protocol` (default: `dissertation`): `budget` replicates, which take a few seconds. Raises MisuseError
     for an invalid argument, a study without this cell, or both study and protocol.
     """
-    name, sparsity = str(Architecture.parse(architecture)), coordinates.SPARSITY.checked(sparsity)
+    name, sparsity = str(Architecture.parse(architecture)), SPARSITY.checked(sparsity)
     if study is not None and protocol is not None:
         raise MisuseError(f"study={study!r} has a protocol of its own. Give the study or the protocol, not both.")
     if study is not None:
@@ -180,18 +180,19 @@ def l1_sentences(found: Sequence[L1Interval], protocol: Protocol) -> list[str]:
             "before the SAE: no l1 cures them, and no rate here counts them."
         )
     if protocol.protocol_id == PROTOCOLS["dissertation"].protocol_id:
-        told.extend(_on_the_source(interval) for interval in found if (interval.architecture, interval.sparsity) == _SOURCE)
+        told.extend(_on_the_source(interval) for interval in found if _is_published(interval))
     return told
 
 
-_SOURCE = (ARCHITECTURE, SPARSITY)
+def _is_published(interval: L1Interval) -> bool:
+    return (interval.architecture, interval.sparsity) == (str(PUBLISHED.cell.architecture), PUBLISHED.cell.sparsity)
 
 
 def _on_the_source(interval: L1Interval) -> str:
-    place = place_in(interval, L1)
+    l1 = PUBLISHED.cell.l1
     return (
-        f"The source's l1 = {L1:g} at {ARCHITECTURE}, S = {SPARSITY:g} is {place}. Its failure (seed {SEED}) was not one of l1: "
-        f"that autoencoder collapsed, and an autoencoder never sees l1."
+        f"The source's l1 = {l1:g} at {interval.architecture}, S = {interval.sparsity:g} is {place_in(interval, l1)}. Its failure "
+        f"(seed {PUBLISHED.seed}) was not one of l1: that autoencoder collapsed, and an autoencoder never sees l1."
     )
 
 

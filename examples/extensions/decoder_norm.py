@@ -1,4 +1,4 @@
-"""A metric of one's own: the mean norm of the decoder's columns. Import this file, and rows have a column `decoder_norm`."""
+"""A custom metric: the mean norm of the decoder's columns. Once this file is imported, rows have a column `decoder_norm`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ COLUMN = Column("decoder_norm", REAL, Group.SAE, since=2, meaning="mean over lat
 
 
 def decoder_norm(trained: Trained) -> dict[str, NDArray[np.float64]]:
-    """One value per replicate, (R,); weights that are not finite are 0 here and their rows become missing."""
-    assert trained.saes is not None, "columns of the group SAE are measured only where there is one"
+    """One value per replicate, (R,). Weights that are not finite are 0 here, and their values become missing."""
+    assert trained.saes is not None, "columns of the group SAE are measured only if there is an SAE"
     norms = np.linalg.norm(trained.saes.W_dec.astype(np.float64), axis=1)  # (L, H, R) -> (L, R)
     return {COLUMN.name: norms.mean(axis=0)}
 

@@ -1,4 +1,4 @@
-"""A learner of one's own: halve a range of l1 around the value where half of the SAEs die. `search: {kind: halving}`."""
+"""A custom learner: halve a range of l1 around the value at which half of the SAEs die. `search: {kind: halving}`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from study.searching.learner_of import register_search
 
 
 class HalvingSearch(Search):
-    """What a study file says; each field is an option with this default and meaning."""
+    """The fields of the search in a study file; each is an option with this default and meaning."""
 
     kind: Literal["halving"] = "halving"
     seeds: int = 16
     """Replicates per value of l1."""
     steps: int = 8
-    """How often the range is halved, in log l1."""
+    """How many times the range is halved, in log l1."""
 
     def most_replicates(self, space: GridSpace) -> int:
         return self.seeds * self.steps
 
 
 class Halving:
-    """Pure ask and tell: what it asks follows from the specification and the rows, so a resumed study asks the same again."""
+    """Pure ask and tell: what it asks for follows from the specification and the rows, so a resumed study asks for the same."""
 
     def __init__(self, search: HalvingSearch, spec: StudySpec, earlier: Rows | None) -> None:
         assert isinstance(spec.space, GridSpace)

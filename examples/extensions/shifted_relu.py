@@ -1,4 +1,4 @@
-"""A variant of one's own: f = max(s − 0.1, 0). Import this file, and protocols may say `sae_variant: shifted_relu`."""
+"""A custom variant: f = max(s − 0.1, 0). Once this file is imported, protocols may say `sae_variant: shifted_relu`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SHIFT = VariantField("sae_shift", Annotated[float, Field(ge=0)], 0.1, "`shifted_
 
 
 class ShiftedRelu(Variant):
-    """f = max(s − shift, 0): a latent must be wanted by more than the shift before it fires."""
+    """f = max(s − shift, 0): a latent fires only if its pre-activation exceeds the shift."""
 
     name = "shifted_relu"
     fields = (SHIFT,)
     has_lane_code = True
 
     def activate(self, s: Any, theta: Any, protocol: Protocol) -> Any:
-        """The definition: what `reference` trains and metrics measure. The derivative is 1 where f > 0, else 0."""
+        """The definition, which `reference` and the metrics use. The derivative is 1 where f > 0, else 0."""
         return np.maximum(s - s.dtype.type(SHIFT.of(protocol)), 0)
 
     def torch_loss(self, protocol: Protocol) -> Any:
-        """For the `torch` engine, which differentiates it."""
+        """The loss that the `torch` engine differentiates."""
         from study.variants.torch_forward import pre_activations, squared_error
 
         shift = SHIFT.of(protocol)
@@ -39,7 +39,7 @@ class ShiftedRelu(Variant):
         return loss
 
     def lane_code(self) -> Any:
-        """For the `compiled` engine: the same on vectors of replicates. k.settings are the numbers of `lane_settings`."""
+        """`activate` for the `compiled` engine, on vectors of replicates. k.settings are the numbers of `lane_settings`."""
         from study.kernels.lane_code import LaneCode
         from study.kernels.lanes import relu
         from study.kernels.simd import everywhere

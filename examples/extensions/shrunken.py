@@ -1,4 +1,4 @@
-"""A verdict of one's own: an SAE whose decoder has shrunk. Import this file, and it is judged, drawn and reported."""
+"""A custom verdict: an SAE whose decoder has shrunk. Once this file is imported, it is judged, drawn and reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHRUNKEN = Verdict(
 
 
 def has_shrunk(row: Row, protocol: Protocol) -> NDArray[np.bool_]:
-    """Where the metric is missing the comparison is false, and the next verdict is tried."""
+    """Where the metric is missing, the comparison is false and the next verdict is tried."""
     return row["decoder_norm"] < 0.1
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, Watch
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, StepWatch
 from study.engines.lane_kernels import (
     AeLayout,
     Control,
@@ -37,7 +37,7 @@ from study.engines.lane_kernels import (
 from study.engines.schedules import ae_schedule, sae_schedule
 from study.kernels.forward import TILE, layout_of
 from study.kernels.lanes import groups, hidden, lay_out, rows_of, take_back
-from study.kernels.simd import lanes_of, rows
+from study.kernels.simd import lanes_of, zero_rows
 from study.variants.contract import Variant
 from study.variants.registry import lane_code_of, variant_of
 
@@ -53,7 +53,7 @@ class CompiledEngine:
     lanes = 64
     """Autoencoders that are trained together, with all SAEs on them: a multiple of a group."""
 
-    def __init__(self, watch: Watch | None = None) -> None:
+    def __init__(self, watch: StepWatch | None = None) -> None:
         self.watch = watch
 
     def seconds(self, architecture: Architecture, protocol: Protocol, autoencoders: int, saes: int, dtype: str) -> float:
@@ -68,7 +68,7 @@ class CompiledEngine:
         """h = W x, (A, S, H), summed over features in order; W (H, N, A), samples (A, S, N), cast to W's dtype."""
         n_hidden, n_features = W.shape[:2]
         h = np.empty((*samples.shape[:2], n_hidden), W.dtype)
-        x, out = rows(samples.shape[1] * n_features, W.dtype), rows(samples.shape[1] * n_hidden, W.dtype)
+        x, out = zero_rows(samples.shape[1] * n_features, W.dtype), zero_rows(samples.shape[1] * n_hidden, W.dtype)
         for lanes in groups(len(samples), W.dtype):
             lay_out(samples, lanes, x)
             hidden(rows_of(W.reshape(-1, W.shape[2]), lanes), x, out, n_features, n_hidden)
@@ -83,9 +83,9 @@ class CompiledEngine:
         parameters = np.concatenate([start.W.reshape(-1, count), start.b])
         training = _Training.of(parameters, ae_schedule(protocol), protocol.ae_batch_size, protocol, self.watch)
         twice_importances, sizes = (2 * importances).astype(parameters.dtype), (n_features, n_hidden)
-        scratch = rows(TILE * 2 * (n_features + n_hidden) + len(parameters), parameters.dtype)
+        scratch = zero_rows(TILE * 2 * (n_features + n_hidden) + len(parameters), parameters.dtype)
         if batches is None and protocol.ae_batch_size == 1:
-            x = rows(samples.shape[1] * n_features, parameters.dtype)
+            x = zero_rows(samples.shape[1] * n_features, parameters.dtype)
             for model, lanes in training.groups(scratch):
                 lay_out(samples, lanes, x)
                 training.run(train_ae_online, model, x, twice_importances, *sizes)
@@ -104,10 +104,10 @@ class CompiledEngine:
         variant = variant_of(protocol)
         training = _Training.of(parameters, sae_schedule(protocol), protocol.sae_batch_size, protocol, self.watch, variant)
         code, at = lane_code_of(variant), layout_of(task.start.rows, n_hidden, n_latents, protocol)
-        scratch = rows(TILE * 3 * (n_hidden + n_latents) + len(parameters), parameters.dtype)
+        scratch = zero_rows(TILE * 3 * (n_hidden + n_latents) + len(parameters), parameters.dtype)
         online = task.batches is None and protocol.sae_batch_size == 1
         if online and not (at.centred or at.unit_norm or task.controller):
-            l1, h = task.cast_l1[None], rows(task.activations.shape[1] * n_hidden, parameters.dtype)
+            l1, h = task.cast_l1[None], zero_rows(task.activations.shape[1] * n_hidden, parameters.dtype)
             for model, lanes in training.groups(scratch):
                 lay_out(task.activations, task.ae_of_sae[lanes], h)
                 training.run(partial(train_sae_online, code), model, h, rows_of(l1, lanes), at)
@@ -138,7 +138,7 @@ class _Training:
     parameters: _Array
     steps: Steps
     steps_per_call: int
-    watch: Watch | None
+    watch: StepWatch | None
 
     @classmethod
     def of(
@@ -147,7 +147,7 @@ class _Training:
         tables: tuple[_Array, _Array],
         batch_size: int,
         protocol: Protocol,
-        watch: Watch | None,
+        watch: StepWatch | None,
         variant: Variant | None = None,
     ) -> _Training:
         dtype = parameters.dtype
@@ -163,7 +163,7 @@ class _Training:
         """Yield each group's model before its first step, and its lanes."""
         count, dtype = self.parameters.shape[0], self.parameters.dtype
         for lanes in groups(self.parameters.shape[1], dtype):
-            yield Model(rows_of(self.parameters, lanes), rows(count, dtype), rows(count, dtype), scratch), lanes
+            yield Model(rows_of(self.parameters, lanes), zero_rows(count, dtype), zero_rows(count, dtype), scratch), lanes
 
     def run(self, train: Callable[..., None], model: Model, *arguments: Any) -> None:
         """Run all steps of a group, `steps_per_call` at a time."""

@@ -64,7 +64,7 @@ class SparseAutoencoders:
         return SparseAutoencoders({name: part.reshape(*old.shape[:-1], part.shape[-1]) for (name, old), part in named})
 
 
-Watch = Callable[[_Array], None]
+StepWatch = Callable[[_Array], None]
 """Called with the parameters of a group, (P, lanes), before the first step and after every step. Each step overwrites them."""
 
 

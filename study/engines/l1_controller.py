@@ -36,7 +36,7 @@ from study.theory import death_line, l1_for_l0
 _Array = NDArray[Any]
 _Float = NDArray[np.float64]
 
-L1, SETTLED, L0, LINE = range(4)
+CURRENT, SETTLED, L0, LINE = range(4)
 """Rows of a controller's state."""
 SWING, LIMIT, LOWEST, HIGHEST, DEAD, RELIEF = 4, 1 / 9, 1e-4, 1.5, 0.01, 0.1
 PATH, SAMPLES, GAIN, WAIT = 0.06, 500, 0.6, 25
@@ -83,7 +83,7 @@ class L1Controller:
 
         `unreachable`: l1 ended at an end of its range and would have to go further.
         """
-        target, l1, line = _target(protocol), self.state[L1], self.state[LINE]
+        target, l1, line = _target(protocol), self.state[CURRENT], self.state[LINE]
         low, high = l1 <= self.settings[4] * line, l1 >= self.settings[5] * line
         conditions = {
             L0Outcome.ALL_DEAD: alive == 0,
@@ -122,7 +122,7 @@ def steer(state: _Array, active: _Array, step: _Array, settings: _Array, paramet
     highest, relief, zero, one = settings[5], settings[6], settings[7], settings[8]
     share, rise, fall = step[0], step[1], step[2]
     for lane in range(state.shape[1]):
-        l1, settled, l0, line = state[L1, lane], state[SETTLED, lane], state[L0, lane], state[LINE, lane]
+        l1, settled, l0, line = state[CURRENT, lane], state[SETTLED, lane], state[L0, lane], state[LINE, lane]
         low, high = lowest * line, highest * line
         l0 = l0 + share * (active[lane] - l0)
         error = (l0 - target) / (l0 + target)
@@ -131,7 +131,7 @@ def steer(state: _Array, active: _Array, step: _Array, settings: _Array, paramet
             settled = min(max(settled * (one + pull) / (one - pull), low), high)
         below = max(one - settled / line, zero)
         push = swing * below * below * min(max(error, -limit), limit)
-        state[L1, lane] = min(max(settled * (one + push) / (one - push), low), high)
+        state[CURRENT, lane] = min(max(settled * (one + push) / (one - push), low), high)
         if l0 < dead:
             l0, settled = target, max(settled * relief, low)
             for row in range(len(parameters)):

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
-from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, Watch
-from study.engines.l1_controller import L1, steer
+from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, StepWatch
+from study.engines.l1_controller import CURRENT, steer
 from study.engines.schedules import ae_schedule, sae_schedule
 from study.sums import mean_over_batch, ordered_sum
 from study.variants.contract import Variant
@@ -45,7 +45,7 @@ class ReferenceEngine:
     lanes = 256
     """Autoencoders that are trained together, with all SAEs on them: the parameters of this many stay in a core's cache."""
 
-    def __init__(self, watch: Watch | None = None) -> None:
+    def __init__(self, watch: StepWatch | None = None) -> None:
         self.watch = watch
 
     def _show(self, parameters: _Array) -> None:
@@ -120,7 +120,7 @@ class ReferenceEngine:
             minibatches = _minibatches(task.activations, task.batches, batch_size, steps, task.ae_of_sae)
             for t, h in enumerate(minibatches):  # (B, H, R)
                 if controller:
-                    l1 = controller.state[L1]
+                    l1 = controller.state[CURRENT]
                 f = variant.gradients(saes.parameters, h, l1, protocol, slopes)
                 if unit_norm:
                     _remove_radial_part(slopes["W_dec"], saes.W_dec)

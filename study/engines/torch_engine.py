@@ -40,7 +40,7 @@ from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAut
 from study.engines.schedules import ae_schedule, sae_schedule
 from study.variants.contract import TorchLoss
 from study.variants.registry import variant_of
-from study.variants.torch_forward import product, product_transposed
+from study.variants.torch_forward import matrix_product, transposed_product
 
 _Array = NDArray[Any]
 _Tensors = dict[str, Tensor]
@@ -105,8 +105,8 @@ def autoencoder_loss(theta: Mapping[str, Tensor], x: Tensor, importances: Tensor
 
     x (B, N, R), importances (N, 1).
     """
-    h = product(theta["W"], x)  # (H, N, R), (B, N, R) -> (B, H, R)
-    s = product_transposed(theta["W"], h) + theta["b"]  # (B, N, R)
+    h = matrix_product(theta["W"], x)  # (H, N, R), (B, N, R) -> (B, H, R)
+    s = transposed_product(theta["W"], h) + theta["b"]  # (B, N, R)
     return (importances * (x - torch.relu(s)).square()).sum() / len(x)
 
 

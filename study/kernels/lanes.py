@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from study.kernels.compilation import inlined, kernel
-from study.kernels.simd import everywhere, lanes_of, load, rows, store, where_at_most
+from study.kernels.simd import everywhere, lanes_of, load, store, where_at_most, zero_rows
 
 
 def groups(count: int, dtype: DTypeLike) -> Iterator[NDArray[np.int64]]:
@@ -24,7 +24,7 @@ def groups(count: int, dtype: DTypeLike) -> Iterator[NDArray[np.int64]]:
 
 def rows_of(columns: NDArray[Any], lanes: NDArray[np.int64]) -> NDArray[Any]:
     """The columns of (P, R) that belong to a group: (P, lanes), aligned."""
-    out = rows(len(columns), columns.dtype)
+    out = zero_rows(len(columns), columns.dtype)
     out[:] = columns[:, lanes]
     return out
 

@@ -24,7 +24,7 @@ def lanes_of(dtype: DTypeLike) -> int:
     return VECTOR_BYTES // np.dtype(dtype).itemsize
 
 
-def rows(count: int, dtype: DTypeLike) -> NDArray[Any]:
+def zero_rows(count: int, dtype: DTypeLike) -> NDArray[Any]:
     """Zeros (count, lanes), aligned to a vector's size: each row is one vector and one cache line."""
     size = np.dtype(dtype).itemsize
     whole = np.zeros(count * lanes_of(dtype) + lanes_of(dtype), dtype)

@@ -17,7 +17,7 @@ from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.kernels.compilation import called, kernel
 from study.kernels.forward import TILE, decoded, encode, layout_of
 from study.kernels.lanes import constants_of, groups, lay_out, product, relu, rows_of
-from study.kernels.simd import everywhere, load, rows, store, where_at_most, where_less
+from study.kernels.simd import everywhere, load, store, where_at_most, where_less, zero_rows
 from study.sums import ordered_sum
 from study.variants.registry import lane_code_of, variant_of
 
@@ -81,11 +81,12 @@ def autoencoder_moments(autoencoders: Autoencoders, x: _Float, importances: _Flo
     n_hidden, n_features, count = autoencoders.W.shape
     parameters = np.concatenate([autoencoders.W.reshape(-1, count), autoencoders.b]).astype(np.float64)
     samples = x.shape[1]
-    X, out, total = rows(samples * n_features, np.float64), rows(3 + n_features, np.float64), np.empty((count, 3 + n_features))
+    X, out = zero_rows(samples * n_features, np.float64), zero_rows(3 + n_features, np.float64)
+    total = np.empty((count, 3 + n_features))
     for lanes in groups(count, np.float64):
         lay_out(x, lanes, X)
         out[:] = 0
-        _sum_autoencoders(rows_of(parameters, lanes), X, rows(n_hidden, np.float64), out, importances, n_features, n_hidden)
+        _sum_autoencoders(rows_of(parameters, lanes), X, zero_rows(n_hidden, np.float64), out, importances, n_features, n_hidden)
         total[lanes] = out.T
     loss, zeros, squares = total[:, :3].T
     return AutoencoderMoments(samples, loss, zeros, squares, total[:, 3:])
@@ -101,14 +102,14 @@ def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArr
     matrices = W.reshape(-1, W.shape[2]).astype(np.float64)
     sizes = 2, n_latents, n_features, n_latents * n_features, *[n_hidden**2] * 3, 3
     tiles = -(-samples // TILE) * TILE
-    X, H, Y = (rows(tiles * width, np.float64) for width in (n_features, n_hidden, n_hidden))
-    scratch, out = rows(3 * n_hidden + (1 + TILE) * n_latents, np.float64), rows(sum(sizes), np.float64)
+    X, H, Y = (zero_rows(tiles * width, np.float64) for width in (n_features, n_hidden, n_hidden))
+    scratch, out = zero_rows(3 * n_hidden + (1 + TILE) * n_latents, np.float64), zero_rows(sum(sizes), np.float64)
     total = np.empty((count, sum(sizes)))
     for lanes in groups(count, np.float64):
         lay_out(x, ae_of_sae[lanes], X)
         out[:] = 0
         scratch[:] = 0
-        P, codes = rows_of(parameters, lanes), rows(0, np.float64)
+        P, codes = rows_of(parameters, lanes), zero_rows(0, np.float64)
         if not variant.has_lane_code:
             codes = _codes(saes.with_values(P), W[..., ae_of_sae[lanes]], x[ae_of_sae[lanes]], protocol)
         on = _Evaluation(X, H, Y, codes, scratch, out, samples, n_features)
@@ -128,7 +129,7 @@ def _codes(saes: SparseAutoencoders, W: _Float, x: _Float, protocol: Protocol) -
             h = ordered_sum(W[:, i] * block[:, None, i] for i in range(block.shape[1]))  # (B, H, lanes)
             parts.append(variant.forward(saes.parameters, h, protocol).f)
     f = np.concatenate(parts)
-    out = rows(f.shape[0] * f.shape[1], np.float64)
+    out = zero_rows(f.shape[0] * f.shape[1], np.float64)
     out[:] = f.reshape(-1, f.shape[2])
     return out
 

@@ -47,7 +47,7 @@ from study.on_ray.session import CLIENT, interrupted_by_ctrl_c, local_workers, r
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
 from study.packs import Pack, missing_packs, plan_packs
-from study.searching.batches import COLUMNS, Batches
+from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
 from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState, existing_study, read_spec
@@ -217,7 +217,7 @@ class _Work:
 
 def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
     """Compare the stored rows with the specification. Damaged shards are set aside, so their replicates count as missing."""
-    shards = folder.read_shards(list(COLUMNS if spec.search else ("replicate_id", "failure")))
+    shards = folder.read_shards(list(LEARNER_COLUMNS if spec.search else ("replicate_id", "failure")))
     folder.set_aside(shards.unreadable)
     rows = shards.rows.filter(pc.not_equal(shards.rows["failure"], FailureKind.CRASHED)) if retry_crashed else shards.rows
     if spec.search is None:
@@ -330,7 +330,7 @@ def _queue(folder: StudyFolder, spec: StudySpec, packs: list[Pack], crew: Crew, 
         watch.poison,
         watch.batches,
         lambda missing: plan_packs(missing, spec.pack_size, crew.at_once),
-        lambda pack_id: folder.read_whole_shard(pack_id, COLUMNS),
+        lambda pack_id: folder.read_whole_shard(pack_id, LEARNER_COLUMNS),
         SparesAt(desk),
     )
 

@@ -17,7 +17,7 @@ from search_spaces.learners.contract import LEARNED_FROM, Learner, Rows
 from search_spaces.study_files import StudySpec
 from study.packs import Pack
 
-COLUMNS = ("replicate_id", *LEARNED_FROM)
+LEARNER_COLUMNS = ("replicate_id", *LEARNED_FROM)
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Batches:
     learner: Learner
     spec: StudySpec
     there: pa.Table
-    """Rows that the study already has, with COLUMNS: not trained again when the learner asks for them."""
+    """Rows that the study already has, with LEARNER_COLUMNS: not trained again when the learner asks for them."""
     found: int = 0
     """Replicates whose rows were stored when the learner asked for them."""
     summary: dict[str, float] = field(default_factory=dict)

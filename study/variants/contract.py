@@ -1,13 +1,13 @@
 """What an SAE variant is: its parameters, its forward pass and gradient, its loss, its lane code, its protocol fields.
 
-A variant is one file: a subclass of `Variant`, registered by `study.variants.register`. The base class is the SAE of one
+A variant is one file: a subclass of `Variant`, registered by `registry.register`. The base class is the SAE of one
 hidden layer,
 
     u = h  (or h − b_dec),   s = W_enc u + b_enc,   f = activation(s),   ĥ = W_dec f + b_dec,
 
 trained to minimise the mean over a minibatch of ‖h − ĥ‖² + l1 Σ_j f_j (or l1 times the number of active latents). A variant
-of this kind overrides `activate` and its counterparts in torch and in lanes; one of another kind overrides `forward` and
-`gradients`. NumPy is the definition: `reference` runs it, the metrics and the history use the same forward pass.
+of this form overrides `activate` and its counterparts in torch and in lanes; any other variant overrides `forward` and
+`gradients`. The NumPy code is the definition: `reference` runs it, and the metrics and the history use the same forward pass.
 
 Arrays have replicates on the last axis: h (B, H, R), s and f (B, L, R), W_enc and W_dec (L, H, R), b_enc (L, R), b_dec (H, R).
 """
@@ -49,10 +49,10 @@ class Parameter:
     axes: str
     """Its other axes, `L` for latents and `H` for hidden units: "LH" is (L, H, R)."""
     lowest: float | None = None
-    """It is set back to this or above after each step."""
+    """After each step its values are clamped to at least this."""
 
     def shape(self, architecture: Architecture) -> tuple[int, ...]:
-        """Without the replicates' axis."""
+        """Its shape without the replicates' axis."""
         sizes = {"L": architecture.n_latents, "H": architecture.n_hidden}
         return tuple(sizes[axis] for axis in self.axes)
 
@@ -69,7 +69,7 @@ class Code:
     """The forward pass of a minibatch."""
 
     u: _Array
-    """What the encoder sees, (B, H, R)."""
+    """The encoder's input, (B, H, R)."""
     s: _Array
     """Pre-activations, (B, L, R)."""
     f: _Array
@@ -77,10 +77,10 @@ class Code:
 
 
 class Variant(ABC):
-    """An SAE of one hidden layer whose latents compete or not."""
+    """An SAE of one hidden layer, whose latents may compete."""
 
     name: ClassVar[str]
-    """What `sae_variant` says."""
+    """Its name in the protocol's field `sae_variant`."""
     fields: ClassVar[tuple[VariantField, ...]] = ()
     """Protocol fields of its own."""
     own_parameters: ClassVar[tuple[Parameter, ...]] = ()
@@ -89,15 +89,15 @@ class Variant(ABC):
     pressure: ClassVar[str] = "l1"
     """`l1`, or the protocol field that says how many latents may be active."""
     dies_of_l1: ClassVar[bool] = False
-    """Whether the closed forms of `study.theory` say from which l1 on all of its latents die."""
+    """Whether the closed forms of `study.theory` predict the l1 from which all of its latents die."""
     steerable: ClassVar[bool] = False
-    """Whether l1 can be steered to a target L0 while it is trained."""
+    """Whether its l1 can be steered to a target L0 during training."""
     latents_compete: ClassVar[bool] = False
     """Whether a latent's activation depends on other latents' pre-activations."""
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
-        """All that is trained, in the order in which engines lay it out."""
+        """All trained parameters, in the order in which engines lay them out."""
         standard = Parameter("W_enc", "LH"), Parameter("b_enc", "L"), Parameter("W_dec", "LH"), Parameter("b_dec", "H")
         return standard + self.own_parameters
 
@@ -106,7 +106,7 @@ class Variant(ABC):
         return {parameter.name: math.prod(parameter.shape(architecture)) for parameter in self.parameters}
 
     def check(self, protocol: Protocol) -> None:
-        """Raise MisuseError where the protocol cannot be trained with this variant."""
+        """Raise MisuseError if the protocol cannot be trained with this variant."""
         if protocol.sae_target_l0 is not None and not self.steerable:
             steerable = [name for name, variant in VARIANTS.items() if variant.steerable]
             raise MisuseError(
@@ -115,7 +115,7 @@ class Variant(ABC):
             )
 
     def start(self, architecture: Architecture, seeds: Sequence[int], b_dec: _Array, protocol: Protocol) -> dict[str, _Array]:
-        """The parameters before the first step, of R seeds, in the dtype of b_dec (H, R), which is where the bias starts."""
+        """The parameters before the first step, for R seeds, in the dtype of b_dec (H, R), the initial bias."""
         W_enc, W_dec = zip(*(data.sae_initial_weights(architecture, int(seed), protocol) for seed in seeds))
         return {
             "W_enc": np.stack(W_enc, axis=-1).astype(b_dec.dtype),
@@ -131,7 +131,7 @@ class Variant(ABC):
         """f (B, L, R) from the pre-activations s (B, L, R)."""
 
     def forward(self, theta: Theta, h: _Array, protocol: Protocol) -> Code:
-        """Up to the latents' activations; sums start at the bias and run over hidden units in order."""
+        """The forward pass up to the latents' activations; sums start at the bias and run over hidden units in order."""
         u = h - theta["b_dec"] if protocol.sae_subtract_decoder_bias else h
         s = ordered_sum((theta["W_enc"][:, i] * u[:, None, i] for i in range(h.shape[1])), theta["b_enc"])
         return Code(u, s, self.activate(s, theta, protocol))
@@ -165,15 +165,15 @@ class Variant(ABC):
 
     @abstractmethod
     def torch_loss(self, protocol: Protocol) -> TorchLoss:
-        """The loss for torch.func.grad. PyTorch is imported when this is called."""
+        """The loss for torch.func.grad. Calling this imports PyTorch."""
 
     # The compiled engine
 
     has_lane_code: ClassVar[bool] = False
-    """Whether `lane_code` can be called: known without importing numba."""
+    """Whether there is `lane_code`; known without importing numba."""
 
     def lane_code(self) -> LaneCode:
-        """The same for the compiled engine's kernels. numba is imported when this is called."""
+        """`activate` and the like for the compiled engine's kernels. Calling this imports numba."""
         raise MisuseError(f"sae_variant={self.name!r} has no lane code. Use engine: torch or reference.")
 
     def lane_settings(self, protocol: Protocol) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""The variants by name. `register` adds one; those that come with the project are registered as `study` is imported."""
+"""The variants by name. `register` adds one; the built-in ones are registered when `study` is imported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def variant_of(protocol: Protocol) -> Variant:
 
 @cache
 def lane_code_of(variant: Variant) -> LaneCode:
-    """One object for each variant: kernels are compiled for it. numba is imported when this is called."""
+    """The variant's lane code, one object per variant, for which kernels are compiled. Calling this imports numba."""
     return variant.lane_code()
 
 

@@ -55,7 +55,9 @@ def main() -> None:
     print(
         f"{replicates:,} replicates, {nodes:,} nodes of {CORES} cores; {workers / ACTORS_A_SECOND / 60:.0f} min to start workers\n"
     )
-    print("| replicates | packs | seconds a pack | makespan | driver busy | workers busy | rows/s | driver memory | files | rows |")
+    print(
+        "| replicates | packs | seconds per pack | makespan | driver busy | workers busy | rows/s | driver memory | files | rows |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, core_rate in REPLICATES_A_CORE_SECOND.items():
         for packs in (3_000, 10_000, 32_000):

@@ -155,7 +155,7 @@ def learner_nd(name: str, seed: int) -> Run:
 
 OTHERS = {
     "Sobol points, our surface": even,
-    "`adaptive.LearnerND`, 20 seeds a point": learner_nd,
+    "`adaptive.LearnerND`, 20 seeds per point": learner_nd,
     "grid, nearest cell, 10 seeds": nearest_cell,
 }
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from search_spaces import PROTOCOLS, Replicates, study_from
 from search_spaces.cells import Architecture
 from study.packs import Pack
-from study.searching.batches import COLUMNS
+from study.searching.batches import LEARNER_COLUMNS
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
 from tests.benchmarks.machine import machine
@@ -60,7 +60,7 @@ def main() -> None:
         print(
             f"{rows:,} rows in {rows // ROWS_A_SHARD:,} shards, {megabytes:,.0f} MB, written in {time.perf_counter() - began:.0f} s"
         )
-        for what, columns in (("for a map", COLUMNS), ("whole, as load gives them", ())):
+        for what, columns in (("for a map", LEARNER_COLUMNS), ("whole, as load gives them", ())):
             count, seconds, gigabytes = _told(READ, folder, ",".join(columns))
             print(f"  read {what}: {float(seconds):.1f} s, peak memory {float(gigabytes):.1f} GB ({int(count):,} rows)")
 

@@ -13,7 +13,7 @@ from search_spaces import MisuseError, StudySpec, study_from
 from study import run_here
 from study.packs import Pack
 from study.run_pack import run_pack
-from study.searching.batches import COLUMNS, Batches
+from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import learner_of
 from study.storage.schema import row_schema, science_columns
 from tests.conftest import TINY
@@ -57,12 +57,12 @@ def test_a_search_is_led_to_its_end() -> None:
     rows = run_here(spec, learner)
     assert learner.done
     assert len(set(rows["replicate_id"].to_pylist())) == len(rows) > 0
-    again = Batches(learner_of(spec), spec, rows.select(COLUMNS))
+    again = Batches(learner_of(spec), spec, rows.select(LEARNER_COLUMNS))
     assert again.learn() == []
     assert again.complete
     pd.testing.assert_frame_equal(science(run_here(spec)), science(rows), check_exact=True)
 
 
 def test_earlier_studies_need_a_storage() -> None:
-    with pytest.raises(MisuseError, match="lie in a storage"):
+    with pytest.raises(MisuseError, match="are in a storage"):
         run_here(searching({"kind": "map", "budget": 8, "earlier": ["before"]}))

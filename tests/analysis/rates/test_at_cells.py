@@ -19,8 +19,7 @@ from analysis.rates.tally import ENOUGH, Tally
 from search_spaces import MisuseError, study_from
 from search_spaces.surface.surface import fit_surface
 from study.run_pack import run_pack
-from study.searching.batches import COLUMNS as BATCH_COLUMNS
-from study.searching.batches import Batches
+from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import learner_of
 from study.storage.schema import row_schema
 from study.storage.study_folder import Storage
@@ -179,7 +178,7 @@ def test_the_whole_range_of_a_search_can_be_asked_for(run: Run, tmp_path: Path) 
     folder = Storage.at(tmp_path).study("mapped")
     folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
     folder.write_text("manifest.json", "{}")
-    batches = Batches(learner_of(spec), spec, row_schema(BATCH_COLUMNS).empty_table())
+    batches = Batches(learner_of(spec), spec, row_schema(LEARNER_COLUMNS).empty_table())
     for pack in batches.learn():
         folder.write_shard(pack.pack_id, run_pack(pack, study="mapped"))
     rows = load("mapped", str(tmp_path))

@@ -289,7 +289,7 @@ def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
     store(tmp_path, spec_of(space, "other"), rows.assign(failure=np.where(rows["sparsity"] == 0.9, "unfaithful", "none")))
     code, out, err = run("compare", "one", "other", "--storage", tmp_path)
     assert (code, err) == (0, "")
-    assert "one and other share 2 cells and 24 replicates, of which 12 (50.0%) have the same verdict" in out
+    assert "one and other share 2 cells and 24 replicates: 12 (50.0%) have the same verdict" in out
     assert "0 of 12" in out
     assert "12 of 12" in out
     document = json.loads(run("compare", "one", "other", "--storage", tmp_path, "--json")[1])

@@ -20,7 +20,7 @@ from study import run_pack
 from study.engines.compiled import CompiledEngine
 from study.engines.reference import ReferenceEngine
 from study.kernels.compilation import cache_folder
-from study.kernels.simd import lanes_of, rows
+from study.kernels.simd import lanes_of, zero_rows
 from study.packs import Pack
 from tests.study.engines.test_reference import AeTask, SaeTask, lasting, weights
 from tests.study.test_run_pack import science
@@ -223,7 +223,7 @@ run_pack(Pack(grid(["20-10-20"], [0.9], [0.01], range(4000))[0], PROTOCOLS["diss
 def test_rows_are_aligned_and_hold_a_vector_each(dtype: str) -> None:
     """Rows begin at multiples of 64 bytes and hold 16 float32 or 8 float64."""
     for count in (1, 3, 100):
-        array = rows(count, dtype)
+        array = zero_rows(count, dtype)
         assert array.ctypes.data % 64 == 0
         assert array.shape == (count, lanes_of(dtype)) == (count, 64 // np.dtype(dtype).itemsize)
         assert not array.any()

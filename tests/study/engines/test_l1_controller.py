@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from search_spaces import PROTOCOLS, MisuseError, Protocol, grid, protocol_from
-from study.engines.l1_controller import L0, L1, LINE, SETTLED, L1Controller, starting_l1, steer
+from study.engines.l1_controller import CURRENT, L0, LINE, SETTLED, L1Controller, starting_l1, steer
 from study.engines.schedules import sae_learning_rates
 from study.history.history import training_history
 from study.packs import Pack
@@ -74,7 +74,7 @@ def test_a_step_is_proportional_integral_control_of_log_l1(active: float) -> Non
     settled = 0.3 * math.exp(2 * math.atanh((rise if error > 0 else fall) * error))
     clipped = math.tanh(math.log(min(max(l0 / 0.5, 0.8), 1.25)) / 2)
     l1 = settled * math.exp(2 * math.atanh(4 * (1 - settled / 2) ** 2 * clipped))
-    np.testing.assert_allclose(made.state[[L1, SETTLED, L0, LINE], 0], [l1, settled, l0, 2.0], rtol=1e-12)
+    np.testing.assert_allclose(made.state[[CURRENT, SETTLED, L0, LINE], 0], [l1, settled, l0, 2.0], rtol=1e-12)
 
 
 def test_the_integral_does_not_wind_up() -> None:

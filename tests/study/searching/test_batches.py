@@ -12,7 +12,7 @@ from search_spaces.cells import Architecture, Replicates
 from search_spaces.learners.contract import LEARNED_FROM
 from search_spaces.study_files import StudySpec, study_from
 from study.packs import Pack
-from study.searching.batches import COLUMNS, Batches
+from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.storage.schema import row_schema
 from study.verdict_rows import crashed_rows
 from tests.conftest import TINY
@@ -60,12 +60,12 @@ class Halving:
 
 def trained(pack: Pack) -> pa.Table:
     """Rows of a pack whose odd seeds' SAEs died."""
-    rows = crashed_rows(pack).select(COLUMNS)
+    rows = crashed_rows(pack).select(LEARNER_COLUMNS)
     failure = np.where(pack.replicates.seed % 2 == 1, "sae_dead", "none")
     return rows.set_column(rows.schema.get_field_index("failure"), "failure", pa.array(failure))
 
 
-NOTHING = row_schema(COLUMNS).empty_table()
+NOTHING = row_schema(LEARNER_COLUMNS).empty_table()
 
 
 def run(spec: StudySpec, there: pa.Table, packs_at_most: int = 100) -> tuple[Batches, list[pa.Table]]:
