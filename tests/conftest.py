@@ -23,7 +23,7 @@ BUGGY_SEED = 66_603
 
 @pytest.fixture
 def tiny() -> Protocol:
-    """The `dissertation` protocol, some hundred times shorter."""
+    """The `dissertation` protocol, about a hundred times shorter."""
     return dataclasses.replace(PROTOCOLS["dissertation"], samples=200, ae_epochs=1, sae_epochs=1)
 
 
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One local Ray of two CPUs; its workers meet with accidents at the seeds above."""
+    """One local Ray of two CPUs; its workers have accidents at the seeds above."""
     import study.on_ray  # noqa: F401, I001  (sets Ray's environment before Ray is imported)
 
     import ray

@@ -19,13 +19,13 @@ TYPES: dict[pa.DataType, str] = {TEXT: "text", REAL: "real", WHOLE: "whole", TIM
 
 
 def columns_table() -> str:
-    """A line for each column of a row."""
+    """One line per column of a row."""
     lines = ((f"`{of.name}`", of.group.value, TYPES[of.type], str(of.since), of.meaning) for of in columns())
     return table(("column", "group", "type", "since", "meaning"), lines)
 
 
 def verdicts_table() -> str:
-    """A line for each verdict, in order of precedence."""
+    """One line per verdict, in order of precedence."""
     default = Protocol()
     thresholds = {of.name: f"`{of.threshold}` = {getattr(default, of.threshold):g}" for of in verdicts() if of.threshold}
     lines = ((f"`{of.name}`", of.meaning, of.condition, thresholds.get(of.name, "")) for of in verdicts())
@@ -42,7 +42,7 @@ TABLES = {"## Columns": columns_table, "## Verdict": verdicts_table}
 
 
 def with_tables(text: str) -> str:
-    """The document with its tables as the code has them."""
+    """The document with its tables made from the code."""
     for heading, made in TABLES.items():
         before, head, section = text.partition(f"{heading}\n")
         start = section.index("\n| ") + 1
@@ -52,7 +52,7 @@ def with_tables(text: str) -> str:
 
 
 def test_the_tables_of_the_documentation_are_those_of_the_code() -> None:
-    """Word for word; the module's docstring has the command that makes them anew."""
+    """Word for word; the module's docstring has the command that rewrites them."""
     text = DEFINITIONS.read_text()
     assert with_tables(text) == text
 

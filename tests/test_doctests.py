@@ -15,5 +15,5 @@ WITH_EXAMPLES = [path for path in FILES if ">>> " in (ROOT / path).read_text()]
 
 @pytest.mark.parametrize("path", WITH_EXAMPLES, ids=str)
 def test_examples_in_docstrings_are_true(path: Path) -> None:
-    """What stands below each `>>>` is what Python prints."""
+    """The lines below each `>>>` are what Python prints."""
     assert doctest.testmod(import_module(module_of(path))).failed == 0

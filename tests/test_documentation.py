@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and docs/ name files, modules and pages that are there."""
+"""README, CONTRIBUTING and docs/ name files, modules and pages that exist."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_the_published_failure_is_the_autoencoders(capsys: pytest.CaptureFixture
 
 
 def test_safe_l1_is_drawn(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """At S = 0.9 of the source's procedure no l1 is safe; the figure is written."""
+    """At S = 0.9 of the dissertation's procedure no l1 is safe; the figure is written."""
     runpy.run_path(str(EXAMPLES / "safe_l1.py"))
     assert "No l1 is safe" in capsys.readouterr().out
     assert (elsewhere / "safe_l1.png").stat().st_size > 10_000

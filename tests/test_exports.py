@@ -1,4 +1,4 @@
-"""What the rooms offer to Python."""
+"""What the packages export to Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files of examples/extensions/, which docs/extending.md shows: one call registers each, and everything knows it then.
+"""The files of examples/extensions/, which docs/extending.md shows: one call registers each, and everything then knows it.
 
 `python -m tests.test_extending` copies the files into the page.
 
@@ -23,7 +23,7 @@ FILES = sorted(EXTENSIONS.glob("*.py"))
 
 
 def run(code: str, *arguments: str) -> str:
-    """What a fresh process prints that finds the extensions."""
+    """What a fresh process prints that can import the extensions."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(EXTENSIONS), str(ROOT), os.environ.get("PYTHONPATH", "")])}
     line = [sys.executable, "-c", code, *arguments]
     ran = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
-"""Small rows as they came out once: a change of the procedure shows here and asks for a new PROCEDURE_VERSION.
+"""Small rows as they were when stored: a change of the procedure shows here and requires a new PROCEDURE_VERSION.
 
-Made by `python -m tests.test_golden`, which writes tests/golden/small_rows.json anew.
+Made by `python -m tests.test_golden`, which rewrites tests/golden/small_rows.json.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def test_small_rows_are_those_of_the_golden_file(protocol: str, dtype: str) -> N
 
 
 def test_golden_rows_hold_more_than_one_verdict() -> None:
-    """The file covers replicates that fail and such that do not, and no row of it is diverged."""
+    """The file has replicates that fail and replicates that do not, and none of its rows is diverged."""
     rows = [row for block in json.loads(GOLDEN.read_text())["rows"].values() for row in block]
     verdicts = {row["failure"] for row in rows}
     assert len(rows) == 16

@@ -1,6 +1,6 @@
-"""Rows as they came out before the code was rearranged: nothing may change a bit of them, or a `replicate_id`.
+"""Rows as they were before the code was rearranged: nothing may change a bit of them, or a `replicate_id`.
 
-`python -m tests.test_golden_rows` writes tests/golden/rows.parquet anew; only a new PROCEDURE_VERSION is a reason to do so.
+`python -m tests.test_golden_rows` rewrites tests/golden/rows.parquet; only a new PROCEDURE_VERSION is a reason to do so.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def golden_rows() -> pa.Table:
 def test_rows_are_the_golden_rows_to_the_bit(protocol: str, dtype: str) -> None:
     """Every id, text, count and number of 32 replicates from 5-3-5 to 20-10-20 is what it was.
 
-    Where the linear algebra library runs other kernels than where the file was made, FROM_BLAS agree to 1e-12.
+    If the linear algebra library runs other kernels here than where the file was made, FROM_BLAS agree to 1e-12.
     """
     golden, ids = golden_rows(), protocol_from(PROTOCOLS[protocol]).protocol_id
     wanted = golden.filter((pc.field("protocol_id") == ids) & (pc.field("dtype") == dtype))
@@ -103,7 +103,7 @@ def test_rows_are_the_golden_rows_to_the_bit(protocol: str, dtype: str) -> None:
 
 
 def test_golden_rows_cover_many_verdicts() -> None:
-    """The file holds replicates that are well and such that fail in most ways that a training can fail."""
+    """The file has healthy replicates, and replicates that fail in most of the ways in which a training can fail."""
     verdicts = set(golden_rows()["failure"].to_pylist())
     assert {"none", "ae_collapsed", "sae_dead", "sae_starved", "sae_dense", "unfaithful", "unrecovered"} <= verdicts
 

@@ -1,4 +1,4 @@
-"""Five made-up failure surfaces whose rates are known: what maps are tested and measured on."""
+"""Five synthetic failure surfaces whose rates are known, on which maps are tested and measured."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ class Points:
         return DOMAIN.y.from_unit(self.v)
 
     def failures(self, rate: Rate, replicates: int, seed: int) -> Ints:
-        """How many of so many replicates fail at each place."""
+        """How many of the replicates at each place fail."""
         return np.random.default_rng(seed).binomial(replicates, rate(self.architecture, self.u, self.v))
 
     def counts(self, rate: Rate, replicates: int, seed: int) -> Counts:
-        """The same, as a surface takes them."""
+        """The same counts in the form that a surface takes."""
         return Counts.of(DOMAIN, self.architecture, self.sparsity, self.l1, self.failures(rate, replicates, seed), replicates)
 
 

@@ -149,12 +149,12 @@ def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> Non
     frame = load("made", tmp_path)
     expected = {"empty": 0, "one row": 2, "all crashed": 6, "half": 6}[case]
     assert len(frame) == expected
-    packs = tune_frame("made", tmp_path)  # no Tune has seen them: told from the rows
+    packs = tune_frame("made", tmp_path)  # Tune has never seen them, so the rows are counted
     assert packs["replicates"].sum() == expected
     assert (packs["run"] == "").all()
     assert (cell_rates(frame)["replicates"].sum() if expected else 0) == expected
     page = Path(write_report("made", str(tmp_path), str(tmp_path / "out"))).read_text()
-    told = {"empty": "No row is there yet", "one row": "2 replicates", "all crashed": "crashed 6 (100.0%)", "half": "not finished"}
+    told = {"empty": "No row is stored yet", "one row": "2 replicates", "all crashed": "crashed 6 (100.0%)", "half": "not finished"}
     assert told[case] in page
     assert told[case] in " ".join(findings(frame, 18 if case == "half" else max(expected, 1)))
 

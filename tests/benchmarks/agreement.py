@@ -1,8 +1,8 @@
 """Do precisions and engine families fail equally often? `python -m tests.benchmarks.agreement [SEEDS]`. Prints one table.
 
-Online training amplifies the last bit, so trainings in float32, or by an engine that adds in another order, end elsewhere than
-in float64. What a study says are rates over seeds: here they are compared with float64's by a test of equal proportions
-(Fisher's exact test; the seeds are the same, which it does not use), 10-5-10, l1 = 0.01, `dissertation`. Default: 2,000 seeds.
+Online training amplifies the last bit, so trainings in float32, or by an engine that adds in another order, end with other weights
+than in float64. A study reports rates over seeds. Here they are compared with those of float64 by a test of equal proportions
+(Fisher's exact test, which does not use that the seeds are the same), for 10-5-10, l1 = 0.01, `dissertation`. Default: 2,000 seeds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROADS = (("compiled", "float64"), ("compiled", "float32"), ("torch", "float32"),
 
 
 def failures(engine: str, dtype: str, sparsity: float, seeds: int) -> Counter[str]:
-    """How many of the seeds failed, in any way and by kind."""
+    """How many of the seeds failed, in total and by kind."""
     replicates = grid(["10-5-10"], [sparsity], [0.01], range(seeds))[0]
     counts = Counter(run_pack(Pack(replicates, PROTOCOLS["dissertation"], dtype, engine))["failure"].to_pylist())
     return counts + Counter(any=seeds - counts["none"])

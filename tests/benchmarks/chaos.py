@@ -2,8 +2,8 @@
 
 A cluster of four nodes on this machine runs a study through `sae-study`. At a random moment the driver, a worker, a node
 (another comes in its place) or the head is killed, by SIGKILL. If the driver ends without having finished, on a lost head
-after it has found out by itself and the cluster was started again, `sae-study resume` goes on. Every round's rows must be
-those of an undisturbed study: the same science columns, none lost, none twice. Prints a table; exit status 1 where one is not.
+after it has noticed that by itself and the cluster was started again, `sae-study resume` continues. Every round's rows must be
+those of an undisturbed study: the same science columns, none lost, none twice. Prints a table; the exit status is 1 if not.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ LONGEST = 180.0
 
 @dataclass(frozen=True)
 class Round:
-    """What became of a study whose cluster met with an accident."""
+    """The outcome of a study whose cluster had an accident."""
 
     victim: str
     at: int
@@ -97,16 +97,16 @@ class Machines:
         self.cluster.shutdown()
 
     def kill_node(self, source: random.Random) -> None:
-        """One that is not the head; another comes in its place."""
+        """Kill a node that is not the head; another one replaces it."""
         self.cluster.remove_node(source.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.unique_id)), False)
         self.cluster.add_node(**_node())
 
     def kill_head(self) -> None:
-        """With its node; the other nodes find out by themselves."""
+        """Kill the head with its node; the other nodes notice by themselves."""
         self.cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
 
     def kill_worker(self, source: random.Random) -> None:
-        """A process that is training a pack."""
+        """Kill a process that is training a pack."""
         os.kill(source.choice(self._workers()), signal.SIGKILL)
 
     def _workers(self) -> list[int]:

@@ -87,7 +87,7 @@ def loop_adam(
 
 
 def best(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of the fastest of several, after one that warms up."""
+    """Seconds of the fastest of several runs, after one to warm up."""
     work()
     times = []
     for _ in range(repeats):
@@ -117,7 +117,7 @@ class Models:
         self.saes = SparseAutoencoders(parts)
 
     def step_seconds(self, engine: Engine, protocol: Protocol, repeats: int = 5, l1s: int = 1) -> tuple[float, float]:
-        """Seconds of a model and step: of an autoencoder, and of an SAE, `l1s` of which share an autoencoder and a seed."""
+        """Seconds per model and step: for an autoencoder, and for an SAE, `l1s` of which share an autoencoder and a seed."""
         importances, l1 = data.importances(self.architecture.n_features, protocol), np.full(self.count, 0.01)
         shared = np.arange(self.count) // l1s
         ae_batches = self.batches(protocol.ae_training_steps, protocol.ae_batch_size, protocol)
@@ -137,7 +137,7 @@ class Models:
 
 
 def loop_step_seconds(architecture: Architecture, steps: int = 4000) -> tuple[float, float]:
-    """Seconds of a step of the yardstick, float64."""
+    """Seconds per step of the loop, float64."""
     models = Models(architecture, 1, "float64")
     W, b, saes = models.autoencoders.W[..., 0].copy(), models.autoencoders.b[..., 0].copy(), models.saes
     W_enc, b_enc, W_dec, b_dec = (values[..., 0].copy() for values in saes.parameters.values())
@@ -156,7 +156,7 @@ def divider(rows: Array, one: Any, repeats: int) -> None:
 
 
 def divider_seconds(dtype: str) -> float:
-    """What the processor's divider takes for a square root and a division of one number: Adam's, of one parameter."""
+    """Seconds that the processor's divider takes for one square root and one division: Adam's for one parameter."""
     values = simd.rows(64, dtype)
     values[:] = 1.5
     return best(lambda: divider(values, np.dtype(dtype).type(1), 20_000), 5) / (20_000 * values.size)
@@ -168,7 +168,7 @@ def replicate_seconds(step: tuple[float, float]) -> float:
 
 
 def print_steps(torch: bool) -> dict[str, float]:
-    """The first table; returns the yardstick's seconds of a replicate for each architecture."""
+    """Print the first table; returns the loop's seconds per replicate for each architecture."""
     print("\n| architecture | engine | dtype | AE ns | SAE ns | steps of a replicate | times the loop | of the divider's limit |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     loops = {}

@@ -1,8 +1,8 @@
 """How exactly, and how soon, l1 is steered to a target L0: `python -m tests.benchmarks.l0_controller [SEEDS]`.
 
 Prints four tables in Markdown; asserts nothing. `sound` with a constant learning rate, minibatches of 256 and 4,000 SAE steps,
-float32. The right l1 of a target is the one that, held, ends at it in the median over seeds. Some four minutes on one core;
-default: 32 seeds.
+float32. The right l1 of a target is the one that, held constant, ends at it in the median over seeds. Default: 32 seeds, which take
+about four minutes on one core.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def accuracy(seeds: int) -> None:
 
 
 def outcomes(rows: pd.DataFrame) -> str:
-    """How often each came."""
+    """How often each outcome occurred."""
     return ", ".join(f"{kind} {count}" for kind, count in rows["l0_outcome"].value_counts().items())
 
 
@@ -81,7 +81,7 @@ def out_of_reach(seeds: int) -> None:
 
 
 def dead_starts(seeds: int) -> None:
-    """Starts that, held, kill every latent; also of small initial weights, which a smaller l1 kills."""
+    """Starts that kill every latent if held constant; also with small initial weights, which a smaller l1 kills."""
     heads = ("initial weights", "start", "all dead if held", "all dead", "outcomes", "L0, median")
     print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     for name, protocol in (("of `sound`", SOUND), ("normal(0, 0.01), decoder free", SMALL)):
@@ -93,7 +93,7 @@ def dead_starts(seeds: int) -> None:
 
 
 def under_cosine(seeds: int) -> None:
-    """`sound` as it is, from the closed form: the learning rate falls to 0, and L0 falls on where l1 no longer reaches it."""
+    """Unchanged `sound`, from the closed form: the learning rate falls to 0, and L0 still falls when l1 no longer affects it."""
     print("\n| cell | target | median | worst | within 5 % |\n| --- | --- | --- | --- | --- |")
     for (architecture, sparsity), targets in CELLS.items():
         for target in targets:

@@ -72,7 +72,7 @@ def trained(
 
 
 def rounded(l1: float) -> float:
-    """As the learner rounds it."""
+    """The value as the learner rounds it."""
     return float(f"{l1:.6g}")
 
 
@@ -81,7 +81,7 @@ def columns(rows: pa.Table) -> dict[str, NDArray[Any]]:
 
 
 def kept(folder: Path, part: str, cell: CellName, l1: NDArray[np.float64], seed: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """The same, from the folder if it is there."""
+    """The same rows, from the folder if they are there."""
     file = folder / f"{part}_{'_'.join(map(str, cell))}.parquet"
     if not file.exists():
         pq.write_table(pa.table(train(cell, l1, seed)), file)
@@ -90,7 +90,7 @@ def kept(folder: Path, part: str, cell: CellName, l1: NDArray[np.float64], seed:
 
 @dataclass(frozen=True)
 class Truth:
-    """Of one cell."""
+    """The truth of one cell."""
 
     log10_high: float
     standard_error: float
@@ -119,7 +119,7 @@ def truth(folder: Path, cell: CellName) -> Truth:
 
 
 def fine_seeds(cell: CellName) -> int:
-    """Seeds a level of the truth: twice as many for narrow architectures, whose rates rise slowly."""
+    """Seeds per level of the truth: twice as many for narrow architectures, whose rates rise slowly."""
     protocol, architecture, _ = cell
     return 400 if protocol == "dissertation" and Architecture.parse(architecture).n_features <= 12 else 200
 
@@ -140,7 +140,7 @@ def counts(
 
 
 def mean_scores(rows: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Of each l1, over seeds with a healthy autoencoder."""
+    """The mean score of each l1, over seeds with a healthy autoencoder."""
     levels, level = np.unique(rows["l1"], return_inverse=True)
     good = ~np.isin(rows["failure"], before_sae()) & np.isfinite(rows[SCORE])
     return np.bincount(level[good], rows[SCORE][good], len(levels)) / np.bincount(level[good], minlength=len(levels))
@@ -169,7 +169,7 @@ def fitted_crossing(x: NDArray[np.float64], failures: NDArray[np.float64], judge
 
 
 def searched(protocol: str, names: Sequence[tuple[str, float]], budget: int, seed: int = 0) -> list[L1Interval]:
-    """What the learner finds of cells of one protocol, all at once."""
+    """What the learner finds for the cells of one protocol, all at once."""
     predicted = tuple(predicted_edge(Architecture.parse(name), sparsity, PROTOCOLS[protocol]) for name, sparsity in names)
     search = L1Search(failure=FAILURE, level=LEVEL, budget=budget)
     spec = L1SearchSpec(search, tuple(names), (LOW, HIGH), SCORE, predicted, seed)
@@ -187,7 +187,7 @@ def searched(protocol: str, names: Sequence[tuple[str, float]], budget: int, see
 def tpe(folder: Path, cell: CellName, budget: int) -> float:
     """The best l1 of Optuna's TPE, whose trials are mean scores over TPE_SEEDS common seeds; kept in the folder.
 
-    All sparsities of an architecture go on side by side, which only saves time.
+    All sparsities of an architecture are searched side by side, which only saves time.
     """
     protocol, architecture, sparsity = cell
     file = folder / f"tpe_{budget}_{protocol}_{architecture}.json"
@@ -263,7 +263,7 @@ def real(folder: Path, cells: Sequence[CellName]) -> None:
 
 
 def simulated(tasks: int) -> None:
-    """How often a bump is flagged, and a rising curve is; 256 replicates, four decades."""
+    """How often a bump is flagged, and how often a rising curve is; 256 replicates, four decades."""
     table(("curves", "tasks", "flagged", "replicates when flagged", "median error", "held"))
     for bump in (True, False):
         rng = np.random.default_rng(int(bump))

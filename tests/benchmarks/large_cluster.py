@@ -1,4 +1,4 @@
-"""What 10⁸ replicates on 1,000 nodes would ask of one driver: `python -m tests.benchmarks.large_cluster [REPLICATES NODES]`.
+"""What 10⁸ replicates on 1,000 nodes would demand of one driver: `python -m tests.benchmarks.large_cluster [REPLICATES NODES]`.
 
 A simulation of the driver's queue. Its unit costs were measured on the machine and commit that docs/cluster.md names: the
 seconds that Tune's loop spends on a trial, the driver's memory, a row's bytes, what an engine trains a second. Workers train

@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""The machine on which a benchmark ran."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def machine() -> str:
 
 
 def processor() -> str:
-    """The processor's name, where Linux tells."""
+    """The processor's name, if Linux gives it."""
     table = Path("/proc/cpuinfo")
     lines = table.read_text().splitlines() if table.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

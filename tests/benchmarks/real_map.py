@@ -41,12 +41,12 @@ WANTED = 0.02
 
 
 def trained(replicates: Replicates) -> pa.Table:
-    """The columns that a learner is told."""
+    """The rows of packs, with the columns that a learner needs."""
     return run_pack(Pack(replicates, PROTOCOLS["dissertation"], "float32", "compiled")).select(LEARNED_FROM)
 
 
 def grid_rows(folder: Path) -> pa.Table:
-    """All replicates of the grid, from the folder or trained now, a sparsity at a time."""
+    """All replicates of the grid, from the folder or trained now, one sparsity at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     parts = []
     for architecture in DOMAIN.architectures:
@@ -63,7 +63,7 @@ def grid_rows(folder: Path) -> pa.Table:
 
 
 def columns(table: pa.Table) -> Rows:
-    """As a learner is told them."""
+    """The rows as a learner gets them."""
     return {name: table[name].to_numpy() for name in LEARNED_FROM}
 
 
@@ -88,7 +88,7 @@ class Truth:
 
     @property
     def clear(self) -> NDArray[np.bool_]:
-        """Cells that are on a side."""
+        """Cells that are clearly on one side of the level."""
         return np.abs(self.failures / SEEDS - 0.5) > CLEAR
 
     def misclassified(self, surface: Surface) -> float:
@@ -113,7 +113,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one search came to."""
+    """The outcome of one search."""
 
     reached: float
     """Replicates after which WANTED is met first; inf: never."""

@@ -1,4 +1,4 @@
-"""Replicates that it takes to map known truths, ours beside others': `python -m tests.benchmarks.refinement`.
+"""How many replicates it takes to map known truths, with our learner and with others: `python -m tests.benchmarks.refinement`.
 
 Prints the tables of docs/map.md; asserts nothing. Some twenty minutes on one core. Names of truths, as in
 `python -m tests.benchmarks.refinement combo`, make it shorter. `pip install adaptive` adds its LearnerND to the table.
@@ -116,7 +116,7 @@ def even(name: str, seed: int) -> Run:
 
 
 def nearest_cell(name: str, seed: int) -> Run:
-    """What people do: a lattice, ten seeds a cell, each place like the nearest cell."""
+    """The usual way: a lattice, ten seeds per cell, each place like the nearest cell."""
     run = Run()
     for side in GRIDS:
         places = lattice(side, side)
@@ -128,7 +128,7 @@ def nearest_cell(name: str, seed: int) -> Run:
 
 
 def learner_nd(name: str, seed: int) -> Run:
-    """`adaptive.LearnerND`, one an architecture, on shares of 20 seeds: triangles across the level weigh ten times as much."""
+    """`adaptive.LearnerND`, one per architecture, on rates over 20 seeds: triangles across the level weigh ten times as much."""
     import adaptive  # type: ignore[import-not-found, import-untyped, unused-ignore]
     from adaptive.learner.learnerND import volume  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
@@ -195,7 +195,7 @@ def _comparison(ours: dict[str, list[Run]]) -> Iterator[str]:
 
 
 def _median(runs: list[Run]) -> str:
-    """Of where the runs reach WANTED, with the range."""
+    """The median of where the runs reach WANTED, with the range."""
     reached = sorted(run.reached for run in runs)
     most = max(max(run.path) for run in runs)
     low, middle, high = (
@@ -205,7 +205,7 @@ def _median(runs: list[Run]) -> str:
 
 
 def _of_runs(values: list[float]) -> str:
-    """How many there are, and their median."""
+    """How many there are of the runs, and their median."""
     there = [value for value in values if value < math.inf]
     return f"{len(there)} of {len(values)}" + (f", median {statistics.median(there):,.0f}" if there else "")
 

@@ -53,7 +53,7 @@ class Lattice:
         return np.full(u.shape, float(self.truth)) if self.truth in FLAT else TRUTHS[self.truth](a, u, v)
 
     def frame(self, seeds: int, seed: int) -> pd.DataFrame:
-        """A made-up study's rows; outcomes are independent, an autoencoder a replicate."""
+        """A simulated study's rows; outcomes are independent, with one autoencoder per replicate."""
         a, u, v = (np.repeat(axis.ravel(), seeds) for axis in self.at)
         fails = np.random.default_rng(seed).random(len(a)) < self.rate(a, u, v)
         return pd.DataFrame(
@@ -79,7 +79,7 @@ class Lattice:
 
 @dataclass(frozen=True)
 class Told:
-    """What one made-up study was told, and how it was; shares, NaN where there is nothing to share."""
+    """What the regions and rates of one simulated study said, and how far that was right; NaN where there is nothing to count."""
 
     sizes: tuple[int, ...]
     """Cells of the true regions."""
@@ -100,7 +100,7 @@ class Told:
 
 
 def told(lattice: Lattice, seeds: int, seed: int) -> Told:
-    """Make a study, ask for its regions and rates, compare."""
+    """Make a study, compute its regions and rates, compare them with the truth."""
     frame = lattice.frame(seeds, seed)
     regions = failure_regions(frame, level=LEVEL)
     sure = [region for region in regions if region.confidence >= SURE]
@@ -137,7 +137,7 @@ def frame_axis(lattice: Lattice, axis: int) -> Floats:
 
 
 def _covered(lattice: Lattice, surface: Surface) -> tuple[float, float]:
-    """Shares of the volume, and of where 0.1 < p < 0.9, in which the 90 % interval holds the rate."""
+    """Shares of the volume, and of the part with 0.1 < p < 0.9, in which the 90 % interval holds the rate."""
     own = np.isin(PLACES.architecture, SHAPES[lattice.shape][0])
     a, u, v = PLACES.architecture[own], PLACES.u[own], PLACES.v[own]
     truth = lattice.rate(a, u, v)

@@ -2,7 +2,7 @@
 
 Many trials: 1,000 packs of one tiny replicate through Ray Tune on two workers: what Tune and the driver cost beside the training.
 Many rows: ROWS (default 5,000,000) of a map's study in packs of 2,000, read as `map` and `report` read them, each in a process
-of its own whose peak memory is told.
+of its own whose peak memory is reported.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def _print_many_trials(storage: str) -> None:
 
 
 def _told(code: str, *arguments: str) -> list[str]:
-    """What a Python of its own prints last."""
+    """The last line that a separate Python process prints."""
     told = subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return told.stdout.splitlines()[-1].split()
 
 
 def _write_rows(storage: Path, count: int) -> float:
-    """A study of so many rows, as a map leaves them: cells anywhere, verdicts by chance; returns its size in MB."""
+    """A study with this many rows, as a map leaves them: cells anywhere, verdicts by chance; returns its size in MB."""
     folder = Storage.at(storage).study("many")
     space = {"architectures": ["10-5-10"], "sparsities": [0.9], "l1": [0.01], "seeds": f"0:{count}"}
     folder.write_text(

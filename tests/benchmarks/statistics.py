@@ -1,4 +1,4 @@
-"""How the statistics keep their promises: `python -m tests.benchmarks.statistics`. Prints tables; asserts nothing.
+"""Whether the statistics keep their promises: `python -m tests.benchmarks.statistics`. Prints tables; asserts nothing.
 
 Coverage of intervals, sizes and powers of tests: exact by enumeration where that can be, else over simulated studies from
 fixed seeds, so that the same commit prints the same figures. One thread, some three minutes.
@@ -134,7 +134,7 @@ def powers() -> Iterator[tuple[object, ...]]:
 
 
 def curves() -> Iterator[tuple[object, ...]]:
-    """Independent cells, and cells whose outcome a seed's own luck decides by half."""
+    """Independent cells, and cells whose outcome depends by half on the luck of their seed."""
     random = np.random.default_rng(1)
     for (name, truth), replicates in ((curve, n) for curve in CURVES.items() for n in (16, 100)):
         rejected = np.zeros(2)

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _print_large_study(replicates: int, folder: str) -> None:
-    """A study of 10 sparsities, 10 l1 values and as many seeds as it takes, on two workers."""
+    """A study of 10 sparsities, 10 l1 values and enough seeds, on two workers."""
     space = {
         "architectures": ["10-5-10"],
         "sparsities": {"from": 0.3, "to": 0.98, "count": 10},

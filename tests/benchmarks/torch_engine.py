@@ -1,6 +1,6 @@
 """How fast the torch engine's steps are: `python -m tests.benchmarks.torch_engine`. Prints one table; asserts nothing.
 
-Nanoseconds of a model-step: the wall time of a full block of lanes over steps and lanes, one thread, the shortest of
+Nanoseconds per model and step: the wall time of a full block of lanes over steps and lanes, one thread, the shortest of
 several rounds; beside them PyTorch as it is written for one model, with optim.Adam. Data are noise: speed does not
 depend on them. Give kinds of rows to print those alone: `one`, `online`, `minibatch`.
 """
@@ -56,7 +56,7 @@ def _row(architecture: Architecture, dtype: str, lanes: int, protocol: Protocol)
 
 
 def _per_step(train: Callable[[int], object]) -> tuple[float, float]:
-    """Seconds a step, from trainings of two lengths, and of the first call."""
+    """Seconds per step, from trainings of two lengths, and seconds of the first call."""
 
     def timed(steps: int) -> float:
         return _seconds(lambda: train(steps))
@@ -102,7 +102,7 @@ def _saes(engine: TorchEngine, architecture: Architecture, dtype: str, protocol:
 
 
 def _batches(steps: int, size: int, lanes: int, protocol: Protocol) -> Minibatches | None:
-    """Each lane its own indexes, the same at every step, without memory for each."""
+    """Indexes of its own for each lane, the same at every step, without taking memory for each step."""
     if protocol.sample_order == "stored":
         return None
     indexes = np.random.default_rng(0).integers(0, SAMPLES, (lanes, 1, size), dtype=np.int32)
@@ -110,7 +110,7 @@ def _batches(steps: int, size: int, lanes: int, protocol: Protocol) -> Minibatch
 
 
 def eager_step_seconds(architecture: Architecture, dtype: str) -> tuple[float, float]:
-    """Seconds of a step of one autoencoder and of one SAE, as a reader of PyTorch's tutorial would write them."""
+    """Seconds per step of one autoencoder and of one SAE, as a reader of PyTorch's tutorial would write them."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(getattr(torch, dtype))
     try:
@@ -120,7 +120,7 @@ def eager_step_seconds(architecture: Architecture, dtype: str) -> tuple[float, f
 
 
 def _one_model(architecture: Architecture, sae: bool) -> float:
-    """Seconds of a step in PyTorch's default precision."""
+    """Seconds per step in PyTorch's default precision."""
     n_features, n_hidden, n_latents = architecture.n_features, architecture.n_hidden, architecture.n_latents
     if sae:
         x, encoder, decoder = (

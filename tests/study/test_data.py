@@ -1,4 +1,4 @@
-"""Draws: bits of the legacy generator, streams of the new one, moments of both, what a sparsity shares with another."""
+"""Draws: bits of the legacy generator, streams of the new one, moments of both, and what sparsities share."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_features_are_independent(protocol: Protocol, sparsity: float) -> None:
 @BOTH
 @pytest.mark.parametrize("sparsity", [0.3, 0.9])
 def test_active_values_are_uniform_whatever_the_sparsity(protocol: Protocol, sparsity: float) -> None:
-    """Given that a feature is active its value is uniform on (0, 1): Kolmogorov's distance is small."""
+    """The value of an active feature is uniform on (0, 1): Kolmogorov's distance is small."""
     x = data.draw_data(4, 6, with_samples(protocol, 50_000)).features(sparsity)
     active = np.sort(x[x > 0])
     steps = np.arange(1, len(active) + 1) / len(active)
@@ -207,7 +207,7 @@ def test_only_protocols_with_fresh_samples_draw_them() -> None:
 
 
 def test_stored_order_needs_no_minibatches() -> None:
-    """Where samples are taken in stored order nothing is drawn."""
+    """If samples are read in stored order, nothing is drawn."""
     assert data.minibatches(0, data.AE_MINIBATCHES, 10, 1, LEGACY) is None
 
 
@@ -240,7 +240,7 @@ def test_minibatches_come_from_the_stream_of_their_model() -> None:
 
 
 def test_chance_directions_are_isotropic_and_fixed() -> None:
-    """Unit vectors with mean 0 and covariance I/n_hidden, the same whenever they are asked for."""
+    """Unit vectors with mean 0 and covariance I/n_hidden, the same at every call."""
     (vectors,) = data.direction_draws(4, 50, draws=1000)
     assert vectors.shape == (1000, 50, 4)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=1e-14)

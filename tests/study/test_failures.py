@@ -1,4 +1,4 @@
-"""The verdict: each failure by its condition, their precedence, and judging again."""
+"""The verdict: the condition of each failure, their precedence, and judging again."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_healthy_row_is_no_failure() -> None:
 
 
 def test_kinds_stand_in_the_order_of_their_precedence() -> None:
-    """Each with a sentence for readers, a condition, and a threshold that is the protocol's."""
+    """Each has a sentence for readers, a condition, and a threshold from the protocol."""
     assert [kind.name for kind in verdicts()] == [*FAILURES, "none"] == [kind.value for kind in FailureKind]
     assert set(failures.CONDITIONS) == set(FAILURES)
     assert all(kind.meaning and kind.condition for kind in verdicts())
@@ -83,7 +83,7 @@ def test_each_condition_brings_its_failure(kind: str) -> None:
 
 @pytest.mark.parametrize("first", range(len(FAILURES)))
 def test_the_first_that_applies_is_the_verdict(first: int) -> None:
-    """With all conditions from one kind on met at once, that kind is the verdict."""
+    """If all conditions from one kind on are met, that kind is the verdict."""
     kinds = list(FAILURES)
     changes: dict[str, float] = {}
     for kind in reversed(kinds[first:]):
@@ -104,7 +104,7 @@ def test_the_first_that_applies_is_the_verdict(first: int) -> None:
     ],
 )
 def test_conditions_turn_at_their_thresholds(kind: str, column: str, just: float, not_yet: float) -> None:
-    """On one side of the default the failure is seen, on the other nothing is."""
+    """On one side of the default the verdict is the failure, on the other it is `none`."""
     assert verdict(**{column: just}) == kind
     assert verdict(**{column: not_yet}) == "none"
 
@@ -191,7 +191,7 @@ def test_rows_are_judged_one_by_one() -> None:
 
 
 def test_columns_that_the_verdict_does_not_need_are_not_looked_at() -> None:
-    """More columns, or text in them, change nothing: whole stored rows can be given."""
+    """Additional columns, also of text, change nothing: whole stored rows can be passed."""
     columns: dict[str, Any] = {name: [value] for name, value in HEALTHY.items()}
     assert judge(columns | {"failure": ["crashed"], "architecture": ["10-5-10"]}, LEGACY).tolist() == ["none"]
 
@@ -209,7 +209,7 @@ LOPSIDED = Verdict(
 
 @pytest.fixture
 def lopsided(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verdict of a file of its own, between `sae_dense` and `unfaithful`."""
+    """A verdict from a file of its own, between `sae_dense` and `unfaithful`."""
     monkeypatch.setattr(spaces_failures, "VERDICTS", [*spaces_failures.VERDICTS])
     monkeypatch.setattr(failures, "CONDITIONS", {**failures.CONDITIONS})
     register_verdict(LOPSIDED, lambda row, protocol: row["max_firing_rate"] > 0.5, before="unfaithful")
@@ -217,7 +217,7 @@ def lopsided(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("lopsided")
 def test_a_registered_verdict_is_judged_at_its_place() -> None:
-    """After what precedes it, before what it precedes; it can be asked for by its name."""
+    """It comes after what precedes it and before what it precedes; it can be selected by its name."""
     often = {"max_firing_rate": 0.6}
     assert verdict(max_firing_rate=0.4) == "none"
     assert verdict(**often) == verdict(**often | FAILURES["unfaithful"]) == "lopsided"
@@ -228,7 +228,7 @@ def test_a_registered_verdict_is_judged_at_its_place() -> None:
 
 @pytest.mark.usefixtures("lopsided")
 def test_a_verdict_that_cannot_be_registered_is_refused() -> None:
-    """Its name is taken, what it should precede is unknown, or its column is none of the rows."""
+    """Because its name is taken, what it should precede is unknown, or rows lack its column."""
     for change, before, message in (
         ({}, "none", "'lopsided' is taken"),
         ({"name": "any"}, "none", "'any' is taken"),

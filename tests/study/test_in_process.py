@@ -1,4 +1,4 @@
-"""A specification trained in this process gives the rows that its packs give, and leads a search to its end."""
+"""A specification trained in this process gives the rows that its packs give, and runs a search to its end."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def science(rows: pa.Table) -> pd.DataFrame:
 
 
 def test_run_here_is_a_function() -> None:
-    """Whatever was imported before: no module has its name."""
+    """Whatever was imported before, because no module has its name."""
     assert study.run_here is study.in_process.run_here is run_here
 
 
 @pytest.mark.parametrize("pack_size", ["auto", 5])
 def test_a_grid_gives_the_rows_of_its_packs(pack_size: int | str) -> None:
-    """In the order of its replicates, however it is cut; of a mapping as of a specification."""
+    """In the order of its replicates, however it is cut, and from a mapping as from a specification."""
     spec = study_from(GRID)
     packs = [run_pack(Pack(own, spec.protocol, spec.dtype, "compiled")) for own in spec.replicates()]
     rows = run_here(GRID | {"pack_size": pack_size})
@@ -51,7 +51,7 @@ def test_a_grid_gives_the_rows_of_its_packs(pack_size: int | str) -> None:
 
 
 def test_a_search_is_led_to_its_end() -> None:
-    """The rows are all that its learner asked for, each once: led through them again it asks for nothing."""
+    """The rows are all that its learner asked for, each once: replayed over them, it asks for nothing."""
     spec = searching({"kind": "l1", "budget": 48})
     learner = learner_of(spec)
     rows = run_here(spec, learner)

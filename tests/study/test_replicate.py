@@ -36,7 +36,7 @@ def test_columns_that_came_after_a_shard_are_not_compared(study: Path, monkeypat
 
 
 def test_columns_that_a_shard_has_are_compared(study: Path) -> None:
-    """A stored number that training does not give is named, and so is a missing one in a column that the shard has."""
+    """A stored number that training does not reproduce is named, and so is a missing value in a column that the shard has."""
     shard = next((study / "rows").iterdir())
     rows = pq.read_table(shard)
     for name, value in (("l0", pc.add(rows["l0"], 1.0)), ("f1_latents_features", pc.multiply(rows["l0"], float("nan")))):

@@ -284,7 +284,7 @@ def test_a_diverging_autoencoder_is_a_row_and_leaves_its_mates_alone(monkeypatch
 
 
 def test_crashed_rows_say_so_and_nothing_else() -> None:
-    """A row for each replicate with its identity, `crashed`, and no measurement."""
+    """One row per replicate with its identity, `crashed`, and no measurement."""
     pack = pack_of(mixed(count=3))
     rows = crashed_rows(pack, study="s", trial_id="t")
     assert rows.schema == row_schema()
@@ -487,7 +487,7 @@ def test_a_plan_covers_each_replicate_once(pack_size: int | str, workers: int) -
 
 
 def test_nothing_wanted_needs_no_pack() -> None:
-    """A study whose rows are all there is planned to no packs."""
+    """A study whose rows are all stored is planned as no packs."""
     assert plan_packs([], "auto", 4) == []
     assert plan_packs([], 10, 4) == []
 

@@ -1,4 +1,4 @@
-"""What a launch is given, and what overrides it."""
+"""What a launch is given, and which options override it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_options_are_checked(options: dict[str, Any], said: str) -> None:
 
 
 def test_a_search_goes_on_from_the_study_s_own_of_its_kind() -> None:
-    """And one of another kind, or beside a plain launch of the space, starts from its defaults."""
+    """A search of another kind, or one beside a plain launch of the space, starts from its defaults."""
     same = study_spec(study_from(SEARCHING), search={"kind": "l1", "budget": 60})
     assert same == study_from(SEARCHING | {"search": {"kind": "l1", "budget": 60, "level": 0.2}})
     other = study_spec(SEARCHING, search={"kind": "map", "budget": 60})
@@ -66,7 +66,7 @@ def test_a_search_goes_on_from_the_study_s_own_of_its_kind() -> None:
 
 
 def test_a_file_of_ranges_is_searched(tmp_path: Path) -> None:
-    """Alone it is no grid, and the error names the file; what the options make of it is checked, not the file by itself."""
+    """Alone it is no grid, and the error names the file. The file is checked together with the options, not by itself."""
     file = tmp_path / "study.yaml"
     space = GIVEN["space"] | {"l1": {"from": 0.001, "to": 1.0}}
     file.write_text(json.dumps(GIVEN | {"space": space}))

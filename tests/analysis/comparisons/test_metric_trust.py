@@ -1,4 +1,4 @@
-"""The judgement of metrics, on studies whose metrics are known to separate, to be blind, to restate or to be missing."""
+"""What is reported about metrics, on studies whose metrics are known to be informative, blind, restatements or missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEEDS = 40
 
 
 def made(kind: str = "unrecovered", rate: float = 0.5, seeds: int = SEEDS) -> pd.DataFrame:
-    """Two cells. CKA restates the explained variance and is blind, F1 separates, RSA depends on the cell only, MMCS is constant."""
+    """Two cells. CKA restates the explained variance and is blind, F1 informs, RSA depends on the cell only, MMCS is constant."""
     random = np.random.default_rng(0)
     failing = {s: [kind if i < rate * seeds else "none" for i in range(seeds)] for s in (0.5, 0.9)}
     frame = frame_of({("5-3-5", s, 0.01): kinds for s, kinds in failing.items()})
@@ -39,13 +39,13 @@ def made(kind: str = "unrecovered", rate: float = 0.5, seeds: int = SEEDS) -> pd
 
 
 def test_every_metric_is_a_column_of_the_schema() -> None:
-    """Every compared metric is a column, except the corrected MCC, which is computed from two."""
+    """All except the corrected MCC, which is computed from two columns."""
     assert set(SIMILARITIES) - {"mcc_corrected"} <= set(row_schema().names)
     assert set(names_of(Group.SIMILARITY)) - set(SIMILARITIES) == {"mcc_chance"}
 
 
 def test_a_registered_similarity_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A registered metric comes last, judged like the others; metrics on which a verdict depends are marked."""
+    """It comes last, and is judged like the others; metrics on which a verdict is based are marked."""
     monkeypatch.setattr(schema, "COLUMNS", [*schema.COLUMNS])
     register_column(Column("angle", REAL, Group.SIMILARITY, 3, "of h and ĥ"))
     frame = made()
@@ -60,7 +60,7 @@ def test_a_registered_similarity_is_compared(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_auc_is_that_of_all_pairs() -> None:
-    """Pairs are formed within strata and ties count one half; for one stratum, AUC is Mann and Whitney's U over the pairs."""
+    """Pairs are within strata and ties count one half; for one stratum, Mann and Whitney's U over the number of pairs."""
     random = np.random.default_rng(1)
     values, stratum = random.integers(0, 6, size=120).astype(float), random.integers(0, 3, size=120)
     healthy = random.uniform(size=120) < 0.4
@@ -78,7 +78,7 @@ def test_auc_is_that_of_all_pairs() -> None:
 
 @pytest.mark.parametrize(("shift", "shared"), [(0.0, 0.0), (1.0, 0.0), (1.0, 0.9), (2.5, 0.0)])
 def test_interval_of_the_auc_holds_the_truth(shift: float, shared: float) -> None:
-    """For normal values, Φ(shift/√2) is covered in at least 91 % of 150 studies, also if the cells of a seed are correlated."""
+    """Normal values, Φ(shift/√2): covered in at least 91 % of 150 studies, also if the cells of a seed are correlated."""
     random, covered = np.random.default_rng(2), 0
     unit, cell = np.tile(np.arange(50), 3), np.repeat(np.arange(3), 50)
     truth = norm.cdf(shift / np.sqrt(2))
@@ -91,7 +91,7 @@ def test_interval_of_the_auc_holds_the_truth(shift: float, shared: float) -> Non
 
 
 def test_perfect_separation_is_not_certain() -> None:
-    """An AUC of 1 from twelve and thirty has the interval of 12 successes of 12; fewer than ten values give none."""
+    """An AUC of 1 from twelve and thirty values has the interval of 12 successes of 12; fewer than ten values give no interval."""
     values, healthy = np.arange(42.0), np.arange(42) >= 30
     of = separation(values, healthy, ~healthy, np.zeros(42, dtype=int))
     assert (of.auc, of.high) == (1, 1)
@@ -114,7 +114,7 @@ def test_spread_is_between_seeds_of_a_cell() -> None:
 
 
 def test_rank_correlation_is_within_cells() -> None:
-    """In one cell it is Spearman's; differences between cells add nothing; a monotone transform changes nothing."""
+    """In one cell it is Spearman's; cells that differ in both metrics add nothing; a monotone transform changes nothing."""
     random = np.random.default_rng(3)
     a, b, cell = random.normal(size=60), random.normal(size=60), np.repeat([0, 1, 2], 20)
     assert rank_correlation_within(a, a + b, np.zeros(60, dtype=int)) == pytest.approx(spearmanr(a, a + b).statistic)
@@ -128,7 +128,7 @@ def test_rank_correlation_is_within_cells() -> None:
 
 
 def test_what_is_known_is_said() -> None:
-    """F1 separates, CKA restates and is blind, RSA depends on the cell only, MMCS is constant, the MCC is part of the verdict."""
+    """F1 informs, CKA restates and is blind, RSA depends on the cell only, MMCS is constant, the MCC is part of the verdict."""
     of = metric_trust(made())
     table = of.table.set_index("metric")
     assert table.loc["f1_latents_features", "auc"] == 1
@@ -149,7 +149,7 @@ def test_what_is_known_is_said() -> None:
 
 
 def test_sentences_follow_the_data() -> None:
-    """If F1 is replaced by noise, the same study no longer recommends it."""
+    """If F1 is turned into noise, the same study names another metric as the guide, or none."""
     frame = made()
     noise = frame.assign(f1_latents_features=frame["f1_latents_features"].sample(frac=1, random_state=0).to_numpy())
     assert not any("f1_latents_features, separates" in sentence for sentence in metric_trust(noise).sentences)
@@ -159,7 +159,7 @@ def test_sentences_follow_the_data() -> None:
 
 
 def test_dead_replicates_have_no_similarity() -> None:
-    """CKA is undefined if all latents are dead, and the sentence says so; values that are 0 by convention are no evidence."""
+    """CKA is undefined where all latents are dead, which is reported with its share; a 0 by convention is no evidence."""
     of = metric_trust(made("sae_dead"))
     table = of.table.set_index("metric")
     assert table.loc["cka_hidden_recon", "defined_all_dead"] == 0

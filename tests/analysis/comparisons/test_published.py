@@ -1,4 +1,4 @@
-"""The published figures, met by the reference engine: each at the tolerance of its own cell.
+"""The published figures, reproduced by the reference engine, each to the tolerance of its own cell.
 
 Eight copies of these trainings whose initial weights differ by 1e-15 say how far a figure can be reproduced at all
 (`training_core.md` section 11): to rounding where training is stable, to 1e-3 and 5 % where it is chaotic.
@@ -81,7 +81,7 @@ def trained() -> Trained:
 
 
 def assert_met(trained: Trained, sparsity: float, column: str, name: str, rel: float) -> None:
-    """The row's column equals the published one within a relative tolerance; where none was published there is nothing to meet."""
+    """The row's column equals the published one within a relative tolerance; figures that were not published are skipped."""
     expected = float(EXPERIMENT.loc[sparsity, name])
     if not np.isnan(expected):
         assert trained.rows.loc[sparsity, column] == pytest.approx(expected, rel=rel), (sparsity, column)

@@ -1,4 +1,4 @@
-"""Comparisons of two studies whose differences are known: what is found, how it is paired, what is not claimed."""
+"""Two studies whose differences are known: what is found, how replicates are paired, what is not claimed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPARSITIES = (0.5, 0.75, 0.9)
 
 
 def made(rates: dict[float, float], seeds: range, stream: int, effect: float = 0.0) -> pd.DataFrame:
-    """A study of one architecture and l1 with given failure rates, and two metrics correlated with a hidden value per seed."""
+    """A study of one architecture and l1 with these failure rates, and two metrics that depend on a hidden value of each seed."""
     random = np.random.default_rng(stream)
     kinds = {
         ("5-3-5", s, 0.01): np.where(random.uniform(size=len(seeds)) < p, "sae_dead", "none").tolist() for s, p in rates.items()
@@ -86,7 +86,7 @@ def test_sides_can_be_exchanged() -> None:
 
 
 def test_one_cell_that_differs_is_found() -> None:
-    """Of several cells, the one that differs is named with its rates; the studies as a whole differ in their pattern."""
+    """It is named with its rates, and cells that do not differ are not; the studies as a whole differ in their pattern."""
     one = made(even(0.3), range(200), 3)
     other = made({**even(0.3), 0.9: 0.7}, range(1000, 1200), 4)
     of = compare(one, other)
@@ -109,7 +109,7 @@ def test_opposite_differences_do_not_cancel() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("paired", [True, False])
 def test_equal_studies_rarely_differ(monkeypatch: pytest.MonkeyPatch, paired: bool) -> None:
-    """At 5 % the overall test rejects at most 5 % of 60 pairs plus two standard errors, though the cells of a seed correlate."""
+    """At 5 % the overall test rejects at most 5 % of 60 pairs, plus two standard errors, although a seed's cells are correlated."""
     monkeypatch.setattr(comparison, "DRAWS", 199)
     random = np.random.default_rng(0)
     cells = [("5-3-5", s, 0.01) for s in SPARSITIES]
@@ -128,7 +128,7 @@ def test_equal_studies_rarely_differ(monkeypatch: pytest.MonkeyPatch, paired: bo
 
 
 def test_pairing_finds_what_the_seed_hides() -> None:
-    """Signed ranks detect an effect of a hundredth of the spread over seeds, ranks of unpaired seeds do not; both equal scipy's."""
+    """Signed ranks find an effect of a hundredth of the spread over seeds, unpaired ranks do not; both equal scipy's tests."""
     one, other = made(even(0), range(50), 7), made(even(0), range(50), 8, effect=0.02)
     paired = compare(one, other).metrics.set_index("metric").loc["ae_loss"]
     assert (paired["p_holm"] < 0.001).all()
@@ -141,7 +141,7 @@ def test_pairing_finds_what_the_seed_hides() -> None:
 
 
 def test_undefined_metrics_are_left_out_and_counted() -> None:
-    """A pair with NaN on one side does not count; a metric defined nowhere gives NaN and a sentence; nullable integers are read."""
+    """A pair with NaN does not count. A metric that is defined nowhere gives NaN and a sentence. Whole numbers may be missing."""
     one = made(even(0.5), range(30), 9)
     other = one.assign(l0=pd.Series([pd.NA] * 90, dtype="Int64"), ae_loss=one["ae_loss"].where(one["seed"] < 20))
     of = compare(one, other)
@@ -154,7 +154,7 @@ def test_undefined_metrics_are_left_out_and_counted() -> None:
 
 
 def test_cells_of_one_side_are_left_out() -> None:
-    """Cells of only one study are left out and counted; levels that differ in the last bit are the same cell."""
+    """They are counted too; levels that differ in the last bit are the same cell."""
     one, other = made(even(0.5), range(9), 0), made({0.9: 0.5, 0.95: 0.5}, range(9), 1)
     of = compare(one, other.assign(l1=np.nextafter(0.01, 1)))
     assert of.unshared_cells == (2, 1)
@@ -164,7 +164,7 @@ def test_cells_of_one_side_are_left_out() -> None:
 
 @pytest.mark.parametrize("case", ["empty", "one row", "all failed", "none failed", "no common cell"])
 def test_poor_studies_have_a_defined_answer(case: str) -> None:
-    """Odd frames give tables and sentences that claim nothing."""
+    """There are tables and sentences, which claim nothing."""
     one = made(even({"all failed": 1.0}.get(case, 0.0)), range(1 if case == "one row" else 5), 0)
     other = one.head(0) if case == "empty" else one.assign(l1=0.5) if case == "no common cell" else one
     of = compare(one, other)
@@ -201,7 +201,7 @@ def test_collapse_is_compared_once_for_each_autoencoder() -> None:
 
 
 def test_engines_and_protocols_are_compared(tiny: Protocol) -> None:
-    """In real rows two engines agree to the bit; a protocol with another SAE learning rate does not."""
+    """On real rows two engines agree to the bit, and a protocol with another SAE learning rate does not."""
     space = {"architectures": ["5-3-5"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:6"}
 
     def rows(engine: str, **changes: float) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Diagnosis: what the interventions change and leave alone, when units died, which cause follows, what the command prints."""
+"""Diagnosis: what the interventions change and what they leave alone, when units died, and which cause follows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def row_of(replicate: Replicate, protocol: Protocol = ONLINE, engine: str = "com
 
 
 def test_the_interventions_are_those_of_the_definitions() -> None:
-    """The interventions have their names, their order and the four that draw; without an SAE only those remain that need none."""
+    """Their names and order, the four that draw, and those that remain without an SAE."""
     assert list(CHANGE) == [
         "data_order", "data_seed", "ae_seed", "sae_seed", "ae_init*10", "sae_init*10", "ae_warmup", "ae_epochs*4",
         "sae_epochs*4", "l1*0", "l1*0.1", "l1*0.3", "sae_unit_norm", "rescale",
@@ -71,7 +71,7 @@ def test_the_interventions_are_those_of_the_definitions() -> None:
     ],
 )
 def test_a_change_of_the_protocol_changes_nothing_else(name: str, fields: dict[str, Any]) -> None:
-    """The replicate stays the same, and so does every protocol field except those named."""
+    """The replicate stays the same, and so does every field of the protocol except those named."""
     assert causes.changed(CHANGE[name], ONE) == [ONE]
     assert CHANGE[name].of_protocol(DISSERTATION) == dataclasses.replace(DISSERTATION, **fields)
 
@@ -85,7 +85,7 @@ def test_steps_are_stretched_where_the_protocol_counts_steps() -> None:
 
 @pytest.mark.parametrize("name", ["data_seed", "ae_seed", "sae_seed"])
 def test_a_seed_is_replaced_and_all_else_stays(name: str) -> None:
-    """A hundred seeds 0, 1, 2 … of that stream without the replicate's own, which would give the replicate itself."""
+    """A hundred seeds 0, 1, 2 … of that stream, without the replicate's own, which would give the replicate itself."""
     drawn = causes.changed(CHANGE[name], ONE)
     own = getattr(ONE, name)
     assert [getattr(one, name) for one in drawn] == [seed for seed in range(101) if seed != own]
@@ -109,7 +109,7 @@ def test_a_smaller_l1_leaves_the_autoencoder_alone(name: str, factor: float) -> 
 
 @pytest.mark.parametrize("protocol", [ONLINE, BATCHED], ids=["dissertation", "sound"])
 def test_the_start_is_ten_times_the_same(protocol: Protocol) -> None:
-    """The same weights times ten, except a decoder that is held at unit norm; the other model's start stays the same."""
+    """The same weights times ten, except for a decoder that is held at unit norm; the other model's start stays the same."""
     architecture = ONE.cell.architecture
     start, tenfold = (
         data.ae_initial_weights(architecture, 2, one) for one in (protocol, CHANGE["ae_init*10"].of_protocol(protocol))
@@ -135,7 +135,7 @@ def test_unit_norm_keeps_the_directions_of_the_decoder() -> None:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("protocol", [ONLINE, BATCHED], ids=["dissertation", "sound"])
 def test_samples_in_their_own_order_give_the_row_itself(protocol: Protocol, dtype: str) -> None:
-    """The identity permutation changes no bit, also if lanes share seeds; another one changes the row but not its id."""
+    """The identity permutation changes no bit, also if lanes have the same seeds. Another one does, but no id records it."""
     pack = pack_of(ONE, ONE, ONE, protocol=protocol, dtype=dtype)
     orders = np.stack([np.arange(protocol.samples), data.sample_order(0, protocol.samples), np.arange(protocol.samples)])
     first, other, third = run_pack(pack, orders=orders).to_pylist()
@@ -163,7 +163,7 @@ def test_each_lane_sees_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rescaled_activations_have_the_stated_norm_and_the_features_stay() -> None:
-    """Mean ‖h‖ = √H over the training samples; the AE's columns and F are unchanged; the SAE's metrics are those of the new h."""
+    """mean ‖h‖ = √H over the training samples; the AE's columns and F are unchanged; the SAE's metrics are those of the new h."""
     changed = dataclasses.replace(CHANGE["rescale"].of_protocol(BATCHED), sae_steps=200)
     history = training_history(pack_of(ONE, protocol=changed))
     own = history.autoencoders.W[..., -1]
@@ -184,7 +184,7 @@ def test_rescaled_activations_have_the_stated_norm_and_the_features_stay() -> No
 
 
 def test_everything_is_trained_once() -> None:
-    """A thousand other seeds of the cell, a hundred draws of each change that draws, one training of the others; all in packs."""
+    """A thousand other seeds of the cell, a hundred draws for each change that draws, one training for the others; all in packs."""
     work = causes.trainings(ONE, ONLINE)
     purposes = [purpose for training in work for purpose in training.purposes]
     assert {name: purposes.count(name) for name in set(purposes)} == {
@@ -246,7 +246,7 @@ def test_deaths_are_those_of_a_look_at_every_state(base: Protocol, changes: dict
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("protocol", [ONLINE, BATCHED], ids=["dissertation", "sound"])
 def test_watched_training_has_the_bits_of_its_row(protocol: Protocol, dtype: str) -> None:
-    """The last state is what `run_pack` trains; there is one state more than steps, the first of them the start."""
+    """The last state is what `run_pack` trains. There is one state more than there are steps; the first one is the start."""
     pack = pack_of(ONE, protocol=protocol, dtype=dtype)
     history, trained = training_history(pack), train_autoencoders(pack)
     np.testing.assert_array_equal(history.autoencoders.W[..., -1], trained.W[..., 0])
@@ -277,7 +277,7 @@ def shortened(protocol: Protocol, ae_steps: int | None = None, sae_steps: int | 
 
 
 def test_stopping_at_a_death_shows_it() -> None:
-    """Retrained by the reference up to the last death, all dead units are dead; one step earlier the last one is alive."""
+    """Trained again by the reference up to the last death, all dead units are dead; with one step fewer, the last one is alive."""
     dead = Replicate(Cell(Architecture(5, 3), 0.9, 0.01), 3)
     found = causes.trajectory_of(pack_of(dead, protocol=DISSERTATION))
     latents = [at for at in found.sae_latents_died_at if at is not None]
@@ -295,7 +295,7 @@ def outcomes(failures: int, trainings: int, failure: str = "sae_dead") -> list[s
 
 
 def test_a_rate_counts_the_same_failure_and_tells_the_others() -> None:
-    """A rate has Jeffreys' interval for its own kind, and counts of the other kinds; `any` counts all."""
+    """Jeffreys' interval is for the one kind; other kinds are reported by number; `any` counts all."""
     kinds = ["sae_dead"] * 3 + ["sae_dense"] * 5 + ["unfaithful"] + ["none"] * 11
     rate = Rate.of(kinds, "sae_dead")
     assert (rate.replicates, rate.failures, rate.rate, rate.other) == (20, 3, 0.15, {"sae_dense": 5, "unfaithful": 1})
@@ -324,7 +324,7 @@ def test_a_change_cures_below_a_half(failures: int, trainings: int, draws: bool,
 
 
 def test_nothing_is_cured_where_nothing_failed() -> None:
-    """For a replicate that does not fail, `any` is counted, and a low rate is not a cure."""
+    """For a replicate that does not fail, every failure counts, and a low rate is no cure."""
     assert not Intervention("data_order", "", True, Rate.of(outcomes(0, 100), "any")).cures
 
 
@@ -367,7 +367,7 @@ def test_every_failure_of_the_sae_has_the_same_causes(failure: str) -> None:
 
 
 def test_early_is_within_a_twentieth_of_the_steps() -> None:
-    """An early death needs every output, and none later."""
+    """Every output must die, and none of them later."""
 
     def early(*died_at: int | None) -> bool:
         return causes.Trajectory(1000, 0, died_at, ()).early_death
@@ -397,7 +397,7 @@ def collapse() -> causes.Diagnosis:
 
 @pytest.mark.slow
 def test_the_published_collapse_is_an_early_death(collapse: causes.Diagnosis) -> None:
-    """Another order, other data or a larger start cure it; nothing of the SAE does; it is rare in its cell."""
+    """Another order, other data or a larger start cure it; no change to the SAE does; it is rare in its cell."""
     assert (collapse.failure, collapse.cause) == (FailureKind.AE_COLLAPSED, Cause.AE_EARLY_DEATH)
     rates = {one.change: one for one in collapse.interventions}
     cures = {name for name, one in rates.items() if one.cures}
@@ -426,7 +426,7 @@ def test_the_published_collapse_came_within_twenty_updates(collapse: causes.Diag
 
 @pytest.mark.slow
 def test_the_verdict_is_written_from_the_figures(collapse: causes.Diagnosis) -> None:
-    """With other figures the paragraph reads differently: none of its figures is fixed."""
+    """With other figures it reads differently: no figure of the paragraph is fixed."""
     rates = {one.change: one.rate for one in collapse.interventions}
     for told in (
         f"{rates['data_order'].failures} of 100",
@@ -447,7 +447,7 @@ def test_the_verdict_is_written_from_the_figures(collapse: causes.Diagnosis) -> 
     [(6, 0.85, Cause.L1_AGAINST_INITIALISATION), (290, 0.85, Cause.SAE_INITIALISATION)],
 )
 def test_dead_saes_are_told_apart(seed: int, sparsity: float, cause: Cause) -> None:
-    """On a healthy AE all latents die; some live with a smaller l1, others only from another start."""
+    """With a healthy AE all latents die; some SAEs are cured by a smaller l1, others only by another start."""
     found = diagnose("5-3-5", sparsity, 0.01, seed)
     assert (found.failure, found.cause) == (DEAD, cause)
     assert all(at is not None for at in found.trajectory.sae_latents_died_at)
@@ -465,7 +465,7 @@ QUICK = dataclasses.replace(DISSERTATION, samples=400, ae_epochs=5, sae_epochs=2
 
 
 def test_a_healthy_replicate_has_no_cause() -> None:
-    """The diagnosis says that the replicate does not fail, counts any failure, and calls nothing a cure."""
+    """The diagnosis says so; every failure is counted, and nothing is called a cure."""
     found = diagnose("3-2-3", 0.8, 0.01, first_without_failure(QUICK), QUICK)
     assert (found.failure, found.cause) == (FailureKind.NONE, Cause.NONE)
     assert "does not fail" in found.verdict
@@ -484,7 +484,7 @@ def test_base_rate_is_that_of_the_cell() -> None:
 
 
 def test_the_figures_numbers_are_the_diagnosis() -> None:
-    """The base rate comes first, each step of the curve is a death, and the figure is drawn without warnings as PNG and SVG."""
+    """Base rate first; one step of the curve per death; drawn without a warning as PNG and SVG."""
     trajectory = causes.Trajectory(100, 1000, (4, None, 1, 1), (0, 7))
     rate = Rate.of(outcomes(2, 10), "sae_dead")
     done = Intervention("l1*0", "no L1 penalty", False, Rate.of(["none"], "sae_dead"))

@@ -1,4 +1,4 @@
-"""The numbers in the figures, their colours, and that every figure can be drawn of every odd frame."""
+"""The numbers of the figures, their colours, and that every drawing copes with every unusual frame."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_collapses_are_counted_for_each_autoencoder(frame: pd.DataFrame) -> None
 
 @pytest.mark.parametrize("column", [parameter.column for parameter in ORDER_PARAMETERS])
 def test_order_parameter_of_perfect_pairs_is_its_closed_form(frame: pd.DataFrame, column: str) -> None:
-    """Autoencoders from the theory lie on the theory's line, at every sparsity."""
+    """The theory's candidates lie on the theory's line, at every sparsity."""
     curve = order_plots.order_parameter_curve(frame, "10-5-10", column)
     np.testing.assert_allclose(curve.quantiles[2], np.interp(curve.sparsities, curve.theory_sparsities, curve.theory), rtol=1e-9)
     assert curve.caption.startswith("54 autoencoders, 6 per sparsity")
@@ -202,7 +202,7 @@ def test_order_parameter_of_perfect_pairs_is_its_closed_form(frame: pd.DataFrame
 
 @pytest.mark.parametrize("by", ["sparsity", "l1", "architecture"])
 def test_verdicts_are_composed_along_any_axis(frame: pd.DataFrame, by: str) -> None:
-    """The shares of each bar sum to one; architectures come in order of width; the title names the commonest failure."""
+    """Shares sum to one per bar; architectures come in order of width; the title names the commonest failure."""
     composition = plots.verdict_composition(frame, by)
     np.testing.assert_allclose(composition.shares.sum(axis=0), 1)
     assert composition.replicates.sum() == len(frame)

@@ -1,4 +1,4 @@
-"""The report's page, its findings and files, and the comparison of two studies."""
+"""The report's page, its findings and files, and the comparison of two studies on disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def spec_of(space: dict[str, Any], name: str = "made", protocol: object = TINY) 
 
 
 def store(storage: Path, spec: StudySpec, rows: pd.DataFrame | None = None, train: bool = True) -> None:
-    """A study on disk, written without Ray; `rows` in place of trained ones."""
+    """A study on disk, written without Ray; `rows` replace trained ones."""
     folder = Storage.at(storage).study(spec.name)
     folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
     packs = [Pack(own, spec.protocol, spec.dtype, "compiled") for own in spec.replicates()]
@@ -90,7 +90,7 @@ def told(study: StudyRows) -> dict[str, str]:
 
 
 def assert_whole(page: str, folder: Path) -> None:
-    """Nothing is fetched; every file that is named is there; every anchor has its place; every figure has both files."""
+    """Nothing is fetched; every named file exists; every link has its anchor; every figure has both files."""
     assert "http" not in page
     links = re.findall(r'(?:href|src)="([^"]*)"', page)
     local = {link for link in links if not link.startswith(("#", "data:"))}
@@ -104,18 +104,18 @@ def assert_whole(page: str, folder: Path) -> None:
 
 
 ODD = {
-    "empty": "No row is there yet, of 6 planned",
+    "empty": "No row is stored yet, of 6 planned",
     "one row": "1 replicate in 1 cell: 1 fail",
     "all crashed": "crashed 6 (100.0%)",
-    "none failed": "No replicate failed: the rate of failure is below",
+    "none failed": "No replicate failed: the failure rate is below",
     "no numbers": "6 replicates in 2 cells",
-    "half": "3 of 6 planned replicates are there: the study is not finished",
+    "half": "3 of 6 planned replicates are stored: the study is not finished",
 }
 
 
 @pytest.mark.parametrize("case", ODD)
 def test_odd_study_gives_a_page_that_says_so(tmp_path: Path, case: str) -> None:
-    """No row, one row, only crashes, no failure, metrics that are all missing, half of the rows."""
+    """A page is written for no row, one row, only crashes, no failure, no metrics, and half of the rows."""
     spec = spec_of(LINE)
     rows = trained(spec)
     if case == "one row":
@@ -138,7 +138,7 @@ def test_odd_study_gives_a_page_that_says_so(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.slow
 def test_page_is_whole(plane: tuple[Path, StudyRows, str]) -> None:
-    """Offline, with every section of a plane, and every finding on it."""
+    """The page works offline, and has every section of a plane and every finding."""
     storage, study, page = plane
     assert_whole(page, storage / "out")
     for anchor in ("verdicts", "collapse", "phase", "regions", "order", "metrics", "trust", "grams", "cells", "made"):
@@ -150,7 +150,7 @@ def test_page_is_whole(plane: tuple[Path, StudyRows, str]) -> None:
 
 @pytest.mark.slow
 def test_rows_lie_beside_the_page(plane: tuple[Path, StudyRows, str]) -> None:
-    """The same frame as CSV and as Parquet, to the last digit."""
+    """CSV and Parquet files hold the frame to the last digit."""
     storage, study, _ = plane
     text, parquet = pd.read_csv(storage / "out" / "rows.csv"), pd.read_parquet(storage / "out" / "rows.parquet")
     assert list(text.columns) == list(parquet.columns) == list(study.rows.columns)
@@ -162,7 +162,7 @@ def test_rows_lie_beside_the_page(plane: tuple[Path, StudyRows, str]) -> None:
 
 @pytest.mark.slow
 def test_verdict_shares_are_those_of_the_rows(plane: tuple[Path, StudyRows, str]) -> None:
-    """Counted one by one."""
+    """The figures in the sentences equal counts of the rows."""
     _, study, _ = plane
     counts = Counter(study.rows["failure"])
     sentence = told(study)["Verdicts"]
@@ -188,7 +188,7 @@ def test_collapse_is_counted_once_an_autoencoder(plane: tuple[Path, StudyRows, s
 
 @pytest.mark.slow
 def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) -> None:
-    """Its replicates lie within the sparsities and l1 that it names, and more than half of what lies there fails in its way."""
+    """Its replicates lie within the sparsities and l1 that it names, and more than half of the rows there have its failure."""
     _, study, _ = plane
     sentence = told(study)["Surest failure regions"]
     form = r"^(\w+): (\S+) and (\S+), S ([\d.]+) to ([\d.]+), l1 ([\d.]+) to ([\d.]+) \([\d.]+% of the cells, (\d+) replicates\)"
@@ -207,7 +207,7 @@ def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) ->
 
 @pytest.mark.slow
 def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, StudyRows, str]) -> None:
-    """Below the first level with fewer than half dead no crossing, above the last with more than half none either."""
+    """Every critical l1 lies, within a factor of 1.5, between the levels at which half of the seeds die."""
     _, study, _ = plane
     crossed = [p for p in study.deaths if p.axis == L1 and p.crossing.answer is Answer.CROSSED]
     assert crossed
@@ -222,7 +222,7 @@ def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, Stud
 
 @pytest.mark.slow
 def test_trust_table_counts_pairs(plane: tuple[Path, StudyRows, str]) -> None:
-    """The AUC of a metric, by a loop over all pairs of a healthy and a failing replicate of the same cell."""
+    """The AUC of a metric equals a loop over all pairs of a healthy and a failing replicate of the same cell."""
     _, study, page = plane
     wins = pairs = 0.0
     for _, cell in study.rows.groupby(["architecture", "sparsity", "l1"]):
@@ -238,7 +238,7 @@ def test_trust_table_counts_pairs(plane: tuple[Path, StudyRows, str]) -> None:
 
 @pytest.mark.slow
 def test_published_claim_is_judged_without_its_own_seed(tmp_path: Path) -> None:
-    """Seed 123 is told as what it is, and is no evidence for a maximum that was seen because of it."""
+    """Seed 123 is reported, but is no evidence for a maximum that was noticed because of it."""
     space = {"architectures": ["10-5-10"], "sparsities": [0.85, 0.9, 0.95], "l1": [0.01], "seeds": [123, *range(12)]}
     spec = spec_of(space, protocol="dissertation")
     store(tmp_path, spec)
@@ -261,7 +261,7 @@ def test_published_claim_is_judged_without_its_own_seed(tmp_path: Path) -> None:
 
 
 def test_long_table_is_cut_on_the_page_alone(tmp_path: Path) -> None:
-    """400 cells: the file has them all."""
+    """Of 400 cells, the file has all."""
     space = {"architectures": ["5-3-5"], "sparsities": [s / 50 for s in range(20)], "l1": [10 ** (-k / 5) for k in range(20)]}
     spec = spec_of({**space, "seeds": [1]})
     store(tmp_path, spec, crashed_rows(Pack(spec.replicates()[0], spec.protocol, spec.dtype, "compiled")).to_pandas())
@@ -273,7 +273,7 @@ def test_long_table_is_cut_on_the_page_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_report_goes_to_the_studys_folder(run: Run, plane: tuple[Path, StudyRows, str]) -> None:
-    """Unless --out says otherwise; told as a path, or as JSON."""
+    """Unless --out says otherwise; the command prints a path, or JSON."""
     storage, _, _ = plane
     code, out, _ = run("report", "made", "--storage", storage, "--json")
     page = Path(json.loads(out)["page"])
@@ -282,7 +282,7 @@ def test_report_goes_to_the_studys_folder(run: Run, plane: tuple[Path, StudyRows
 
 
 def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
-    """Two protocols over the same seeds: discordant pairs and p values by hand; a study beside itself is identical."""
+    """Two protocols over the same seeds: discordant pairs and p values by hand; a study is identical to itself."""
     space = {"architectures": ["5-3-5"], "sparsities": [0.5, 0.9], "l1": [0.01], "seeds": "0:12"}
     rows = trained(spec_of(space))
     store(tmp_path, spec_of(space, "one"), rows.assign(failure="none"))
@@ -310,7 +310,7 @@ def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
 def test_comparison_refuses_what_is_not_there(
     run: Run, plane: tuple[Path, StudyRows, str], arguments: list[str], complaint: str
 ) -> None:
-    """One line, exit 2."""
+    """Misuse is one line and exit code 2."""
     code, out, err = run("compare", *arguments, "--storage", plane[0])
     assert (code, out) == (2, "")
     assert complaint in err
@@ -318,7 +318,7 @@ def test_comparison_refuses_what_is_not_there(
 
 
 def test_a_registered_verdict_is_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted, drawn and compared as those that are built in."""
+    """It is counted, drawn and compared like the built-in ones."""
     monkeypatch.setattr(table_of_verdicts, "VERDICTS", [*table_of_verdicts.VERDICTS])
     monkeypatch.setattr(conditions, "CONDITIONS", {**conditions.CONDITIONS})
     blue = {"colour": "#0000ff", "pattern": "oo", "marker": "h"}

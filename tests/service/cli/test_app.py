@@ -41,7 +41,7 @@ from tests.service.cli.conftest import Run
     ],
 )
 def test_misuse_is_one_line_and_exit_2(run: Run, tmp_path: Path, arguments: list[str], complaint: str | None) -> None:
-    """What was wrong, what was expected; no traceback; the storage is left as it was."""
+    """The line says what was wrong and what was expected. There is no traceback, and the storage is unchanged."""
     storage = ["--storage", str(tmp_path / "studies")] if len(arguments) > 1 else []
     if complaint is None:
         arguments, complaint = [*arguments[:-1], "nine"], "seeds='nine' is not a range"

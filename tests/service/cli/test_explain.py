@@ -16,7 +16,7 @@ CHANGE = {change.name: change for change in CHANGES}
 
 
 def test_json_has_what_was_promised(run: Run, tmp_path: Path) -> None:
-    """One document; a rate with its interval for each change; one entry an output or latent; both figures."""
+    """One document; a rate with its interval per change; one entry per output or latent; both figures."""
     code, out, err = run("diagnose", "3-2-3/4", "--sparsity", 0.9, "--l1", 0.01, "--seed", 4, "--json", "--out", tmp_path / "new")
     found = json.loads(out)
     assert (code, err) == (0, "")

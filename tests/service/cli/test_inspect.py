@@ -76,7 +76,7 @@ def test_replicate_is_trained_again(run: Run, stored: Path) -> None:
 
 
 def test_regions_have_their_fields(run: Run, stored: Path) -> None:
-    """Names that others rely on."""
+    """The names of the fields, on which others rely."""
     code, out, _ = run("regions", "made", "--storage", stored, "--json")
     regions = json.loads(out)["regions"]
     assert code == 0

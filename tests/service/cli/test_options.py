@@ -45,5 +45,5 @@ def test_options_of_a_search_are_its_fields() -> None:
 
 @pytest.mark.parametrize(("typed", "meant"), [("8", 8), ("auto", "auto"), ("-3", "-3"), ("²", "²"), (None, None)])
 def test_pack_size_is_a_number_where_it_is_one(typed: str | None, meant: int | str | None) -> None:
-    """Anything else is for the study to judge."""
+    """Anything else is left to the study's own check."""
     assert Resources(pack_size=typed).replicates_per_pack == meant

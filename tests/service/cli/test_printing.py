@@ -33,7 +33,7 @@ def test_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_long_table_says_how_much_it_leaves_out() -> None:
-    """And an empty one is not drawn."""
+    """An empty table is not drawn."""
     cells = pd.DataFrame({"region": ["r"] * (MOST_CELLS_SHOWN + 2)})
     _, more = table_of(cells)
     assert str(more).startswith("… and 2 more")

@@ -48,7 +48,7 @@ def test_bad_study_is_one_line_and_exit_2(run: Run, tmp_path: Path, space: str, 
 
 
 def test_storage_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> None:
-    """A file is where the folder should be; the kind of address is unknown."""
+    """Because a file is where the folder should be, or the kind of address is unknown."""
     (tmp_path / "file").write_text("")
     code, _, err = run("launch", "smoke", "--storage", tmp_path / "file")
     assert code == 2
@@ -71,7 +71,7 @@ def test_port_that_is_no_ray_is_refused(run: Run, tmp_path: Path) -> None:
 
 
 def test_folder_that_is_no_study_is_left_alone(run: Run, tmp_path: Path) -> None:
-    """Somebody's documents are not written into."""
+    """A folder of somebody's documents is not written to."""
     (tmp_path / "smoke").mkdir()
     (tmp_path / "smoke" / "thesis.tex").write_text("my thesis")
     code, _, err = run("launch", "smoke", "--storage", tmp_path)
@@ -81,7 +81,7 @@ def test_folder_that_is_no_study_is_left_alone(run: Run, tmp_path: Path) -> None
 
 
 def test_dry_run_plans_and_does_nothing(run: Run, tmp_path: Path) -> None:
-    """Replicates, packs, cost; the storage is not made."""
+    """It prints replicates, packs and cost, and does not create the storage."""
     code, out, _ = run("launch", "dissertation", "--dry-run", "--json", "--storage", tmp_path / "studies", "--workers", "2")
     plan = json.loads(out)
     assert code == 0
@@ -93,7 +93,7 @@ def test_dry_run_plans_and_does_nothing(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_launch_prints_one_json_document(local_ray: Path, run: Run, tmp_path: Path) -> None:
-    """And nothing else on standard output, whatever Ray and Tune print."""
+    """There is nothing else on standard output, whatever Ray and Tune print."""
     file = study_file(tmp_path, f"name: j\nprotocol: {json.dumps(TINY)}\nspace: {SPACE % ('0.9', '0.01', '[1, 2]')}\n")
     code, out, _ = run("launch", file, "--storage", tmp_path / "studies", "--json")
     answer = json.loads(out)

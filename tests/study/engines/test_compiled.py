@@ -1,4 +1,4 @@
-"""The compiled engine trains the reference's bits, wherever, whenever and beside whatever it runs; its cache is safe."""
+"""The compiled engine gives the reference's bits, whatever runs beside it and on any processor; its cache is safe."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_whole_trainings_give_the_references_rows(architecture: str, dtype: str)
 
 @DTYPES
 def test_a_mixed_pack_gives_the_references_rows(dtype: str) -> None:
-    """Lanes of other sparsity, l1 and seeds, some sharing an autoencoder, one diverging, none a whole group: the same bits."""
+    """Lanes of different sparsity, l1 and seeds, some sharing an autoencoder, one diverging, no whole group: the same bits."""
     protocol = dataclasses.replace(DISSERTATION, samples=500, ae_epochs=2, sae_epochs=2)
     everything = grid(["10-5-10"], [0.0, 0.5, 0.9, 0.98], [0.0, 0.01, 0.3, 1.7e308], range(4))[0]
     mixed = everything.take(np.random.default_rng(3).permutation(len(everything))[:37])
@@ -86,7 +86,7 @@ def test_every_variant_and_batch_size_gives_the_references_bits(base: Protocol, 
 @DTYPES
 @pytest.mark.parametrize("variant", ["relu", "jumprelu"])
 def test_lanes_that_read_the_same_samples_give_the_references_bits(variant: str, dtype: str) -> None:
-    """Many l1 on one autoencoder and one order of minibatches take the short road: each sample read once for all lanes."""
+    """Many l1 on one autoencoder and one order of minibatches take a short cut: each sample is read once for all lanes."""
     protocol = dataclasses.replace(SOUND, samples=64, sae_batch_size=8, sae_variant=variant)
     task = SaeTask.of(lasting(protocol, 100), [5], dtype=dtype).take([0] * 21)
     task = dataclasses.replace(task, l1=np.geomspace(1e-3, 1, 21))
@@ -94,7 +94,7 @@ def test_lanes_that_read_the_same_samples_give_the_references_bits(variant: str,
 
 
 def test_steps_are_cut_into_calls_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training in calls of a few steps, so that Ctrl-C is heard, ends in the bits of one call."""
+    """Training in calls of a few steps, so that Ctrl-C works, gives the same bits as one call."""
     for protocol in (
         lasting(dataclasses.replace(DISSERTATION, samples=30), 100),
         lasting(dataclasses.replace(SOUND, samples=30), 20),
@@ -115,7 +115,7 @@ def small() -> Pack:
 
 
 def test_threads_do_not_meet() -> None:
-    """Four threads train four packs at once and give the rows of one after the other."""
+    """Four threads that train four packs at once give the same rows as one thread that trains them in turn."""
     packs = [small().take(slice(first, first + 10)) for first in (0, 10, 20, 30)]
     with ThreadPoolExecutor(4) as pool:
         at_once = list(pool.map(lambda pack: science(run_pack.run_pack(pack)), packs))
@@ -157,7 +157,7 @@ def test_older_processors_give_the_same_rows(cpu: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_that_compile_at_once_leave_a_sound_cache(tmp_path: Path) -> None:
-    """Two that compile into one empty cache, each another precision, give the right rows, and so does a third that reads it."""
+    """Two processes that compile into one empty cache, each for another dtype, give the right rows; so does one that reads it."""
     double = PRINT_SCIENCE.replace("small()", "dataclasses.replace(small(), dtype='float64')").replace(
         "import json", "import json, dataclasses"
     )
@@ -169,7 +169,7 @@ def test_two_processes_that_compile_at_once_leave_a_sound_cache(tmp_path: Path) 
 
 
 def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where neither the given folder nor the user's can be made, the machine's temporary folder takes the cache."""
+    """If neither the given folder nor the user's can be created, the cache goes to the machine's temporary folder."""
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
@@ -182,14 +182,14 @@ def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path: Path, monkeypat
 
 
 def processor_seconds(pid: int) -> float:
-    """What a running process has used up, as Linux counts it."""
+    """The processor seconds that a running process has used, as Linux counts them."""
     ticks = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.slow
 def test_ctrl_c_is_heard_within_a_second() -> None:
-    """A process in mid-training of a long pack ends within a second of SIGINT; seconds of its own, however busy the machine."""
+    """A process that trains a long pack ends within a second of SIGINT, measured in its own processor time."""
     code = """
 import dataclasses
 from search_spaces import PROTOCOLS, grid

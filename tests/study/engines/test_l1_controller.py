@@ -1,4 +1,4 @@
-"""l1 steered to a target L0: the law of one step, where whole trainings end, what is said of those that do not, the same bits."""
+"""l1 steered to a target L0: the law of one step, where whole trainings end, which outcome they get, and that bits are equal."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def told(made: L1Controller, active: list[float], t: int) -> np.ndarray:
 
 @pytest.mark.parametrize("active", [0.1, 0.45, 0.5, 0.52, 4.0])
 def test_a_step_is_proportional_integral_control_of_log_l1(active: float) -> None:
-    """log l1_settled moves by 2 artanh(g e), log l1 stands off it by 2 artanh(4 (1 − u)² e), e clipped at a ratio of 1.25."""
+    """log l1_settled moves by 2 artanh(g e); log l1 differs from it by 2 artanh(4 (1 − u)² e), e clipped at a ratio of 1.25."""
     made = controller([0.3])
     made.state[L0] = 0.5
     weight, rise, fall = made.steps[1500]
@@ -78,7 +78,7 @@ def test_a_step_is_proportional_integral_control_of_log_l1(active: float) -> Non
 
 
 def test_the_integral_does_not_wind_up() -> None:
-    """At either end of the range it rests; off it when the error turns; at first it may fall and not rise."""
+    """At either end of the range it is frozen until the error changes sign. At first it may fall but not rise."""
     made = controller([1e9, 1e-9])
     assert made.state[SETTLED].tolist() == [3.0, 2e-4]
     for t in range(1000, 1400):
@@ -96,7 +96,7 @@ def test_the_integral_does_not_wind_up() -> None:
 
 
 def test_a_dead_sae_starts_again_with_a_tenth_of_the_l1() -> None:
-    """Where the running L0 is under 1 % of the target the initial weights come back; a neighbour keeps its own."""
+    """If the running L0 is below 1 % of the target, the initial weights are restored; a neighbour keeps its own weights."""
     made = controller([1.0, 1.0])
     made.state[L0] = [0.0, 0.5]
     assert told(made, [0.0, 0.5], 1500).tolist() == [3.0, 7.0]
@@ -105,7 +105,7 @@ def test_a_dead_sae_starts_again_with_a_tenth_of_the_l1() -> None:
 
 
 def test_outcomes_say_what_became_of_the_target() -> None:
-    """Within 5 %; at an end of the range, where l1 would have to go on; elsewhere; dead; nothing of what is not finite."""
+    """Within 5 %; at an end of the range, beyond which l1 would have to go; otherwise; dead; none if L0 is not finite."""
     made = controller([0.3, 0.3, 9.0, 9.0, 0.0, 0.0, 0.3, 0.3])
     alive = np.array([5, 5, 5, 5, 5, 5, 0, np.nan])
     found = made.outcomes(np.array([0.52, 0.53, 0.6, 0.4, 0.4, 0.6, 0.001, np.nan]), alive, STEERED)
@@ -114,7 +114,7 @@ def test_outcomes_say_what_became_of_the_target() -> None:
 
 
 def test_an_l1_of_0_starts_at_the_closed_form() -> None:
-    """There the expected L0 is the target; 1 % of the death line where it is so nowhere; a given l1 is taken."""
+    """There the expected L0 is the target; 1 % of the death line if no l1 gives the target; an l1 above 0 is used as given."""
     norms = np.array([[1.0, 0.9, 0.8], [1.0, 0.9, 0.8], [0.5, 0.2, 0.1]])
     start = starting_l1(np.array([0.0, 0.7, 0.0]), norms, np.array([0.8, 0.8, 0.9]), 0.5)
     assert expected_l0(start[0], norms[0], 0.8) == pytest.approx(0.5)
@@ -126,7 +126,7 @@ def test_an_l1_of_0_starts_at_the_closed_form() -> None:
 
 @pytest.mark.parametrize("l1", [0.0, 0.01, 8.0])
 def test_the_target_is_reached_from_any_start(l1: float) -> None:
-    """From the closed form, from far below and from far above the l1 that it takes, which all end near each other."""
+    """From the closed form, from far below and from far above the right l1; all end close to each other."""
     rows = frame(STEERED, [l1])
     off = np.abs(rows["l0"] / 0.5 - 1)
     assert off.median() < 0.05
@@ -136,7 +136,7 @@ def test_the_target_is_reached_from_any_start(l1: float) -> None:
 
 
 def test_a_target_that_no_l1_has_is_said_to_be_out_of_reach() -> None:
-    """Nearly all latents on every sample; or few of an SAE whose free decoder grows away from the penalty."""
+    """Nearly all latents active on every sample; or few in an SAE whose free decoder escapes the penalty by growing."""
     many = frame(dataclasses.replace(STEERED, sae_target_l0=4.9), [0.1])
     few = frame(dataclasses.replace(STEERED, sae_target_l0=0.1, **SMALL_START), [0.1])
     for rows in (many, few):
@@ -148,7 +148,7 @@ def test_a_target_that_no_l1_has_is_said_to_be_out_of_reach() -> None:
 
 
 def test_saes_that_an_l1_kills_are_revived() -> None:
-    """Held, l1 = 1 kills small initial weights for good; steered from there none is dead at the end."""
+    """Held constant, l1 = 1 kills SAEs with small initial weights for good; steered from there, none is dead at the end."""
     protocol = dataclasses.replace(STEERED, **SMALL_START)
     held, steered = frame(dataclasses.replace(protocol, sae_target_l0=None), [1.0]), frame(protocol, [1.0])
     assert (held["l0"] == 0).all()
@@ -158,7 +158,7 @@ def test_saes_that_an_l1_kills_are_revived() -> None:
 
 
 def test_the_loss_has_the_l1_that_was_settled_on() -> None:
-    """sae_loss = mean ‖h − ĥ‖² + l1_final · mean Σ f, from the last of all states, which a controller leaves to be looked at."""
+    """sae_loss = mean ‖h − ĥ‖² + l1_final · mean Σ f, from the last of all states, which remain observable with a controller."""
     (replicates,) = grid(["5-3-5"], [0.8], [0.1], [3])
     pack = Pack(replicates, dataclasses.replace(STEERED, **BRIEF), "float64", "compiled")
     (row,) = run_pack(pack).to_pylist()
@@ -178,7 +178,7 @@ def test_the_loss_has_the_l1_that_was_settled_on() -> None:
 @DTYPES
 @pytest.mark.parametrize("changes", [{}, SMALL_START, {"sae_batch_size": 7}], ids=["sound", "small", "odd batch"])
 def test_a_mixed_pack_gives_the_references_rows(changes: dict[str, Any], dtype: str) -> None:
-    """Lanes of other sparsity, l1 and seeds, reviving or not, none a whole group: the same bits, and alone the same again."""
+    """Lanes of different sparsity, l1 and seeds, restarted or not, no whole group: the same bits, also for a lane alone."""
     protocol = dataclasses.replace(STEERED, **BRIEF | changes)
     (everything,) = grid(["5-3-5"], [0.5, 0.9], [0.0, 0.01, 1.0, 1.7e308], range(3))
     mixed = everything.take(np.random.default_rng(3).permutation(len(everything))[:19])
@@ -202,13 +202,13 @@ def test_online_training_is_steered_to_the_references_bits() -> None:
 
 @pytest.mark.parametrize("changes", [{"sae_variant": "topk", "sae_k": 2}, {"sae_variant": "jumprelu"}, {"sae_steps": 0}], ids=str)
 def test_only_the_l1_of_a_trained_relu_sae_can_be_steered(changes: dict[str, Any]) -> None:
-    """`topk` has none, `jumprelu` charges L0 itself, and without an SAE there is nothing to steer."""
+    """`topk` has no l1, `jumprelu` penalises L0 itself, and without an SAE there is nothing to steer."""
     with pytest.raises(MisuseError, match="sae_target_l0"):
         protocol_from({"base": "sound", "sae_target_l0": 0.8, **changes})
 
 
 def test_the_torch_engine_is_refused_before_anything_starts() -> None:
-    """With the remedy."""
+    """The error says what to do."""
     (replicates,) = grid(["5-3-5"], [0.8], [0.1], [0])
     with pytest.raises(MisuseError, match="engine: auto"):
         Pack(replicates, STEERED, "float32", "torch")
@@ -216,20 +216,20 @@ def test_the_torch_engine_is_refused_before_anything_starts() -> None:
 
 @pytest.mark.parametrize("target", [0.0, -1.0, math.inf])
 def test_a_target_is_a_positive_number(target: float) -> None:
-    """As everything in a protocol, checked before anything starts."""
+    """Like everything in a protocol, it is checked before anything starts."""
     with pytest.raises(MisuseError, match="sae_target_l0"):
         protocol_from({"base": "sound", "sae_target_l0": target})
 
 
 def test_protocols_of_the_past_keep_their_ids() -> None:
-    """The new fields at their defaults do not enter; a target does."""
+    """The new fields do not enter the id at their defaults; a target does."""
     ids = {name: protocol.protocol_id for name, protocol in PROTOCOLS.items()}
     assert ids == {"dissertation": "44136fa355b3", "dissertation-diagnosis": "78b11c5400be", "sound": "4328fb7312a1"}
     assert protocol_from({"base": "sound", "sae_target_l0": 0.8}).protocol_id not in ids.values()
 
 
 def test_shards_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    """Without the columns that were added since: those are missing, all else is as written. Other columns must be there."""
+    """Columns that were added later read as missing, and everything else as written. All other columns must be present."""
     (replicates,) = grid(["5-3-5"], [0.8], [0.1], range(3))
     rows = run_pack(Pack(replicates, dataclasses.replace(STEERED, **BRIEF), "float64", "compiled"))
     folder = Storage.at(tmp_path).study("old")

@@ -29,7 +29,7 @@ DTYPES = pytest.mark.parametrize("dtype", ["float64", "float32"])
 
 
 def lasting(protocol: Protocol, steps: int, **changes: Any) -> Protocol:
-    """The protocol with so many steps of both models."""
+    """The protocol with this many steps of both models."""
     return dataclasses.replace(protocol, ae_epochs=None, ae_steps=steps, sae_epochs=None, sae_steps=steps, **changes)
 
 
@@ -53,7 +53,7 @@ def of_lanes(batches: Minibatches | None, lanes: list[int]) -> Minibatches | Non
 
 @dataclasses.dataclass
 class AeTask:
-    """What an engine is given to train autoencoders: one lane a seed."""
+    """What an engine is given to train autoencoders: one lane per seed."""
 
     start: Autoencoders
     samples: Array
@@ -78,7 +78,7 @@ class AeTask:
 
 
 class SaeTask(contract.SaeTask):
-    """One lane a seed, every lane on activations of its own."""
+    """What an engine is given to train SAEs: one lane per seed, each on its own activations."""
 
     @classmethod
     def of(cls, protocol: Protocol, seeds: list[int], l1: float = 0.02, dtype: str = "float64") -> SaeTask:
@@ -197,7 +197,7 @@ def test_autoencoder_trains_as_the_textbook(protocol: Protocol) -> None:
 
 @BOTH
 def test_sae_trains_as_the_textbook(protocol: Protocol) -> None:
-    """200 steps likewise: warm-up, cosine, unit columns, tied start and the subtracted b_dec included."""
+    """The same for 200 steps of SAEs, with warm-up, cosine, unit columns, tied start and the subtracted b_dec."""
     protocol, seeds = lasting(protocol, 200), [0, 1, 123]
     task = SaeTask.of(protocol, seeds)
     start = task.take([0, 1, 2]).start
@@ -363,7 +363,7 @@ def test_tiny_second_moments_are_set_to_zero() -> None:
 
 
 def test_engines_are_found_by_name() -> None:
-    """Each name gives its engine, `auto` the compiled one of the same family; another name is the user's to mend."""
+    """Each name gives its engine, and `auto` the compiled one of the same family; an unknown name is a MisuseError."""
     assert [engine_for(name, ONLINE).name for name in ("reference", "compiled", "auto")] == ["reference", "compiled", "compiled"]
     assert engine_for("auto", ONLINE).family == engine_for("reference", ONLINE).family == "exact"
     with pytest.raises(MisuseError, match="nonesuch"):

@@ -1,4 +1,4 @@
-"""Engines by name: what is known of them before they are imported, and which one `auto` is."""
+"""Engines by name: what is known about them before they are imported, and which one `auto` chooses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEERED = protocol_from({"base": "sound", "sae_target_l0": 1.0})
 
 
 def test_auto_is_the_fastest_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lane code: `compiled`. None: `torch` where PyTorch is installed and can, else `reference`."""
+    """With lane code `compiled`; without, `torch` if PyTorch is installed and can train the protocol, else `reference`."""
     protocol = PROTOCOLS["sound"]
     assert engine_for("auto", protocol).name == "compiled"
     monkeypatch.setattr(type(variant_of(protocol)), "has_lane_code", False)
@@ -31,13 +31,13 @@ def test_auto_is_the_fastest_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("engine", "protocol"), [("torch", STEERED), ("nonesuch", PROTOCOLS["sound"])])
 def test_an_engine_that_cannot_is_refused_by_name(engine: str, protocol: Protocol) -> None:
-    """The message names the engine and those that can."""
+    """The message names the engine, and the engines that can train the protocol."""
     with pytest.raises(MisuseError, match=rf"{engine}.*(compiled|Engines)"):
         engine_for(engine, protocol)
 
 
 def test_every_name_that_help_lists_is_an_engine() -> None:
-    """And `auto`."""
+    """So is `auto`."""
     assert {engine_for(name, PROTOCOLS["sound"]).name for name in ENGINES} == set(ENGINES) - {"auto"}
 
 

@@ -1,6 +1,6 @@
 """The torch engine against the reference engine; lanes, padding, and what happens without a compiler.
 
-Most laws are checked on uncompiled steps, which are the same functions; compiling takes seconds a program, so
+Most laws are checked on uncompiled steps, which are the same functions; compiling takes seconds per program, so
 that each kind is compiled once here and used by several tests.
 """
 
@@ -83,7 +83,7 @@ def test_saes_train_as_in_the_reference(protocol: Protocol, dtype: str) -> None:
     [("online relu", "float32"), ("online relu", "float64"), ("minibatch jumprelu", "float64"), ("minibatch topk", "float32")],
 )
 def test_compiled_steps_train_as_in_the_reference(kind: str, dtype: str) -> None:
-    """The same when the steps are compiled, several a call."""
+    """The same when the steps are compiled, several per call."""
     assert_equals_reference(COMPILED, SaeTask.of(lasting(PROTOCOLS[kind], 1000), [0, 1, 2], dtype=dtype), dtype)
 
 
@@ -95,7 +95,7 @@ def test_compiled_autoencoders_train_as_in_the_reference() -> None:
 
 @pytest.mark.parametrize("engine", [pytest.param(COMPILED, marks=pytest.mark.slow), PLAIN], ids=["compiled", "plain"])
 def test_every_number_of_steps_is_trained_to_its_end(engine: TorchEngine) -> None:
-    """0, 1, 7 and 8 steps, two a call: no step is lost or made twice."""
+    """0, 1, 7 and 8 steps, two per call: no step is lost or made twice."""
     for steps in (0, 1, 7, 8):
         task = SaeTask.of(lasting(ONLINE, 1), [0, 1])
         task = dataclasses.replace(task, protocol=dataclasses.replace(ONLINE, sae_epochs=None, sae_steps=steps))
@@ -103,7 +103,7 @@ def test_every_number_of_steps_is_trained_to_its_end(engine: TorchEngine) -> Non
 
 
 def test_samples_are_read_round_and_round() -> None:
-    """Stored order begins again at the first sample, also in the midst of a call: five samples, two steps a call."""
+    """Stored order begins again at the first sample, also in the middle of a call: five samples, two steps per call."""
     protocol = dataclasses.replace(ONLINE, samples=5, ae_epochs=None, ae_steps=24)
     task = AeTask.of(protocol, [0, 1])
     np.testing.assert_allclose(weights(train(PLAIN, task)), weights(train(REFERENCE, task)), rtol=1e-11, atol=1e-15)
@@ -121,7 +121,7 @@ def test_hidden_is_that_of_the_reference() -> None:
 
 
 def crowd(kind: str, size: int, dtype: str = "float64") -> AeTask | SaeTask:
-    """So many replicates, of mixed l1 and some on one autoencoder; 61 steps, so that one is left over."""
+    """This many replicates, of mixed l1, some on one autoencoder; 61 steps, so that one is left over."""
     if kind == "autoencoder":
         return AeTask.of(lasting(ONLINE, 61), list(range(size)), dtype)
     task = SaeTask.of(lasting(PROTOCOLS[kind], 61), list(range(size)), dtype=dtype)
@@ -192,7 +192,7 @@ def test_packs_of_any_size_share_one_program() -> None:
 
 
 def test_tiny_moments_are_set_to_zero() -> None:
-    """A first moment under 1e-290 (1e-30 in float32) is 0: with an ε as small the weight would move, and does not."""
+    """A first moment under 1e-290 (1e-30 in float32) is 0: with an equally small ε the weight would otherwise move."""
     for dtype, tiny in (("float32", 1e-30), ("float64", 1e-290)):
         task = AeTask.of(lasting(ONLINE, 1, adam_epsilon=tiny), [0, 1], dtype)
         task.start = Autoencoders(np.ones_like(task.start.W), task.start.b)
@@ -202,7 +202,7 @@ def test_tiny_moments_are_set_to_zero() -> None:
 
 
 def test_training_leaves_pytorch_as_it_was() -> None:
-    """The number of threads and the treatment of denormals are put back, also after an error."""
+    """The number of threads and the treatment of denormals are restored, also after an error."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     train(PLAIN, crowd("autoencoder", 2))

@@ -1,4 +1,4 @@
-"""A metric in a file of its own: its columns in rows, shards and frames, and where they are missing."""
+"""A metric in its own file: its columns in rows, shards and frames, and where they are missing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def widest_feature(trained: Trained) -> dict[str, np.ndarray]:
 
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers is gone after it."""
+    """What a test registers is removed after it."""
     monkeypatch.setattr(schema, "COLUMNS", [*schema.COLUMNS])
     monkeypatch.setattr(contract, "METRICS", [])
 
@@ -74,7 +74,7 @@ def test_a_registered_metric_is_a_column_of_rows_shards_and_frames(tmp_path: Pat
 
 
 def test_a_metric_of_the_sae_is_missing_without_one() -> None:
-    """It is not measured where the protocol trains none; one of the autoencoder is."""
+    """It is not measured if the protocol trains no SAE; a metric of the autoencoder is."""
     register_metric(Metric((NORM,), decoder_norm))
     register_metric(Metric((WIDEST,), widest_feature))
     rows = run_pack(small(dataclasses.replace(BRIEF, sae_epochs=0)))
@@ -116,14 +116,14 @@ def test_metrics_see_what_was_measured_before_them() -> None:
 
 
 def test_a_metric_must_give_one_value_per_replicate() -> None:
-    """The message says how many it gave."""
+    """The message says how many values it gave."""
     register_metric(Metric((WIDEST,), lambda trained: {WIDEST.name: np.zeros(7)}))
     with pytest.raises(ValueError, match=r"ae_widest_feature.*\(7,\).*\(3,\)"):
         run_pack(small())
 
 
 def test_a_name_stands_for_one_column() -> None:
-    """A column that is there cannot be given another meaning; the same again changes nothing."""
+    """An existing column cannot be given another meaning; registering the same column again changes nothing."""
     register_metric(Metric((WIDEST,), widest_feature))
     register_metric(Metric((WIDEST,), widest_feature))
     assert names_of().count(WIDEST.name) == 1

@@ -66,7 +66,7 @@ def random_model(seed: int, n_features: int = 6, n_hidden: int = 3, n_latents: i
 
 
 def last(parts: list[Array]) -> Array:
-    """One array a model as engines hold them: replicates on the last axis."""
+    """Arrays, one per model, stacked as engines hold them: replicates on the last axis."""
     return np.stack(parts, axis=-1)
 
 
@@ -352,7 +352,7 @@ def test_alive_is_the_protocols_share_of_samples() -> None:
 
 
 def test_a_singular_autoencoder_has_an_infinite_condition_number() -> None:
-    """σ_min = 0 is inf; W = 0 represents nothing and takes infinitely many dimensions a feature."""
+    """σ_min = 0 is inf; W = 0 represents nothing and has infinitely many dimensions per feature."""
     model = random_model(0)
     singular, zero = (dataclasses.replace(model, W=W) for W in (np.outer([1, 0, 0], np.ones(6)), np.zeros((3, 6))))
     rows = ae_rows([singular, zero], LEGACY)
@@ -363,7 +363,7 @@ def test_a_singular_autoencoder_has_an_infinite_condition_number() -> None:
 
 
 def test_without_represented_features_recovery_is_undefined() -> None:
-    """Where F is empty MCC, chance, MMCS and F1 are NaN; reconstruction is measured all the same."""
+    """If F is empty, MCC, chance, MMCS and F1 are NaN; reconstruction is still measured."""
     model = random_model(3)
     model.W *= 0.1
     (row,) = sae_rows([model], LEGACY)

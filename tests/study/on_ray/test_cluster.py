@@ -1,4 +1,4 @@
-"""Studies on a cluster: what is asked of it, what is refused, what ships with it."""
+"""Studies on a cluster: what they request, what is refused, what is shipped."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ CPU_NODE, GPU_NODE = {"CPU": 16.0}, {"CPU": 8.0, "GPU": 1.0}
 def test_torch_asks_for_shares_of_gpus_and_the_others_for_cpus(
     engine: str, nodes: list[dict[str, float]], resources: dict[str, float], at_a_time: int
 ) -> None:
-    """Where there is no GPU torch trains on CPUs; no node is counted for more than its scarcer resource gives."""
+    """Without a GPU, torch trains on CPUs; the scarcer resource of a node limits how many packs it counts for."""
     assert resources_of_pack(engine, nodes) == resources
     assert packs_at_a_time(resources, nodes) == at_a_time
 
 
 def test_node_that_sees_no_study_says_so(tmp_path: Path) -> None:
-    """A node that joins late and does not mount the storage: its workers refuse to write rows where nobody finds them."""
+    """On a node that joins late and does not mount the storage, workers refuse to write rows where nobody would find them."""
     with pytest.raises(FileNotFoundError, match=r"study\.yaml is not seen on node"):
         PackTrainable.setup(PackTrainable.__new__(PackTrainable), {}, storage=str(tmp_path), study="s")
     assert not (tmp_path / "s").exists()
@@ -62,7 +62,7 @@ def test_node_that_sees_no_study_says_so(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[chaos.Machines]:
-    """A cluster of three nodes that drivers of their own connect to."""
+    """A cluster of three nodes to which separate drivers connect."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         machines = chaos.Machines(nodes=3)
@@ -73,7 +73,7 @@ def machines() -> Iterator[chaos.Machines]:
 @pytest.mark.slow
 @pytest.mark.ray
 def test_folder_of_one_machine_is_refused(machines: chaos.Machines, tmp_path: Path) -> None:
-    """A path that the driver alone can follow (its own open folder) is refused before anything starts, and left as it was."""
+    """A path that only the driver can follow (its own open folder) is refused before anything starts, and left unchanged."""
     own = os.open(tmp_path, os.O_RDONLY)
     storage = f"/proc/self/fd/{own}"
     if not os.path.isdir(storage):
@@ -90,7 +90,7 @@ def test_folder_of_one_machine_is_refused(machines: chaos.Machines, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.ray
 def test_workers_import_what_was_shipped(machines: chaos.Machines, tmp_path: Path) -> None:
-    """Not what happens to be installed on their node: the driver's packages, of which nothing else is needed."""
+    """They import the driver's packages, not what happens to be installed on their node."""
     code = (
         "import sys, ray; from study.on_ray.cluster import runtime_env\n"
         "def where():\n    import search_spaces, study.on_ray.trainable as t\n    return search_spaces.__file__, t.__file__\n"
@@ -171,7 +171,7 @@ def test_ray_job_is_what_kuberay_expects(tmp_path: Path) -> None:
 
 
 def test_ray_jobs_entrypoint_is_a_command_of_ours(tmp_path: Path) -> None:
-    """As `--dry-run`, with a folder for the bucket."""
+    """It runs with `--dry-run`, and a folder in place of the bucket."""
     entrypoint: Any = yaml.safe_load((CLUSTERS / "rayjob.yaml").read_text())["spec"]["entrypoint"]
     program, *arguments = shlex.split(entrypoint.replace("s3://BUCKET/studies", str(tmp_path)))
     assert program == "sae-study"

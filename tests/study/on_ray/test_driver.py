@@ -1,4 +1,4 @@
-"""Guarantees of a study on Ray: nothing lost, nothing twice, whatever dies."""
+"""The guarantees of a study on Ray: nothing is lost and nothing is trained twice, whatever dies."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def driver(spec: StudySpec, storage: Path, *options: str) -> subprocess.Popen[st
 
 
 def wait_for_shards(storage: Path, count: int, name: str = "s", seconds: float = 90) -> None:
-    """Until so many packs are done."""
+    """Wait until this many packs are done."""
     deadline = time.monotonic() + seconds
     while len(Storage.at(storage).study(name).shard_ids()) < count:
         assert time.monotonic() < deadline, "no shard came in time"
@@ -102,7 +102,7 @@ def finished(launched: Launched, tmp_path: Path) -> Path:
 
 
 def test_rows_are_those_of_a_single_process(launched: Launched) -> None:
-    """The same science through Ray in packs as in this process in one; one Tune line a pack; again is nothing to do."""
+    """Ray trains packs to the same science as this process trains one; one Tune line per pack; launching again trains nothing."""
     spec, storage, outcome, seen = study(), launched.storage, launched.outcome, launched.seen
     assert json.loads(json.dumps(dataclasses.asdict(outcome)))["study"] == "s"
     assert (outcome.state, outcome.planned, outcome.done, outcome.trained) == ("done", 48, 48, 48)
@@ -132,7 +132,7 @@ def test_all_workers_work(local_ray: Path, tmp_path: Path) -> None:
 
 
 def test_killed_worker_loses_nothing(local_ray: Path, tmp_path: Path) -> None:
-    """A worker that dies once over a pack: the pack goes to another worker."""
+    """If a worker dies once while it trains a pack, the pack goes to another worker."""
     spec = study(seeds=[0, 1, FRAGILE_SEED])
     assert launch(spec, storage=tmp_path).state == "done"
     assert (local_ray / "has_killed_once").exists()
@@ -159,7 +159,7 @@ def test_poisonous_replicate_becomes_a_row(local_ray: Path, tmp_path: Path, monk
 
 
 def test_bug_is_an_error_and_the_rest_is_kept(local_ray: Path, tmp_path: Path) -> None:
-    """A pack that raises fails the study, and says what it raised; it is no row, and the other packs are trained."""
+    """A pack that raises makes the study fail with what it raised; it gives no row, and the other packs are trained."""
     outcome = launch(study(seeds=[0, 1, 2, BUGGY_SEED]), storage=tmp_path, workers=1)
     assert outcome.state == "failed"
     assert any("a fault of the program" in error for error in outcome.errors)
@@ -169,7 +169,7 @@ def test_bug_is_an_error_and_the_rest_is_kept(local_ray: Path, tmp_path: Path) -
 
 
 def test_corrupt_shards_are_told_and_trained_again(finished: Path) -> None:
-    """Half-written, overwritten and empty shards: load leaves them out and names them, resume makes their rows again."""
+    """Of half-written, overwritten and empty shards, load reports the names and leaves them out; resume trains their rows again."""
     tmp_path = finished
     whole = science(tmp_path)
     shards = sorted((tmp_path / "s" / "rows").glob("*.parquet"))
@@ -202,7 +202,7 @@ def test_row_in_two_shards_counts_once(finished: Path) -> None:
 
 
 def test_copied_study_loads_as_it_is(finished: Path, tmp_path: Path) -> None:
-    """No path of the place where it was made stands in a study's folder."""
+    """A study's folder does not contain the path of the place where it was made."""
     (tmp_path / "there").mkdir()
     (finished / "s").rename(tmp_path / "there" / "renamed")
     assert len(load(tmp_path / "there" / "renamed")) == 48
@@ -211,7 +211,7 @@ def test_copied_study_loads_as_it_is(finished: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["none", "torn", "gone"])
 def test_tune_frame_outlives_its_snapshot(finished: Path, damage: str) -> None:
-    """With Tune's snapshot cut off or gone its result lines are still there: the same packs, the same figures."""
+    """If Tune's snapshot is truncated or missing, its result lines still give the same packs and the same figures."""
     whole = tune_frame("s", finished)
     (snapshot,) = (finished / "s" / "tune").glob("*/experiment_state*.json")
     if damage == "torn":
@@ -243,7 +243,7 @@ def test_copied_study_is_resumed_under_its_new_name(finished: Path, tmp_path: Pa
 
 
 def test_crashed_replicate_is_tried_again_on_request(finished: Path) -> None:
-    """Not by itself; with `retry_crashed` it is trained, and its new row takes the crashed one's place."""
+    """By default it is not; with `retry_crashed` it is trained, and its new row replaces the crashed one."""
     whole = science(finished)
     folder = Storage.at(finished).study("s")
     pack_id = folder.shard_ids()[0]
@@ -313,7 +313,7 @@ def test_killed_driver_loses_only_what_was_in_flight(local_ray: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_second_driver_is_refused_or_harmless(local_ray: Path, tmp_path: Path) -> None:
-    """While one runs a second is refused; with force both end, and no row is lost or doubled."""
+    """While one driver runs, a second is refused; with force both finish, and no row is lost or doubled."""
     spec = study(LONGER)
     process = driver(spec, tmp_path)
     wait_for_shards(tmp_path, 1)
@@ -328,7 +328,7 @@ def test_second_driver_is_refused_or_harmless(local_ray: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
-    """It ends soon, says how to go on, and the rows are there. (How soon is told by the benchmark, not by this test.)"""
+    """The driver ends soon and says how to continue, and the rows are stored. (The benchmark measures how soon, not this test.)"""
     process = driver(study(LONGER, pack_size=3), tmp_path)
     wait_for_shards(tmp_path, 2)
     process.send_signal(signal.SIGINT)
@@ -358,7 +358,7 @@ def test_stop_ends_a_running_study(tmp_path: Path) -> None:
 
 
 def test_driver_that_is_gone_is_not_running(tmp_path: Path) -> None:
-    """Its record says running; its process is dead, or it was not heard of for long."""
+    """Its record says running, but its process is dead or its last beat is too old."""
     from study.storage.status import DriverRecord, is_running
 
     folder = Storage.at(tmp_path).study("s")

@@ -1,4 +1,4 @@
-"""The ordinary road: any Tune searcher over l1, a pack of seeds a trial."""
+"""The usual way: any Tune searcher over l1, one pack of seeds per trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LearnerQueue: workers that wait for the learner get what it asks for, are let go at the end, and no fault is lost."""
+"""LearnerQueue: workers that wait for the learner get what it asks for, are released at the end, and no fault is lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Spares:
 
 
 class Study:
-    """A queue, what was laid out, and rows of whatever is said to be trained."""
+    """A queue, the packs that were laid out, and rows for the packs that count as trained."""
 
     def __init__(self, learner: Any = None, read: Callable[[str], pa.Table] | None = None) -> None:
         self.packs: dict[str, Pack] = {}
@@ -65,7 +65,7 @@ class Study:
         self.queue.on_trial_complete(trial_id, {"shard": "rows", "pack_id": pack_id, "replicates": len(self.packs[pack_id])})
 
     def settle(self) -> None:
-        """Until the learner's step has ended."""
+        """Wait until the learner's step has ended."""
         deadline = time.monotonic() + 20
         while self.queue._step is not None and time.monotonic() < deadline:
             time.sleep(0.01)

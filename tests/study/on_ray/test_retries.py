@@ -27,13 +27,13 @@ from tests.study.on_ray.test_driver import study
 def test_a_worker_gone_is_a_lost_node_where_its_node_is_gone(
     error: BaseException | str, node: str | None, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a death of its own where the node lives on; whatever else ended the trial was raised."""
+    """If the node is alive, the worker died by itself; anything else that ended the trial was raised."""
     monkeypatch.setattr(retries, "is_alive", lambda one: one == "there")
     assert fault_of(error, lambda: node) is fault
 
 
 class Tuning:
-    """A queue of one pack, and what Tune would do to it."""
+    """A queue of one pack, driven as Tune would drive it."""
 
     def __init__(self, size: int) -> None:
         self.poisoned: list[Pack] = []
@@ -42,7 +42,7 @@ class Tuning:
         self.trials = 0
 
     def fails(self, fault: Fault, times: int = 1) -> list[Pack | None]:
-        """So many trials end in the fault; the packs that the queue gives up."""
+        """Let this many trials end in the fault; returns the packs that the queue gives up."""
         given_up = []
         for _ in range(times):
             self.trials += 1
@@ -67,7 +67,7 @@ def test_lost_nodes_are_not_the_packs_fault() -> None:
 
 
 def test_packs_are_halved_after_workers_died_alone() -> None:
-    """Lost nodes between the deaths count for nothing: two replicates, six deaths, two rows that say `crashed`."""
+    """Lost nodes between the deaths do not count: two replicates, six deaths, two rows that say `crashed`."""
     tuning = Tuning(size=2)
     tuning.fails(Fault.LOST, 5)
     tuning.fails(Fault.DIED, 2)

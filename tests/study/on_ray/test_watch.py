@@ -1,4 +1,4 @@
-"""What a run's trials come to, as Tune tells of them."""
+"""The outcomes of a run's trials, as Tune reports them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.study.on_ray.test_driver import study
 
 
 def test_finished_trials_and_poison_are_counted(tmp_path: Path) -> None:
-    """With what was done before; a trial that was stopped before its pack was done counts for nothing."""
+    """They add to what was done before; a trial that was stopped before its pack was done does not count."""
     seen: list[Progress] = []
     folder = Storage.at(tmp_path).study("s")
     watch = Watch(folder, planned=48, done=8, on_progress=seen.append)

@@ -1,4 +1,4 @@
-"""Batches: what a learner asks for goes out once, comes back in order, and a search that was cut off asks the same again."""
+"""Batches: what a learner asks for is trained once and comes back in order; an interrupted search asks for the same again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SPEC = study_from(
 
 
 class Halving:
-    """Asks ten replicates a batch at an l1 that depends on the failures told; one batch ahead of what it was told."""
+    """Asks for ten replicates per batch at an l1 that depends on the failures so far, one batch ahead of the rows."""
 
     def __init__(self) -> None:
         self.asked: list[float] = []
@@ -69,7 +69,7 @@ NOTHING = row_schema(LEARNER_COLUMNS).empty_table()
 
 
 def run(spec: StudySpec, there: pa.Table, packs_at_most: int = 100) -> tuple[Batches, list[pa.Table]]:
-    """Train what is asked, the last asked first, as many packs as told."""
+    """Train what is asked for, the last pack first, up to a given number of packs."""
     batches, rows = Batches(Halving(), spec, there), []
     out = batches.learn()
     while out and len(rows) < packs_at_most:

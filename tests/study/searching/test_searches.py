@@ -1,4 +1,4 @@
-"""Adaptive searches as studies: what they ask is in the specification, and a search that was cut off ends as it would have."""
+"""Adaptive searches as studies: the specification decides what they ask for, and an interrupted search ends in the same way."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_search_that_cannot_be_is_refused(search: dict[str, Any], said: str) -
 
 
 def test_ranges_without_a_count_are_searched_from_end_to_end() -> None:
-    """Whatever the kind; and an l1 search of the same values listed asks for the same."""
+    """Whatever the kind; an l1 search over a list with the same ends asks for the same."""
     ranges = {"sparsities": {"from": 0.5, "to": 0.9}, "l1": {"from": 1e-3, "to": 1.0}}
     spec = study_from(mapping(kind="map") | {"space": mapping()["space"] | ranges})
     assert spec.domain == searched(kind="map").domain
@@ -119,7 +119,7 @@ class CornersSearch(Search):
 
 
 class Corners:
-    """Asks once."""
+    """A learner that asks once."""
 
     def __init__(self, search: CornersSearch, spec: StudySpec, _: object) -> None:
         assert isinstance(spec.space, GridSpace)
@@ -139,7 +139,7 @@ class Corners:
 
 
 def test_a_further_kind_of_search_is_one_class_and_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Study files, learners, plans and commands know it then."""
+    """Study files, learners, plans and commands then know it."""
     monkeypatch.setitem(SEARCHES, "corners", CornersSearch)  # put back after the test
     register_search(CornersSearch, Corners)
     spec = searched(kind="corners", seed=9)
@@ -162,7 +162,7 @@ def test_a_kind_of_search_that_is_taken_is_refused() -> None:
 
 @pytest.mark.parametrize("search", [MapSearch, L1Search])
 def test_every_field_of_a_search_has_a_default_and_a_meaning(search: type[Search]) -> None:
-    """Which are its command's too."""
+    """They are those of its command too."""
     for name, field in search.model_fields.items():
         assert not field.is_required()
         assert name == "kind" or field.description
@@ -265,7 +265,7 @@ def test_the_l1_command_tells_intervals_that_recommend_l1_reads(local_ray: Path,
 
 
 def test_results_of_another_version_are_made_anew(tmp_path: Path) -> None:
-    """Not a traceback: the command that writes them is named."""
+    """There is no traceback; the error names the command that writes them."""
     folder = Storage.at(tmp_path).study("searched")
     folder.write_text("study.yaml", json.dumps(mapping(kind="l1")))
     folder.write_text("l1.json", json.dumps({"cells": [{"architecture": "5-3-5", "safe_high": 0.1}]}))

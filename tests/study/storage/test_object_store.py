@@ -1,4 +1,4 @@
-"""A study on an S3-compatible object store: launched, killed, resumed, loaded, reported; moto's server on loopback."""
+"""A study on an S3-compatible object store (moto's server on loopback): launched, killed, resumed, loaded, reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.study.on_ray.test_driver import LONGER, science, study, undisturbed
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """The URI of an empty folder in a bucket that is there."""
+    """The URI of an empty folder in an existing bucket."""
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -44,12 +44,12 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture
 def folder(bucket: str, request: pytest.FixtureRequest) -> StudyFolder:
-    """A study's folder that is not there yet."""
+    """A study's folder that does not exist yet."""
     return Storage.at(bucket).study(request.node.name)
 
 
 def test_files_are_written_read_and_removed(folder: StudyFolder) -> None:
-    """Nothing there is not an error; a folder that holds nothing any more is gone, so that the study is not listed."""
+    """A missing file is no error. A folder that has become empty is removed, so that the study is not listed."""
     assert not folder.exists()
     assert folder.read_text("driver.json") is None
     assert folder.listing() == folder.shard_ids() == folder.tune_runs() == []
@@ -63,7 +63,7 @@ def test_files_are_written_read_and_removed(folder: StudyFolder) -> None:
 
 
 def test_corrupt_shard_is_set_aside(folder: StudyFolder) -> None:
-    """Under another name, once: another driver that was faster is no error."""
+    """It is renamed once; if another driver has already done so, that is no error."""
     pack = missing_packs(study(), ())[0][0]
     folder.write_shard(pack.pack_id, crashed_rows(pack, study="s"))
     assert len(folder.read_shards().rows) == len(pack)

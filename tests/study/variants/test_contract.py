@@ -1,4 +1,4 @@
-"""What every registered variant must be, and what a protocol may say of it."""
+"""What every registered variant must satisfy, and what a protocol may say about it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_name_or_field_is_registered_once() -> None:
 
 
 def test_fields_of_variants_are_fields_of_the_protocol() -> None:
-    """They are replaced, compared, hashed and validated as others, and stand behind `sae_variant`."""
+    """They are replaced, compared, hashed and validated like others, and come after `sae_variant`."""
     protocol = dataclasses.replace(PROTOCOLS["sound"], sae_variant="topk", sae_k=3)
     assert protocol == protocol_from({"base": "sound", "sae_variant": "topk", "sae_k": 3})
     assert hash(protocol) == hash(protocol_from({"base": "sound", "sae_variant": "topk", "sae_k": 3}))
