@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from importlib import import_module
 
 from search_spaces.errors import MisuseError
 
-OURS = ("search_spaces", "study", "analysis", "service")
 _MODULES: dict[str, None] = {}
 
 
+def calling_module() -> str:
+    """The module that calls the function which calls this one."""
+    return str(sys._getframe(2).f_globals["__name__"])
+
+
 def note_extension(module: str) -> None:
-    """Remember a module that registers something; the project's own are imported anyway."""
-    if module.split(".")[0] not in OURS:
-        _MODULES[module] = None
+    """Remember a module that registers something as it is imported."""
+    _MODULES[module] = None
 
 
 def extensions() -> list[str]:

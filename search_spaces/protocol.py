@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from search_spaces.errors import MisuseError
-from search_spaces.extensions import note_extension
 from search_spaces.variants import VARIANTS, RegisteredVariant, check_variant
 
 PROCEDURE_VERSION = 2
@@ -136,7 +135,7 @@ class Protocol:
             )
         check_variant(self, DEFAULT_VARIANT)
         if self.ae_training_steps == 0:
-            raise MisuseError("ae_epochs=0 trains no autoencoder. Give at least one epoch or step.")
+            raise MisuseError("0 epochs or steps train no autoencoder. Set ae_epochs or ae_steps to at least 1.")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Protocol) and self._identity == other._identity
@@ -202,7 +201,7 @@ class Protocol:
     def _training_steps(self, epochs: int | None, steps: int | None, batch_size: int) -> int:
         if steps is not None:
             return steps
-        assert epochs is not None, "validated in __post_init__"
+        assert epochs is not None, "validated in _check"
         return epochs * max(1, self.samples // batch_size)
 
     @property
@@ -225,6 +224,8 @@ def _validator() -> type[BaseModel]:
 
 def register_variant(variant: RegisteredVariant) -> None:
     """Let protocols name a variant and set its fields. MisuseError if its name or that of a field is taken."""
+    if wrong := [field.name for field in variant.fields if not field.name.startswith("sae_")]:
+        raise MisuseError(f"fields {', '.join(wrong)} of variant {variant.name!r} do not begin with sae_. Give them such names.")
     taken = [field.name for field in variant.fields if field.name in fields()]
     if variant.name in VARIANTS or taken:
         raise MisuseError(
@@ -241,7 +242,6 @@ def register_variant(variant: RegisteredVariant) -> None:
     for field in variant.fields:
         setattr(Protocol, field.name, field.default)
     VARIANTS[variant.name] = variant
-    note_extension(type(variant).__module__)
     _validator.cache_clear()
 
 

@@ -7,14 +7,15 @@ them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
+from typing import Protocol as Interface
 
 from search_spaces.errors import MisuseError
 
 
 @dataclass(frozen=True)
 class VariantField:
-    """A field of `Protocol` that belongs to one variant; every other variant leaves it at its default."""
+    """A field of `Protocol` that belongs to one variant. With a default of None, other variants may not set it."""
 
     name: str
     """Its name in study files, beginning with `sae_`."""
@@ -29,7 +30,7 @@ class VariantField:
         return getattr(protocol, self.name)
 
 
-class RegisteredVariant(Protocol):
+class RegisteredVariant(Interface):
     """What a protocol needs to know about a variant; `study/variants/contract.py` has the rest."""
 
     name: ClassVar[str]
@@ -60,6 +61,11 @@ def check_variant(protocol: Any, default: str) -> None:
                 )
     variant = VARIANTS.get(protocol.sae_variant)
     if variant is not None:
+        if protocol.sae_target_l0 is not None and not variant.steerable:
+            raise MisuseError(
+                f"sae_target_l0={protocol.sae_target_l0} with sae_variant={protocol.sae_variant!r}: its l1 cannot be steered. Use "
+                f"sae_variant: {' or '.join(one.name for one in VARIANTS.values() if one.steerable)}, or sae_target_l0: null."
+            )
         variant.check(protocol)
     elif protocol.sae_variant != default:
         raise MisuseError(

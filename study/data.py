@@ -123,7 +123,7 @@ def sae_initial_weights(architecture: Architecture, seed: int, protocol: Protoco
     """W_enc (n_latents, n_hidden) and W_dec (n_hidden, n_latents). No bias is drawn.
 
     `legacy` draws W_enc, then W_dec, from one stream; `pcg64` draws W_dec first, so that W_dec does not depend on whether
-    the encoder is tied to it.
+    the encoder starts as its transpose.
     """
     enc, dec = (architecture.n_latents, architecture.n_hidden), (architecture.n_hidden, architecture.n_latents)
     std = protocol.sae_init_std

@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search_spaces.extensions import note_extension
+from search_spaces.extensions import calling_module, note_extension
 from search_spaces.failures import FailureKind, Verdict, failing_verdicts, insert_verdict
 from search_spaces.protocol import Protocol
 from study.metrics.sae import corrected_mcc
@@ -108,7 +108,7 @@ def register_verdict(verdict: Verdict, applies: Condition, before: str = Failure
             f"verdict {verdict.name!r} needs columns that rows lack: {', '.join(sorted(unknown))}. Register its metric first."
         )
     insert_verdict(verdict, before)
-    note_extension(applies.__module__)
+    note_extension(calling_module())
     CONDITIONS[verdict.name] = applies
 
 

@@ -82,6 +82,53 @@ def test_a_variant_trains_in_every_engine() -> None:
     assert run(VARIANT).split() == ["compiled"]
 
 
+SQUARED = """
+from typing import Any
+import numpy as np
+from study.variants.contract import Parameter, Variant
+from study.variants.registry import register
+
+class SquaredRelu(Variant):
+    name = "squared_relu"
+
+    def activate(self, s, theta, protocol):
+        return np.maximum(s, 0) * np.maximum(s, 0)
+
+    def slope(self, q, code, theta, protocol):
+        return q * (np.maximum(code.s, 0) + np.maximum(code.s, 0))
+
+    def torch_loss(self, protocol):
+        from study.variants.torch_forward import pre_activations, squared_error
+        def loss(theta, h, l1):
+            f = pre_activations(theta, h, protocol).relu().square()
+            return squared_error(theta, h, f) + (l1 * f).sum() / len(h)
+        return loss
+
+    def lane_code(self):
+        from study.kernels.lane_code import LaneCode
+        from study.kernels.lanes import relu
+        def activate(s, P, row, k):
+            return relu(s, k.zero) * relu(s, k.zero)
+        def slope(q, s, f, P, row, k):
+            return q * (relu(s, k.zero) + relu(s, k.zero))
+        return LaneCode(activate, slope=slope)
+
+register(SquaredRelu())
+"""
+
+
+@pytest.mark.slow
+def test_an_activation_of_another_slope_says_which(tmp_path: Path) -> None:
+    """f = max(s, 0)², with df/ds = 2 max(s, 0): the engines agree, minibatches that do not fill the last tile included."""
+    (tmp_path / "squared_relu.py").write_text(SQUARED)
+    code = (
+        VARIANT.split("shifted, plain =")[0]
+        .replace("shifted_relu", "squared_relu")
+        .replace("sae_batch_size=20", "sae_batch_size=25")
+    )
+    run(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}")
+
+
 WITHOUT_LANES = """
 import shifted_relu
 from search_spaces import grid, protocol_from
@@ -93,7 +140,7 @@ from study.storage.schema import science_columns
 (replicates,) = grid(["5-3-5", ], [0.5, 0.9], [0.001, 0.1], range(3))
 protocol = protocol_from({"sae_variant": "shifted_relu", "samples": 150, "ae_epochs": 2, "sae_epochs": 3, "sae_init_std": 0.3})
 with_lanes = run_pack(Pack(replicates, protocol, "float64", "reference")).select(science_columns()).to_pylist()
-shifted_relu.ShiftedRelu.has_lane_code = False
+shifted_relu.ShiftedRelu.has_lane_code = property(lambda self: False)
 without = run_pack(Pack(replicates, protocol, "float64", "reference")).select(science_columns()).to_pylist()
 assert repr(with_lanes) == repr(without)
 print(engine_for("auto", protocol).name)

@@ -20,7 +20,6 @@ class ShiftedRelu(Variant):
 
     name = "shifted_relu"
     fields = (SHIFT,)
-    has_lane_code = True
 
     def activate(self, s: Any, theta: Any, protocol: Protocol) -> Any:
         """The definition, which `reference` and the metrics use. The derivative is 1 where f > 0, else 0."""
@@ -47,7 +46,7 @@ class ShiftedRelu(Variant):
         def activate(s: Any, P: Any, row: Any, k: Any) -> Any:
             return relu(s - everywhere(k.settings[0]), k.zero)
 
-        return LaneCode(self.name, activate)
+        return LaneCode(activate)
 
     def lane_settings(self, protocol: Protocol) -> tuple[float, ...]:
         return (SHIFT.of(protocol),)

@@ -22,7 +22,7 @@ from study.kernels.forward import (
     tile_products,
     tile_sums,
 )
-from study.kernels.lane_code import has_own, own_gradient, own_kept, penalises_code
+from study.kernels.lane_code import has_own, own_gradient, own_kept, penalises_code, slope
 from study.kernels.lanes import constants_of, product, product_from, relu
 from study.kernels.simd import absolute, everywhere, gather, load, prefetch, square_root, store, where_less
 
@@ -165,7 +165,7 @@ def train_sae_online(code, model, steps, first, last, Z, l1, at):
                 own = own_gradient(code, load(scratch, s + j), q, penalty, P, at.own + j, k)
                 _adam(model, at.own + j, own, step)
                 store(P, at.own + j, own_kept(code, load(P, at.own + j), k))
-            q = where_less(k.zero, activation, q, k.zero)
+            q = slope(code, q, load(scratch, s + j), activation, P, at.own + j, k)
             for i in range(n_hidden):
                 _adam(model, j * n_hidden + i, q * load(Z, z + i), step)
                 _adam(model, column + i, activation * load(scratch, r + i), step)
@@ -259,9 +259,9 @@ def _ae_errors(P, at, scratch, twice_importances, left, zero):
         for i in range(n_features):
             row = at.ds + tile * n_features + i
             s = load(scratch, row)
-            slope = everywhere(twice_importances[i]) * (relu(s, zero) - load(scratch, tile * n_features + i))
-            slope = where_less(zero, s, slope, zero)
-            store(scratch, row, slope if tile < left else zero)
+            ds = everywhere(twice_importances[i]) * (relu(s, zero) - load(scratch, tile * n_features + i))
+            ds = where_less(zero, s, ds, zero)
+            store(scratch, row, ds if tile < left else zero)
 
 
 @inlined
@@ -348,8 +348,8 @@ def _sae_forward(code, P, at, rows, scratch, left, k):
         _clear(scratch, rows.f + tile * at.n_latents, at.n_latents, k.zero)
     decode_tile(P, at, scratch, rows.f, rows.r)
     for row in range(TILE * n_hidden):
-        slope = k.two * (load(scratch, rows.r + row) - load(scratch, row))
-        store(scratch, rows.r + row, slope if row < left * n_hidden else k.zero)
+        error = k.two * (load(scratch, rows.r + row) - load(scratch, row))
+        store(scratch, rows.r + row, error if row < left * n_hidden else k.zero)
 
 
 @inlined
@@ -371,7 +371,8 @@ def _sae_slopes(code, P, at, rows, scratch, left, penalty, k):
             if has_own(code) and tile < left:
                 own = own_gradient(code, load(scratch, rows.s + row), q, penalty, P, at.own + j, k)
                 store(scratch, rows.G + at.own + j, load(scratch, rows.G + at.own + j) + own)
-            store(scratch, rows.q + row, where_less(k.zero, load(scratch, rows.f + row), q, k.zero))
+            ds = slope(code, q, load(scratch, rows.s + row), load(scratch, rows.f + row), P, at.own + j, k)
+            store(scratch, rows.q + row, ds if tile < left else k.zero)
 
 
 @inlined

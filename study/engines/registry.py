@@ -51,15 +51,15 @@ def _has_lane_code(protocol: Protocol) -> bool:
     return variant_of(protocol).has_lane_code
 
 
-def _holds_l1(protocol: Protocol) -> bool:
-    return protocol.sae_target_l0 is None
+def _has_torch_loss(protocol: Protocol) -> bool:
+    return variant_of(protocol).has_torch_loss and protocol.sae_target_l0 is None  # it holds l1
 
 
 _KNOWN = {
     engine.name: engine
     for engine in (
         KnownEngine("compiled", "exact", "study.engines.compiled", "CompiledEngine", _has_lane_code),
-        KnownEngine("torch", "torch", "study.engines.torch_engine", "TorchEngine", _holds_l1),
+        KnownEngine("torch", "torch", "study.engines.torch_engine", "TorchEngine", _has_torch_loss),
         KnownEngine("reference", "exact", "study.engines.reference", "ReferenceEngine", lambda protocol: True),
     )
 }

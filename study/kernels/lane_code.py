@@ -4,10 +4,10 @@ A kernel takes the `LaneCode` as an argument and passes it to the functions belo
 numba compiles the kernel for that type, it fills each of them in from the variant's own functions. A variant writes these with
 `study.kernels.simd`, as if for scalars:
 
-    activate(s, P, row, k) -> f             f of one latent; P[row] is the first of its own parameters, P[row + L] the next
+    activate(s, P, row, k) -> f             f of one latent; P[row] is its own parameter, if the variant has one
     compete(scratch, s, f, n_latents, k)    then, if latents compete: change f, in the scratch's rows, of one sample
-    own_gradient(s, q, penalty, P, row, k)  the gradient of the latent's own parameter; q = dL/df
-    own_kept(value, k)                      that parameter after a step, put back into its range
+    slope(q, s, f, P, row, k)               dL/ds from q = dL/df; left out: q where f > 0, else 0
+    own_gradient(s, q, penalty, P, row, k)  the gradient of the latent's own parameter
 
 `k` has the constants of `study.kernels.lanes.Constants`; k.settings are the numbers of the variant's `lane_settings`.
 """
@@ -26,27 +26,38 @@ from numba.core import types
 from numba.core.extending import NativeValue, models, overload, register_model, typeof_impl, unbox
 
 from study.kernels.compilation import inlined
+from study.kernels.lanes import relu
+from study.kernels.simd import where_less
 
 
 @dataclass(frozen=True, eq=False)
 class LaneCode:
-    """What a variant computes in lanes: plain functions that numba compiles."""
+    """What a variant computes in lanes: plain functions that numba compiles.
 
-    variant: str
+    Numbers that may change belong in the variant's `lane_settings`: numba freezes what a function reads from its module.
+    """
+
     activate: Callable[..., Any]
     compete: Callable[..., Any] | None = None
+    slope: Callable[..., Any] | None = None
     own_gradient: Callable[..., Any] | None = None
     """None if the variant has no parameter besides the standard ones."""
-    own_kept: Callable[..., Any] | None = None
+    # Filled in from the variant by `study.variants.registry.lane_code_of`:
+    variant: str = ""
     penalises_code: bool = True
     """Whether l1 multiplies Σ f (dL/df then starts at l1) rather than the number of active latents."""
+    own_not_below_zero: bool = False
+    """Whether its own parameter is set back to 0 or above after each step."""
 
     @cached_property
     def key(self) -> str:
-        """The variant's name and a hash of the file that defines its functions, so that changed code gets another type."""
-        source = inspect.getsourcefile(self.activate)
-        content = Path(source).read_bytes() if source else self.activate.__code__.co_code
-        return f"{self.variant}-{hashlib.sha256(content).hexdigest()[:12]}"
+        """The variant's name and a hash of its functions and their files, so that changed code gets another type."""
+        digest = hashlib.sha256(repr((self.penalises_code, self.own_not_below_zero)).encode())
+        for function in filter(None, (self.activate, self.compete, self.slope, self.own_gradient)):
+            source = Path(inspect.getsourcefile(function) or "")
+            digest.update(function.__code__.co_code + repr(function.__code__.co_consts).encode())
+            digest.update(source.read_bytes() if source.is_file() else b"")
+        return f"{self.variant}-{digest.hexdigest()[:12]}"
 
 
 class LaneCodeType(types.Opaque):
@@ -146,13 +157,23 @@ def _own_gradient(own: LaneCode) -> Any:
 
 
 def own_kept(code, value, k):
-    """The variant's own parameter after a step, put back into its range."""
+    """The variant's own parameter after a step, set back into its range."""
     raise NotImplementedError
 
 
 @_fills(own_kept)
 def _own_kept(own: LaneCode) -> Any:
-    if own.own_kept is None:
-        return lambda code, value, k: value
-    function = inlined(own.own_kept)
-    return lambda code, value, k: function(value, k)
+    return (lambda code, value, k: relu(value, k.zero)) if own.own_not_below_zero else (lambda code, value, k: value)
+
+
+def slope(code, q, s, f, P, row, k):
+    """dL/ds of one latent from q = dL/df."""
+    raise NotImplementedError
+
+
+@_fills(slope)
+def _slope(own: LaneCode) -> Any:
+    if own.slope is None:
+        return lambda code, q, s, f, P, row, k: where_less(k.zero, f, q, k.zero)
+    function = inlined(own.slope)
+    return lambda code, q, s, f, P, row, k: function(q, s, f, P, row, k)

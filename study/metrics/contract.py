@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.cells import Replicates
-from search_spaces.extensions import note_extension
+from search_spaces.extensions import calling_module, note_extension
 from search_spaces.protocol import Protocol
 from study.engines.contract import Autoencoders, SparseAutoencoders
 from study.metrics.autoencoder import finite_lanes
 from study.metrics.moments import SaeMoments, sae_moments
-from study.storage.schema import OF_THE_SAE, Column, register_column
+from study.storage.schema import MEASURED, OF_THE_SAE, Column, names_of, register_column
 
 _Array = NDArray[Any]
 
@@ -72,12 +72,22 @@ METRICS: list[Metric] = []
 
 
 def register_metric(metric: Metric) -> None:
-    """Measure it in every replicate from now on, on Ray's workers too; ValueError where one of its columns' names is taken."""
+    """Measure it in every replicate from now on, on Ray's workers too.
+
+    Raises ValueError if the name of one of its columns is taken, or if a column is not of a group that is measured.
+    """
+    if metric in METRICS:
+        return
+    for column in metric.columns:
+        if column.group not in MEASURED or column.name in names_of():
+            raise ValueError(
+                f"column {column.name!r} of group {column.group} cannot be measured: its name is taken, or the group is not one of "
+                f"{', '.join(MEASURED)}."
+            )
     for column in metric.columns:
         register_column(column)
-    if metric not in METRICS:
-        METRICS.append(metric)
-        note_extension(metric.measure.__module__)
+    METRICS.append(metric)
+    note_extension(calling_module())
 
 
 def registered_metrics(trained: Trained) -> dict[str, _Array]:

@@ -76,7 +76,8 @@ COLUMNS = [
     Column("ae_dimensions_per_feature", REAL, Group.AUTOENCODER, 1, "H/‖W‖²_F"),
     Column("hidden_rms", REAL, Group.AUTOENCODER, 1, "root mean square of h over samples and coordinates"),
     Column("sae_loss", REAL, Group.SAE, 1,
-           "mean over samples of ‖h − ĥ‖² + l1 Σ f: what training descends; with a target L0 its l1 is `l1_final`"),
+           "mean over samples of ‖h − ĥ‖² + l1 times what the variant penalises, Σ f or the count of active latents: what training "
+           "descends; with a target L0 its l1 is `l1_final`"),
     Column("sae_mse", REAL, Group.SAE, 1, "mean over samples and coordinates of (h − ĥ)²"),
     Column("explained_variance", REAL, Group.SAE, 1, "1 − Σ‖h − ĥ‖²/Σ‖h − h̄‖², h̄ the mean vector"),
     Column("l0", REAL, Group.SAE, 1, "mean number of active latents per sample"),

@@ -1,13 +1,13 @@
 """What an SAE variant is: its parameters, its forward pass and gradient, its loss, its lane code, its protocol fields.
 
-A variant is one file: a subclass of `Variant`, registered by `registry.register`. The base class is the SAE of one
+A variant is one file: a subclass of `Variant`, registered by `study.variants.registry.register`. The base class is the SAE of one
 hidden layer,
 
     u = h  (or h − b_dec),   s = W_enc u + b_enc,   f = activation(s),   ĥ = W_dec f + b_dec,
 
 trained to minimise the mean over a minibatch of ‖h − ĥ‖² + l1 Σ_j f_j (or l1 times the number of active latents). A variant
 of this form overrides `activate` and its counterparts in torch and in lanes; any other variant overrides `forward` and
-`gradients`. The NumPy code is the definition: `reference` runs it, and the metrics and the history use the same forward pass.
+`gradients`. The NumPy code is the definition: `reference` and the history run it, and the metrics where there is no lane code.
 
 Arrays have replicates on the last axis: h (B, H, R), s and f (B, L, R), W_enc and W_dec (L, H, R), b_enc (L, R), b_dec (H, R).
 """
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from search_spaces.cells import Architecture
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol
-from search_spaces.variants import VARIANTS, VariantField
+from search_spaces.variants import VariantField
 from study import data
 from study.sums import mean_over_batch, ordered_sum
 
@@ -84,7 +84,7 @@ class Variant(ABC):
     fields: ClassVar[tuple[VariantField, ...]] = ()
     """Protocol fields of its own."""
     own_parameters: ClassVar[tuple[Parameter, ...]] = ()
-    """Behind the standard four; (L,) each where there is lane code."""
+    """Behind the standard four. Lane code trains at most one, of shape (L,), whose `lowest` is None or 0."""
     penalised: ClassVar[Penalised] = Penalised.CODE
     pressure: ClassVar[str] = "l1"
     """`l1`, or the protocol field that says how many latents may be active."""
@@ -105,14 +105,8 @@ class Variant(ABC):
         """How many numbers each parameter holds, by name, in order."""
         return {parameter.name: math.prod(parameter.shape(architecture)) for parameter in self.parameters}
 
-    def check(self, protocol: Protocol) -> None:
-        """Raise MisuseError if the protocol cannot be trained with this variant."""
-        if protocol.sae_target_l0 is not None and not self.steerable:
-            steerable = [name for name, variant in VARIANTS.items() if variant.steerable]
-            raise MisuseError(
-                f"sae_target_l0={protocol.sae_target_l0} with sae_variant={self.name!r}: its l1 cannot be steered. Use "
-                f"sae_variant: {' or '.join(steerable)}, or sae_target_l0: null."
-            )
+    def check(self, protocol: Protocol) -> None:  # noqa: B027 (most variants take any protocol)
+        """Raise MisuseError if its own fields contradict each other or the rest of the protocol."""
 
     def start(self, architecture: Architecture, seeds: Sequence[int], b_dec: _Array, protocol: Protocol) -> dict[str, _Array]:
         """The parameters before the first step, for R seeds, in the dtype of b_dec (H, R), the initial bias."""
@@ -147,7 +141,7 @@ class Variant(ABC):
         penalty = l1 if self.penalised is Penalised.CODE else None
         q = ordered_sum((theta["W_dec"][:, i] * r[:, None, i] for i in range(h.shape[1])), penalty)  # dL/df: (B, L, R)
         self.own_gradients(theta, code, q, l1, protocol, out)
-        q = np.where(code.f > 0, q, 0)  # dL/ds
+        q = self.slope(q, code, theta, protocol)  # dL/ds
         mean_over_batch(out["W_enc"], (q[n][:, None] * code.u[n] for n in range(len(h))), len(h))
         mean_over_batch(out["b_enc"], q, len(h))
         mean_over_batch(out["W_dec"], (code.f[n][:, None] * r[n] for n in range(len(h))), len(h))
@@ -156,6 +150,10 @@ class Variant(ABC):
         mean_over_batch(out["b_dec"], r, len(h))
         return code.f
 
+    def slope(self, q: _Array, code: Code, theta: Theta, protocol: Protocol) -> _Array:
+        """dL/ds (B, L, R) from q = dL/df. As it is here it is right where df/ds = 1 if f > 0, else 0: override it elsewhere."""
+        return np.where(code.f > 0, q, 0)
+
     def own_gradients(  # noqa: B027 (most variants have no parameter of their own)
         self, theta: Theta, code: Code, q: _Array, l1: _Array, protocol: Protocol, out: Theta
     ) -> None:
@@ -163,18 +161,25 @@ class Variant(ABC):
 
     # The torch engine
 
-    @abstractmethod
+    @property
+    def has_torch_loss(self) -> bool:
+        """Whether it overrides `torch_loss`: known without importing PyTorch."""
+        return type(self).torch_loss is not Variant.torch_loss
+
     def torch_loss(self, protocol: Protocol) -> TorchLoss:
-        """The loss for torch.func.grad. Calling this imports PyTorch."""
+        """The loss for torch.func.grad. PyTorch is imported when this is called."""
+        raise MisuseError(f"sae_variant={self.name!r} has no torch loss. Use another engine.")
 
     # The compiled engine
 
-    has_lane_code: ClassVar[bool] = False
-    """Whether there is `lane_code`; known without importing numba."""
+    @property
+    def has_lane_code(self) -> bool:
+        """Whether it overrides `lane_code`: known without importing numba."""
+        return type(self).lane_code is not Variant.lane_code
 
     def lane_code(self) -> LaneCode:
-        """`activate` and the like for the compiled engine's kernels. Calling this imports numba."""
-        raise MisuseError(f"sae_variant={self.name!r} has no lane code. Use engine: torch or reference.")
+        """`activate` and what else it overrides, for the compiled engine's kernels. numba is imported when this is called."""
+        raise MisuseError(f"sae_variant={self.name!r} has no lane code. Use another engine.")
 
     def lane_settings(self, protocol: Protocol) -> tuple[float, ...]:
         """The numbers that the lane code reads, in its order."""

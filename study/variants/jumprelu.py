@@ -42,7 +42,6 @@ class JumpRelu(Variant):
     fields = (THRESHOLD_INIT, BANDWIDTH)
     own_parameters = (Parameter("threshold", "L", lowest=0.0),)
     penalised = Penalised.COUNT
-    has_lane_code = True
 
     def start(self, architecture: Architecture, seeds: Sequence[int], b_dec: _Array, protocol: Protocol) -> dict[str, _Array]:
         threshold = np.full((architecture.n_latents, len(seeds)), THRESHOLD_INIT.of(protocol), b_dec.dtype)
@@ -88,10 +87,7 @@ class JumpRelu(Variant):
             pull = k.minus_one * ((penalty + threshold * q) * everywhere(k.settings[1]))
             return where_less(absolute(s - threshold), everywhere(k.settings[0]), pull, k.zero)
 
-        def own_kept(value, k):
-            return relu(value, k.zero)
-
-        return LaneCode(self.name, activate, own_gradient=own_gradient, own_kept=own_kept, penalises_code=False)
+        return LaneCode(activate, own_gradient=own_gradient)
 
     def lane_settings(self, protocol: Protocol) -> tuple[float, ...]:
         bandwidth = BANDWIDTH.of(protocol)

@@ -20,7 +20,6 @@ class Relu(Variant):
     name = "relu"
     dies_of_l1 = True
     steerable = True
-    has_lane_code = True
 
     def activate(self, s: NDArray[Any], theta: Theta, protocol: Protocol) -> NDArray[Any]:
         return np.maximum(s, 0)
@@ -41,4 +40,4 @@ class Relu(Variant):
         def activate(s, P, row, k):
             return relu(s, k.zero)
 
-        return LaneCode(self.name, activate)
+        return LaneCode(activate)

@@ -26,10 +26,8 @@ class TopK(Variant):
     fields = (K,)
     pressure = K.name
     latents_compete = True
-    has_lane_code = True
 
     def check(self, protocol: Protocol) -> None:
-        super().check(protocol)
         if K.of(protocol) is None:
             raise MisuseError(
                 f"sae_variant={self.name!r} needs sae_k, the number of active latents, but it is None. Set both, as in "
@@ -80,7 +78,7 @@ class TopK(Variant):
                     before = before + where_less(value, load(scratch, s + i), k.one, k.zero)
                 store(scratch, f + j, where_less(before, active, load(scratch, f + j), k.zero))
 
-        return LaneCode(self.name, activate, compete=compete)
+        return LaneCode(activate, compete=compete)
 
     def lane_settings(self, protocol: Protocol) -> tuple[float, ...]:
         return (K.of(protocol),)

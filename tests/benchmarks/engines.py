@@ -239,7 +239,9 @@ def print_row(architecture: str, engine: str, dtype: str, step: tuple[float, flo
 
 def print_packs(loops: dict[str, float]) -> None:
     """Whole packs: data, training, metrics and rows."""
-    print("\n| pack | dtype | replicates/s | ms a replicate | times the loop's steps | of it data | AE | SAE | metrics and rows |")
+    print(
+        "\n| pack | dtype | replicates/s | ms per replicate | times the loop's steps | of it data | AE | SAE | metrics and rows |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     many = [round(float(l1), 12) for l1 in np.geomspace(1e-4, 1, 16)]
     for name, count in (("5-3-5", 1024), ("10-5-10", 1024), ("20-10-20", 512)):

@@ -41,7 +41,7 @@ print(outcome.state, outcome.trained, times[-1], busy[-1] - busy[0], resource.ge
 READ = """
 import resource, sys, time
 from analysis import load
-from study.row_store import Storage
+from study.storage.study_folder import Storage
 began = time.perf_counter()
 columns = sys.argv[2].split(",")
 rows = Storage.at(sys.argv[1]).study("many").read_shards(columns).rows if columns != [""] else load("many", sys.argv[1])
@@ -71,7 +71,7 @@ def _print_many_trials(storage: str) -> None:
     study = {"name": "trials", "protocol": tiny, "pack_size": 1, "space": space}
     state, trained, seconds, busy, megabytes = _told(LAUNCH, json.dumps(study), storage)
     rate, own = int(trained) / float(seconds), float(busy) / int(trained) * 1e3
-    print(f"{trained} trials ({state}): {rate:.0f} a second from the first on; {own:.1f} ms of a core each in the driver,")
+    print(f"{trained} trials ({state}): {rate:.0f} per second from the first on; {own:.1f} ms of a core each in the driver,")
     print(f"  whose peak memory is {float(megabytes):,.0f} MB")
 
 

@@ -22,7 +22,7 @@ def test_auto_is_the_fastest_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """With lane code `compiled`; without, `torch` if PyTorch is installed and can train the protocol, else `reference`."""
     protocol = PROTOCOLS["sound"]
     assert engine_for("auto", protocol).name == "compiled"
-    monkeypatch.setattr(type(variant_of(protocol)), "has_lane_code", False)
+    monkeypatch.setattr(type(variant_of(protocol)), "has_lane_code", property(lambda self: False))
     assert engine_for("auto", protocol).name == "torch"
     assert engine_for("auto", STEERED).name == "reference"
     monkeypatch.setattr(registry, "find_spec", lambda name: None)

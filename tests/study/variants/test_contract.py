@@ -15,6 +15,7 @@ from search_spaces.protocol import fields, register_variant
 from search_spaces.variants import VARIANTS
 from study.engines.contract import SparseAutoencoders
 from study.kernels.forward import layout_of
+from study.variants.contract import Parameter
 from study.variants.registry import register, variant_of
 from study.variants.relu import Relu
 
@@ -88,6 +89,18 @@ def test_a_name_or_field_is_registered_once() -> None:
         register_variant(Other())
     assert fields() == before
     assert "other" not in VARIANTS
+
+
+def test_lane_code_that_cannot_train_the_parameters_is_refused() -> None:
+    """Two parameters of its own would stay where they start in one engine and move in the other."""
+
+    class Gated(Relu):
+        name = "gated_example"
+        own_parameters = (Parameter("gate", "L"), Parameter("size", "L"))
+
+    with pytest.raises(MisuseError, match="at most one"):
+        register(Gated())
+    assert "gated_example" not in VARIANTS
 
 
 def test_fields_of_variants_are_fields_of_the_protocol() -> None:
