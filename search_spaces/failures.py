@@ -6,7 +6,7 @@ The conditions under which a row gets each verdict are in study/failures.py; `st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -48,7 +48,7 @@ class Verdict:
     """Matplotlib's marker for single replicates."""
     threshold: str | None = None
     """The protocol field that the condition compares with."""
-    of_sae: bool = False
+    of_sae: bool = field(kw_only=True)
     """Whether it is a failure of the SAE on a healthy autoencoder. An l1 search leaves out all other failures."""
 
 
@@ -59,21 +59,21 @@ VERDICTS = [
         "the replicate killed its worker",
         "the replicate killed every worker that trained it",
         ("empirical_sparsity",),
-        colour="#4d4d4d", pattern="xx", marker="x",
+        colour="#4d4d4d", pattern="xx", marker="x", of_sae=False,
     ),
     Verdict(
         FailureKind.DIVERGED.value,
         "a weight or a loss is not finite",
         "a weight or a loss is not finite",
         ("ae_loss", "sae_loss"),
-        colour="#F0E442", pattern="++", marker="P",
+        colour="#F0E442", pattern="++", marker="P", of_sae=False,
     ),
     Verdict(
         FailureKind.AE_COLLAPSED.value,
         "the autoencoder does no better than a bias alone, the fault lies before the SAE",
         "`ae_loss` ≥ `collapsed_from` · `ae_loss_bias_only`, or every output ReLU is dead",
         ("ae_loss", "ae_loss_bias_only", "ae_dead_outputs", "n_features"),
-        colour="#D55E00", pattern="//", marker="^", threshold="collapsed_from",
+        colour="#D55E00", pattern="//", marker="^", threshold="collapsed_from", of_sae=False,
     ),
     Verdict(
         FailureKind.SAE_DEAD.value,
@@ -111,7 +111,7 @@ VERDICTS = [
         colour="#CC79A7", pattern="--", marker=">", threshold="unrecovered_below", of_sae=True,
     ),
     Verdict(
-        FailureKind.NONE.value, "no failure", "otherwise", (), colour="#B3E2CD", pattern="", marker="o"
+        FailureKind.NONE.value, "no failure", "otherwise", (), colour="#B3E2CD", pattern="", marker="o", of_sae=False
     ),
 ]  # fmt: skip
 """All verdicts in order of precedence, success last."""

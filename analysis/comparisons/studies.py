@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.stats import fisher_exact, mannwhitneyu, t, wilcoxon
 
-from analysis.rates.cells import CELL, rate_interval
+from analysis.rates.cells import CELL, counted, rate_interval
 from analysis.rates.claims import DRAWS, RESAMPLING, independent
 from analysis.rates.significance import LEVEL, benjamini_hochberg, holm, mcnemar, p_text, seed_columns
 from search_spaces.errors import MisuseError
@@ -111,13 +111,13 @@ class Comparison:
 
     def _extent(self) -> str:
         one, other = self.names
-        text = f"{one} and {other} share {_count(len(self.cells), 'cell')}"
+        text = f"{one} and {other} share {counted(len(self.cells), 'cell')}"
         if any(self.unshared_cells):
             text += f" ({self.unshared_cells[0]} only in {one}, {self.unshared_cells[1]} only in {other}, left out)"
         if self.pairs == 0:
             return f"{text} and no seed."
         return (
-            f"{text} and {_count(self.pairs, 'replicate')}: {self.same_verdict} ({self.same_verdict / self.pairs:.1%}) "
+            f"{text} and {counted(self.pairs, 'replicate')}: {self.same_verdict} ({self.same_verdict / self.pairs:.1%}) "
             f"have the same verdict on both sides and {self.identical} are the same to the bit."
         )
 
@@ -126,7 +126,7 @@ class Comparison:
         interval = f"{of.shift:+.1%} [95 % interval {of.low:+.1%} to {of.high:+.1%}]"
         what = f"Over all shared cells, the rate of {self.failure} in {self.names[0]} minus that in {self.names[1]} is {interval}"
         verdict = "the two differ beyond chance" if of.p_value <= LEVEL else "no difference beyond chance"
-        units = f"{_count(of.seeds, 'seed')}, {'paired' if of.paired else 'unpaired'}"
+        units = f"{counted(of.seeds, 'seed')}, {'paired' if of.paired else 'unpaired'}"
         return f"{what}: {verdict} (shift {p_text(of.p_shift)}, pattern over cells {p_text(of.p_pattern)}; {units})."
 
     def _cells(self) -> str:
@@ -153,7 +153,7 @@ class Comparison:
             return f"There is no cell in which {name} is defined on both sides."
         differ = table[table["p_holm"] <= LEVEL].sort_values("p_value", kind="stable")
         if differ.empty:
-            return f"{name} differs beyond chance in none of {_count(int(tested), 'cell')}."
+            return f"{name} differs beyond chance in none of {counted(int(tested), 'cell')}."
         texts = [
             f"{_cell_text(row)}: median {row.median_one:.4g} against {row.median_other:.4g}, by {row.difference:+.2g} "
             f"({p_text(row.p_value)}, {row.test})"
@@ -469,7 +469,3 @@ def _cell_text(row: object) -> str:
 def _listed(texts: list[str], differ: pd.DataFrame) -> str:
     rest = len(differ) - len(texts)
     return "; ".join(texts) + (f"; and {rest} more" if rest else "")
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

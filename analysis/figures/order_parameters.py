@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.figures.style import edges, nothing_to_show
+from analysis.figures.style import counts_text, edges, nothing_to_show
 from analysis.transitions.critical_points import ORDER_PARAMETERS, QUANTILES, ae_order_parameters, importances_of
 from search_spaces.coordinates import SPARSITY
 
@@ -46,8 +46,7 @@ class OrderParameterCurve:
         """How many autoencoders the boxes summarise."""
         if len(self.replicates) == 0:
             return "No autoencoder."
-        fewest, most = self.replicates.min(), self.replicates.max()
-        each = fewest if fewest == most else f"{fewest} to {most}"
+        each = counts_text(self.replicates)
         return f"{self.replicates.sum()} autoencoders, {each} per sparsity; boxes: 5 to 95 % and the middle half."
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from analysis.figures.style import (
     LineStyle,
+    counts_text,
     edges,
     failure_text,
     hatch_unmeasured,
@@ -96,7 +97,7 @@ class PhaseDiagram:
     def caption(self) -> str:
         """What the diagram shows, and from how many replicates."""
         seeds = self.replicates[self.replicates > 0]
-        each = "no" if len(seeds) == 0 else str(seeds.min()) if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
+        each = counts_text(seeds, none="no")
         x, y = (coordinate.symbol for coordinate in self.plane)
         lines = (
             f" Line: fitted {self.level:.0%}; dashed: where the fit is {SURE:.0%} sure of either side."

@@ -29,6 +29,17 @@ def failure_text(failure: str) -> str:
     return "any failure" if failure == "any" else failure
 
 
+def counts_text(counts: NDArray[np.int64], none: str = "0") -> str:
+    """The counts from the least to the most, `none` where there are none.
+
+    >>> counts_text(np.array([50, 12])), counts_text(np.array([50, 50]))
+    ('12 to 50', '50')
+    """
+    if len(counts) == 0:
+        return none
+    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+
+
 def edges(values: _Float, logarithmic: bool = False) -> _Float:
     """(n + 1,): edges of the cells around ascending values, midway between neighbours; the outer cells are symmetric.
 

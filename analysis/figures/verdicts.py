@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from analysis.figures.style import level_ticks
+from analysis.figures.style import counts_text, level_ticks
 from analysis.rates.cells import per_autoencoder
 from search_spaces.coordinates import COORDINATES
 from search_spaces.failures import FailureKind, verdict_named, verdicts
@@ -50,14 +50,7 @@ class VerdictComposition:
     @property
     def caption(self) -> str:
         """How many replicates the bars represent."""
-        return f"{self.replicates.sum()} replicates, {_range(self.replicates)} per bar."
-
-
-def _range(counts: NDArray[np.int64]) -> str:
-    """The range of counts as text: `50`, `12 to 50`, or `0`."""
-    if len(counts) == 0:
-        return "0"
-    return str(counts.min()) if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        return f"{self.replicates.sum()} replicates, {counts_text(self.replicates)} per bar."
 
 
 def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictComposition:

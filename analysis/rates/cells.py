@@ -68,3 +68,12 @@ def cell_rates(frame: pd.DataFrame, failure: str = "any", plane: Plane = PLANE) 
     )
     low, high = rate_interval(counts["failures"], counts["replicates"])
     return counts.assign(rate=counts["failures"] / counts["replicates"], low=low, high=high)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "seed"), counted(2, "seed")
+    ('1 seed', '2 seeds')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.comparisons.metric_trust import LEAST, TELLS
 from analysis.comparisons.published import PUBLISHED, published_finding
-from analysis.rates.cells import cell_rates, rate_interval
+from analysis.rates.cells import cell_rates, counted, rate_interval
 from analysis.rates.claims import LocalMaximum, Monotonicity, local_maximum_at, probability_text
 from analysis.rates.regions import Region
 from analysis.rates.significance import LEVEL, holm
@@ -42,11 +42,6 @@ def findings(frame: pd.DataFrame, planned: int) -> list[str]:
     if frame.empty:
         return [f"No row is stored yet, of {planned} planned."]
     return unfinished(len(frame), planned) + published_finding(frame) + verdict_sentences(frame)
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 seed, 2 seeds."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def unfinished(there: int, planned: int) -> list[str]:

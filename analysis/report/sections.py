@@ -18,9 +18,10 @@ from analysis.figures.l1 import l1_figure
 from analysis.figures.order_parameters import order_parameter_curve, plot_order_parameter
 from analysis.figures.phase import phase_diagram, plot_phase_diagram, plot_phase_diagrams
 from analysis.figures.replicates import gram, metric_scatter, plot_gram_matrix, plot_metric_scatter
+from analysis.rates.cells import counted
 from analysis.rates.claims import probability_text
 from analysis.rates.regions import Region
-from analysis.report.findings import architecture_sentences, collapse_sentences, counted, range_text, span_text, verdict_table
+from analysis.report.findings import architecture_sentences, collapse_sentences, range_text, span_text, verdict_table
 from analysis.report.study_rows import COLLAPSE, DEATH, StudyRows, slug
 from analysis.searches.l1 import l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table

@@ -115,10 +115,15 @@ def sae_moments(saes: SparseAutoencoders, W: _Float, x: _Float, ae_of_sae: NDArr
         on = _Evaluation(X, H, Y, codes, scratch, out, samples, n_features)
         _sum_saes(code, P, rows_of(matrices, ae_of_sae[lanes]), on, at, settings)
         total[lanes] = out.T
-    one, latents, features, together, XX, YY, XY, norms = np.split(total, np.cumsum(sizes)[:-1], axis=1)
-    square = (count, n_hidden, n_hidden)
+    return _as_moments(np.split(total, np.cumsum(sizes)[:-1], axis=1), samples, n_hidden)
+
+
+def _as_moments(parts: list[_Float], samples: int, n_hidden: int) -> SaeMoments:
+    """The sums of R SAEs, (R, …), in their order in a kernel's rows."""
+    one, latents, features, together, XX, YY, XY, norms = parts
+    square = (len(one), n_hidden, n_hidden)
     pair = PairMoments(samples, XX.reshape(square), YY.reshape(square), XY.reshape(square), *norms.T)
-    return SaeMoments(one[:, 0], one[:, 1], latents, features, together.reshape(count, n_latents, n_features), pair)
+    return SaeMoments(one[:, 0], one[:, 1], latents, features, together.reshape(*latents.shape, -1), pair)
 
 
 def _codes(saes: SparseAutoencoders, W: _Float, x: _Float, protocol: Protocol) -> _Float:
