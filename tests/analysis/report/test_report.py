@@ -322,7 +322,9 @@ def test_a_registered_verdict_is_on_the_page(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(table_of_verdicts, "VERDICTS", [*table_of_verdicts.VERDICTS])
     monkeypatch.setattr(conditions, "CONDITIONS", {**conditions.CONDITIONS})
     blue = {"colour": "#0000ff", "pattern": "oo", "marker": "h"}
-    lopsided = Verdict("lopsided", "one latent fires too often", "`max_firing_rate` > 0.1", ("max_firing_rate",), **blue)
+    lopsided = Verdict(
+        "lopsided", "one latent fires too often", "`max_firing_rate` > 0.1", ("max_firing_rate",), of_sae=True, **blue
+    )
     register_verdict(lopsided, lambda row, protocol: row["max_firing_rate"] > 0.1, before="sae_dead")
     store(tmp_path, spec_of(LINE, protocol="dissertation"))
     counts = load("made", tmp_path)["failure"].value_counts()
