@@ -1,8 +1,13 @@
-"""Which metric may be trusted where: are the similarities still defined, telling and stable in replicates that failed?
+"""Which metrics can be trusted where: whether they stay defined, informative and stable in replicates that failed.
 
-The verdicts of a study divide its replicates; for every metric and group the table says how often it is defined, where it
-lies, whether it tells healthy from failing in the same cell, how far it scatters between seeds, and whether it says more
-than the reconstruction error does. A verdict is itself made of some metrics: those tell it by definition, and are marked.
+The replicates of a study are grouped by verdict. For every metric and group, the tables say
+
+- how often the metric is defined, and its quantiles,
+- whether it separates healthy from failing replicates of the same cell,
+- how much it scatters between seeds,
+- whether it says more than the reconstruction error does.
+
+Verdicts are defined by some of the metrics. Those separate them by definition, and are marked.
 """
 
 from __future__ import annotations
@@ -29,53 +34,55 @@ SIMILARITIES = (
 )  # fmt: skip
 """The metrics that are compared, with those registered as similarities; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
 ERROR = "explained_variance"
-"""What a metric restates if it goes with nothing else."""
+"""The measure of reconstruction error that a metric may merely restate."""
 BY_CONVENTION = ("mcc_decoder_features", "mcc_corrected", "mmcs_decoder_features", "f1_latents_features")
-"""Metrics that are set to 0 where no latent is alive."""
+"""Metrics that are set to 0 if no latent is alive."""
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95}
 LEAST = 10
-"""Defined values that each of two groups must have before they are compared."""
+"""Number of defined values that each of two groups needs to be compared."""
 MOST_TRIALS = 1.5
-"""Times the smaller side's values an AUC is held to be worth in trials: what ½ is, from equal and independent sides."""
+"""Largest effective number of trials of an AUC, in multiples of the smaller side's values: that of ½ from equal, independent
+sides."""
 LEAST_SEEDS = 5
-"""Defined values of one cell that a spread between seeds is taken of."""
+"""Number of defined values that a cell needs for a spread between seeds."""
 TELLS, RESTATES = 0.8, 0.9
-"""In words, a metric tells a failure where the interval of its AUC lies beyond TELLS, and restates the error where its rank
+"""In sentences, a metric separates a failure if the interval of its AUC lies beyond TELLS, and restates the error if its rank
 correlation with it is at least RESTATES."""
 
 
 @dataclass(frozen=True)
 class Separation:
-    """How well values tell healthy replicates from failing ones."""
+    """How well the values of a metric separate healthy from failing replicates."""
 
     auc: float
-    """P(healthy above failing) + ½ P(equal), over pairs of the same stratum; NaN below LEAST values on either side."""
+    """P(healthy above failing) + ½ P(equal), over pairs in the same stratum; NaN with fewer than LEAST values on either side."""
     low: float
     high: float
-    """95 % interval, with seeds as the units."""
+    """`low` and `high` are the ends of the 95 % interval, with seeds as the units."""
     healthy: int
     failing: int
-    """Values that have a partner in their stratum."""
+    """`healthy` and `failing` count the values that have a partner in their stratum."""
 
 
 @dataclass(frozen=True, eq=False)
 class MetricTrust:
-    """The evidence on each metric; all tables are computed from one study's rows."""
+    """The evidence about each metric; all tables are computed from the rows of one study."""
 
     table: pd.DataFrame
-    """A row a metric: the share defined among healthy, failing and all-dead replicates; auc, low, high of healthy against
+    """One row per metric: the share defined among healthy, failing and all-dead replicates; auc, low, high of healthy against
     failing in the same cell; spread_healthy and spread_failing (median over cells of the interquartile range between seeds);
     error_rank_correlation (Spearman's, within cells) with the explained variance; in_verdict."""
     by_verdict: pd.DataFrame
-    """A row a metric and group (healthy, failing, each kind, all_dead): replicates, defined (share), q05, q25, median, q75, q95."""
+    """One row per metric and group (healthy, failing, each kind, all_dead): replicates, defined (share), q05, q25, median, q75,
+    q95."""
     separation: pd.DataFrame
-    """A row a metric and kind: replicates, auc, low, high, healthy, failing, within_cells (else over all cells, where no cell
-    holds enough of both), looks_healthy (the share of the kind's defined values between the healthy ones' q05 and q95),
-    by_definition."""
+    """One row per metric and kind: replicates, auc, low, high, healthy, failing, within_cells (False if no cell holds enough of
+    both, so that pairs are formed over all cells), looks_healthy (the share of the kind's defined values between the healthy
+    ones' q05 and q95), by_definition."""
 
     @property
     def sentences(self) -> list[str]:
-        """Which metric to trust where, with the figures that say so."""
+        """Which metrics to trust where, with the figures that support it."""
         counts = self.by_verdict.drop_duplicates("group").set_index("group")["replicates"]
         healthy, failing = (int(counts.get(group, 0)) for group in ("healthy", "failing"))
         sentences = [f"{healthy} replicates are healthy and {failing} fail."]
@@ -86,7 +93,7 @@ class MetricTrust:
 
 
 def metric_trust(frame: pd.DataFrame) -> MetricTrust:
-    """Compare the metrics of a study (a frame of `analysis.load`); columns that are missing count as undefined everywhere."""
+    """Compare the metrics of a study, given the frame of `analysis.load`; missing columns count as undefined everywhere."""
     values = _values(frame)
     groups = _groups(frame)
     cell, seed = (_codes(frame, names) for names in (CELL, seed_columns(frame)))
@@ -106,7 +113,7 @@ def metric_trust(frame: pd.DataFrame) -> MetricTrust:
 
 
 def _values(frame: pd.DataFrame) -> dict[str, _Float]:
-    """Every metric as (rows,) floats, NaN where undefined or not finite."""
+    """Every metric as floats (rows,), NaN where it is undefined or not finite."""
     compared = _compared()
     names = {*compared, "mcc_chance"} - {"mcc_corrected"}
     found = {name: frame[name] if name in frame else pd.Series(np.nan, frame.index) for name in names}
@@ -121,7 +128,7 @@ def _compared() -> list[str]:
 
 
 def _of_the_verdict(metric: str) -> bool:
-    """Whether a verdict is made of it: healthy replicates were chosen by such a metric."""
+    """Whether a verdict depends on the metric, so that healthy replicates were selected by it."""
     return metric == "mcc_corrected" or any(metric in verdict.columns for verdict in failing_verdicts())
 
 
@@ -134,7 +141,7 @@ def _groups(frame: pd.DataFrame) -> dict[str, _Mask]:
 
 
 def _codes(frame: pd.DataFrame, names: list[str]) -> NDArray[np.int64]:
-    """A number for each combination of the columns' values, (rows,); rows on their own where there is no column."""
+    """(rows,): a number for each combination of the columns' values; without columns each row has its own."""
     if not names or frame.empty:
         return np.arange(len(frame))
     return frame.groupby(names, sort=True).ngroup().to_numpy(dtype=np.int64)
@@ -159,12 +166,13 @@ def _distribution(metric: str, group: str, values: _Float) -> dict[str, Any]:
 def separation(
     values: _Float, healthy: _Mask, failing: _Mask, stratum: NDArray[np.int64], unit: NDArray[np.int64] | None = None
 ) -> Separation:
-    """AUC over pairs (healthy, failing) of the same stratum, with DeLong's variance summed over units; all arguments (rows,).
+    """AUC over pairs (healthy, failing) in the same stratum, with DeLong's variance summed over units; all arguments (rows,).
 
-    AUC = Σ wins / Σ pairs; a replicate's wins less AUC times its partners is its influence, and the variance the sum over
-    units of the squared sum of theirs (DeLong, DeLong, Clarke-Pearson 1988; Obuchowski 1997 for units of several). The
-    interval is Jeffreys' of as many independent trials as have that variance, and at an AUC of 0 or 1, where it is 0, of the
-    smaller number of units: so it is never a point. NaN values do not count.
+    AUC = Σ wins / Σ pairs. The influence of a replicate is its wins minus AUC times its partners; the variance is the sum over
+    units of the squared sum of influences (DeLong, DeLong, Clarke-Pearson 1988; Obuchowski 1997 for units of several
+    replicates). The interval is Jeffreys' for the number of independent trials that has this variance. At an AUC of 0 or 1,
+    where the variance is 0, that number is the smaller number of units, so that the interval is never a point. NaN values do
+    not count.
     """
     keep = (healthy | failing) & ~np.isnan(values)
     wins, partners = _pair_wins(values[keep], healthy[keep], stratum[keep])
@@ -186,9 +194,10 @@ def separation(
 
 
 def _pair_wins(values: _Float, healthy: _Mask, stratum: NDArray[np.int64]) -> tuple[_Float, NDArray[np.int64]]:
-    """Of each value the pairs that speak for “healthy above failing” (equal ones count ½), and its partners; all (rows,).
+    """For each value its pairs with “healthy above failing” (ties count ½), and its partners; all (rows,).
 
-    A healthy value's are the failing ones of its stratum below it, a failing value's the healthy ones above it.
+    The pairs of a healthy value are with failing values below it in its stratum, those of a failing value with healthy ones
+    above it.
     """
     order = np.lexsort((values, stratum))
     v, s, h = values[order], stratum[order], healthy[order]
@@ -231,7 +240,7 @@ def _looks_healthy(healthy: _Float, failing: _Float) -> float:
 
 
 def spread_between_seeds(values: _Float, mask: _Mask, cell: NDArray[np.int64]) -> float:
-    """The median over cells of the interquartile range of the defined values; cells of fewer than LEAST_SEEDS do not count."""
+    """The median over cells of the interquartile range of the defined values; cells with fewer than LEAST_SEEDS do not count."""
     keep = mask & ~np.isnan(values)
     of_cell = pd.Series(values[keep]).groupby(cell[keep])
     enough = of_cell.size() >= LEAST_SEEDS
@@ -240,7 +249,7 @@ def spread_between_seeds(values: _Float, mask: _Mask, cell: NDArray[np.int64]) -
 
 
 def rank_correlation_within(one: _Float, other: _Float, cell: NDArray[np.int64]) -> float:
-    """Spearman's correlation within cells: of the centred ranks within each cell, over all cells; NaN below LEAST rows."""
+    """Spearman's correlation within cells: that of the ranks centred within each cell, over all cells; NaN below LEAST rows."""
     keep = ~np.isnan(one) & ~np.isnan(other)
     if keep.sum() < LEAST:
         return np.nan
@@ -250,7 +259,7 @@ def rank_correlation_within(one: _Float, other: _Float, cell: NDArray[np.int64])
 
 
 def _centred_ranks(values: _Float, cell: NDArray[np.int64]) -> pd.Series[float]:
-    """Ranks within each cell less their mean, as a share of the cell's size: exactly 0 where all are equal."""
+    """Ranks within each cell minus their mean, as shares of the cell's size: exactly 0 if all are equal."""
     of_cell = pd.Series(values).groupby(cell)
     size = of_cell.transform("size")
     return (of_cell.rank() - (size + 1) / 2) / size
@@ -284,7 +293,7 @@ def _metric_sentence(row: dict[str, Any]) -> str:
     parts = [_defined_text(row), _telling_text(row), _stability_text(row)]
     if row["metric"] != ERROR and not np.isnan(row["error_rank_correlation"]):
         restates = abs(row["error_rank_correlation"]) >= RESTATES
-        says = f"restates {ERROR}" if restates else f"says something else than {ERROR}"
+        says = f"restates {ERROR}" if restates else f"does not restate {ERROR}"
         parts.append(f"{says} (rank correlation within cells {row['error_rank_correlation']:.2f})")
     return f"{row['metric']}: {'; '.join(parts)}."
 
@@ -297,18 +306,18 @@ def _defined_text(row: dict[str, Any]) -> str:
 
 def _telling_text(row: dict[str, Any]) -> str:
     if np.isnan(row["auc"]):
-        return "not enough defined values on both sides to say whether it tells failures"
-    marked = ", but the verdict is made of it" if row["in_verdict"] else ""
+        return "not enough defined values on both sides to say whether it separates failures"
+    marked = ", but the verdict depends on it" if row["in_verdict"] else ""
     where = "in the same cell" if row["within_cells"] else "over all cells"
     return f"{_telling(row)} failing from healthy {where} ({_auc_text(row)}{marked})"
 
 
 def _telling(row: dict[str, Any]) -> str:
     if max(row["low"], 1 - row["high"]) >= TELLS:
-        return "tells"
+        return "separates"
     if row["low"] <= 0.5 <= row["high"]:
-        return "cannot be shown to tell"
-    return "partly tells"
+        return "is not shown to separate"
+    return "partly separates"
 
 
 def _stability_text(row: dict[str, Any]) -> str:
@@ -316,7 +325,7 @@ def _stability_text(row: dict[str, Any]) -> str:
     if np.isnan(healthy) or np.isnan(failing):
         return f"not enough seeds in healthy and in failing cells ({LEAST_SEEDS} in one) to compare its spread"
     ratio = f", {_figures(failing / healthy)} times as much" if healthy > 0 else ""
-    return f"spread between seeds {healthy:.2g} where healthy, {failing:.2g} where failing{ratio}"
+    return f"spread between seeds {healthy:.2g} in healthy, {failing:.2g} in failing replicates{ratio}"
 
 
 def _auc_text(row: dict[str, Any]) -> str:
@@ -324,22 +333,23 @@ def _auc_text(row: dict[str, Any]) -> str:
 
 
 def _kind_sentence(kind: str, rows: pd.DataFrame) -> str:
-    """The best and the worst guide to a kind of failure, among the metrics that do not define it."""
+    """The metric that separates a kind of failure best, and those that do so less surely, among those that do not define it."""
     guides = rows[~rows["by_definition"].astype(bool) & rows["auc"].notna()]
     if guides.empty:
         return _silence(kind, rows)
     ordered = guides.assign(clear=(guides["auc"] - 0.5).abs()).sort_values(["clear", "metric"], ascending=[False, True])
     best = ordered.iloc[0].to_dict()
-    best_text = f"{kind}: {best['metric']} {_telling(best)} it from healthy best ({_auc_text(best)}, {best['failing']} failing)"
-    blind = [row for row in ordered.iloc[1:].to_dict("records") if _telling(row) != "tells"]
+    evidence = f"{_auc_text(best)}, {best['failing']} failing"
+    best_text = f"{kind}: the best metric, {best['metric']}, {_telling(best)} it from healthy ({evidence})"
+    blind = [row for row in ordered.iloc[1:].to_dict("records") if _telling(row) != "separates"]
     if not blind:
-        return f"{best_text}; the others that do not define it tell it too."
+        return f"{best_text}; the others that do not define it separate it too."
     listed = ", ".join(f"{row['metric']} (AUC {row['auc']:.2f}; {row['looks_healthy']:.0%} look healthy)" for row in blind[::-1])
     return f"{best_text}; less surely: {listed}."
 
 
 def _silence(kind: str, rows: pd.DataFrame) -> str:
-    """Why no metric is a guide to a kind: too few replicates, or none of those that do not define it is defined there."""
+    """Why no metric can be recommended for a kind: too few replicates, or too few defined values of the metrics."""
     count = int(rows["replicates"].max())
     if count < LEAST:
         return f"{kind}: not enough replicates ({count}, {LEAST} needed)."

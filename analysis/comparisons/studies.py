@@ -1,9 +1,9 @@
-"""Two studies (protocols, engines, versions) side by side: which rates and which metrics differ beyond chance, cell by cell.
+"""Compares two studies (protocols, engines, versions): which rates and metrics differ beyond chance, cell by cell.
 
-Where the two share seeds they are paired by seed, which removes what the seed decides: McNemar's test for verdicts,
-Wilcoxon's signed ranks for metrics. Elsewhere Fisher's exact test, and Mann and Whitney's. Pairing is valid whether or not
-a seed means the same draws on both sides. Every table is corrected for its many tests. For the studies as a whole the
-seed is the unit, since the cells of a study share seeds and are not independent.
+If the two share seeds, they are paired by seed, which removes the variation between seeds: McNemar's test for verdicts,
+Wilcoxon's signed ranks for metrics. Otherwise the tests are Fisher's exact test, and Mann and Whitney's. Pairing is valid
+whether or not a seed gives the same draws on both sides. Every table is corrected for multiple tests. For the studies as a
+whole the seed is the unit, because the cells of a study share seeds and are not independent.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from study.storage.schema import not_science
 _Float = NDArray[np.float64]
 
 METRICS_COMPARED = ("ae_loss", "explained_variance", "l0", "mcc_corrected", "f1_latents_features")
-"""Compared unless others are asked for; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
+"""The metrics that are compared by default; `mcc_corrected` is (mcc − chance)/(1 − chance)."""
 PAIRED_FROM = 0.5
-"""A cell is paired where at least this share of the smaller side's seeds is common; other seeds then do not count."""
+"""A cell is paired if at least this share of the smaller side's seeds is shared; other seeds then do not count."""
 MOST_LISTED = 3
 DIGITS = 12
-"""Cells are the same where sparsity and l1 agree to as many significant digits: levels made by two formulas differ in the last."""
+"""Cells are the same if sparsity and l1 agree to this many significant digits: levels from two formulas may differ in the last."""
 
 
 @dataclass(frozen=True)
@@ -43,53 +43,53 @@ class Overall:
     """The two studies over all cells that they share."""
 
     shift: float
-    """The first one's rate minus the other's; NaN without a common cell."""
+    """The first one's rate minus the other's; NaN without a shared cell."""
     low: float
     high: float
-    """95 % interval of the shift, with seeds as the units."""
+    """`low` and `high` are the ends of the shift's 95 % interval, with seeds as the units."""
     p_shift: float
-    """Of the hypothesis of no difference, against a shift: seeds' sides are exchanged (paired), or dealt anew (unpaired)."""
+    """p of no difference against a shift: the sides of seeds are exchanged if paired, or dealt again if unpaired."""
     p_pattern: float
-    """The same against differences of any sign: the statistic is the sum of the cells' chi-squares."""
+    """p of no difference against differences of any sign: the statistic is the sum of the cells' chi-squares."""
     paired: bool
     seeds: int
-    """The units: common seeds where paired, else the seeds of both."""
+    """The number of units: shared seeds if paired, else the seeds of both."""
 
     @property
     def p_value(self) -> float:
-        """Of both at once, by Bonferroni."""
+        """p of both tests together, by Bonferroni."""
         return float(min(1.0, 2 * min(self.p_shift, self.p_pattern)))
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What differs between two studies. Tables have one row per common cell (and metric)."""
+    """The differences between two studies. Tables have one row per shared cell (and metric)."""
 
     failure: str
     names: tuple[str, str]
     cells: pd.DataFrame
     """architecture, sparsity, l1; replicates, failures and rate of both (`_one`, `_other`); common_seeds, only_one, only_other
-    (failures of common seeds on one side alone); difference (first minus other) with its 95 % interval (low, high); test,
-    p_value, p_holm, p_fdr. In a paired cell rates and difference are those of the common seeds."""
+    (failures of shared seeds on only one side); difference (first minus other) with its 95 % interval (low, high); test,
+    p_value, p_holm, p_fdr. In a paired cell, rates and difference are those of the shared seeds."""
     metrics: pd.DataFrame
-    """architecture, sparsity, l1, metric; defined and median (of both), difference (the median one of the pairs where paired);
-    test, p_value, p_holm, p_fdr, NaN where nothing is defined."""
+    """architecture, sparsity, l1, metric; defined and median (of both), difference (if paired, the median over pairs); test,
+    p_value, p_holm, p_fdr, NaN if nothing is defined."""
     overall: Overall
     unshared_cells: tuple[int, int]
-    """Cells that only the first has, and only the other."""
+    """Number of cells that only the first has, and that only the other has."""
     pairs: int
-    """Replicates that both have."""
+    """Number of replicates that both have."""
     same_verdict: int
     identical: int
-    """Of the pairs those with the same verdict, and those whose every number is the same to the bit."""
+    """`same_verdict` counts the pairs with the same verdict, `identical` those in which every number is the same to the bit."""
 
     @property
     def differing(self) -> pd.DataFrame:
-        """The cells whose rates differ beyond chance (Holm), the surest first."""
+        """The cells whose rates differ beyond chance (Holm), the most certain first."""
         return self.cells[self.cells["p_holm"] <= LEVEL].sort_values("p_value", kind="stable")
 
     def to_mapping(self) -> dict[str, Any]:
-        """As one document."""
+        """All fields as one JSON document."""
         return {
             "failure": self.failure,
             "sentences": self.sentences,
@@ -104,9 +104,9 @@ class Comparison:
 
     @property
     def sentences(self) -> list[str]:
-        """What the tables say."""
+        """The tables in sentences."""
         if self.cells.empty:
-            return [f"{self.names[0]} and {self.names[1]} have no cell in common: nothing can be compared."]
+            return [f"{self.names[0]} and {self.names[1]} share no cell, so nothing can be compared."]
         return [self._extent(), self._overall(), self._cells(), *self._metrics()]
 
     def _extent(self) -> str:
@@ -117,14 +117,14 @@ class Comparison:
         if self.pairs == 0:
             return f"{text} and no seed."
         return (
-            f"{text} and {counted(self.pairs, 'replicate')}, of which {self.same_verdict} ({self.same_verdict / self.pairs:.1%}) "
+            f"{text} and {counted(self.pairs, 'replicate')}: {self.same_verdict} ({self.same_verdict / self.pairs:.1%}) "
             f"have the same verdict on both sides and {self.identical} are the same to the bit."
         )
 
     def _overall(self) -> str:
         of = self.overall
         interval = f"{of.shift:+.1%} [95 % interval {of.low:+.1%} to {of.high:+.1%}]"
-        what = f"Over all common cells the rate of {self.failure} is {interval} in {self.names[0]} against {self.names[1]}"
+        what = f"Over all shared cells, the rate of {self.failure} in {self.names[0]} minus that in {self.names[1]} is {interval}"
         verdict = "the two differ beyond chance" if of.p_value <= LEVEL else "no difference beyond chance"
         units = f"{counted(of.seeds, 'seed')}, {'paired' if of.paired else 'unpaired'}"
         return f"{what}: {verdict} (shift {p_text(of.p_shift)}, pattern over cells {p_text(of.p_pattern)}; {units})."
@@ -135,7 +135,7 @@ class Comparison:
             half = float(((self.cells["high"] - self.cells["low"]) / 2).median())
             return (
                 f"In no cell do the rates of {self.failure} differ beyond chance (Holm over {len(self.cells)}); "
-                f"a cell's difference is known to ±{half:.0%}, by the median interval."
+                f"in the median, a cell's difference is known to ±{half:.0%}."
             )
         texts = [
             f"{_cell_text(row)}: {row.rate_one:.1%} against {row.rate_other:.1%} ({p_text(row.p_value)}, {row.test})"
@@ -150,7 +150,7 @@ class Comparison:
     def _metric(self, name: str, table: pd.DataFrame) -> str:
         tested = table["p_value"].notna().sum()
         if tested == 0:
-            return f"{name} is defined on both sides in no cell."
+            return f"There is no cell in which {name} is defined on both sides."
         differ = table[table["p_holm"] <= LEVEL].sort_values("p_value", kind="stable")
         if differ.empty:
             return f"{name} differs beyond chance in none of {counted(int(tested), 'cell')}."
@@ -163,10 +163,10 @@ class Comparison:
 
 
 def compare(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any", metrics: Sequence[str] = METRICS_COMPARED) -> Comparison:
-    """Compare two studies' frames (as `analysis.load` gives them), cell by cell and as a whole.
+    """Compare the frames of two studies (as `analysis.load` returns them), cell by cell and as a whole.
 
-    metrics: those that both frames have are compared. MisuseError for an unknown failure, and where a frame has the
-    same replicate twice.
+    metrics: the columns to compare; those that are missing in a frame are skipped. MisuseError for an unknown failure, and if a
+    frame repeats a replicate.
     """
     left, right = _prepared(one, failure), _prepared(other, failure)
     on = [*CELL, *seed_columns(left, right)]
@@ -192,7 +192,7 @@ def compare(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any", metric
 
 
 def _prepared(frame: pd.DataFrame, failure: str) -> pd.DataFrame:
-    """Rows that count once, in order of their cells, with `failed`, `mcc_corrected` and levels of DIGITS digits."""
+    """The rows that count once, ordered by cell, with `failed`, `mcc_corrected` and levels of DIGITS digits."""
     frame = independent(frame, failure)
     levels = {axis: [float(f"{value:.{DIGITS}g}") for value in frame[axis]] for axis in ("sparsity", "l1")}
     frame = frame.assign(failed=failed(frame, failure).astype(bool), **levels)
@@ -209,7 +209,7 @@ def _each_once(frame: pd.DataFrame, on: list[str]) -> None:
         row = twice.iloc[0]
         raise MisuseError(
             f"{len(twice)} rows repeat a replicate, the first at {row['architecture']}, S={row['sparsity']:g}, l1={row['l1']:g}. "
-            "Give frames that hold each replicate once, of one study each."
+            "Give one study per frame, with each replicate once."
         )
 
 
@@ -223,7 +223,7 @@ def _cell_count(frame: pd.DataFrame) -> int:
 
 
 def _identical(left: pd.DataFrame, right: pd.DataFrame, pairs: pd.DataFrame, on: list[str]) -> NDArray[np.bool_]:
-    """Whether every number that training made is the same on both sides, NaN equal to NaN, (pairs,)."""
+    """(pairs,): whether every number from training is the same on both sides, with NaN equal to NaN."""
     names = [name for name in left if name in right and name not in (*on, *not_science(), "failed") and is_numeric(left[name])]
     same = np.ones(len(pairs), dtype=bool)
     for name in names:
@@ -275,13 +275,13 @@ def _fisher(row: NDArray[np.int64]) -> float:
 
 
 def _all_alike(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Cells where nobody failed on either side, or everybody."""
+    """Cells in which no replicate of either side failed, or every one."""
     total = (table["failures_one"] + table["failures_other"]).to_numpy()
     return (total == 0) | (total == (table["replicates_one"] + table["replicates_other"]).to_numpy())
 
 
 def _corrected(table: pd.DataFrame, silent: NDArray[np.bool_]) -> pd.DataFrame:
-    """p_holm and p_fdr; a cell that could not have differed, given its total, has p = 1 and does not count (Tarone 1990)."""
+    """The table with p_holm and p_fdr; a cell that could not differ, given its total, gets 1 and does not count (Tarone 1990)."""
     p = np.where(silent, np.nan, table["p_value"])
     return table.assign(
         **{name: np.where(silent, 1.0, adjust(p)) for name, adjust in (("p_holm", holm), ("p_fdr", benjamini_hochberg))}
@@ -289,9 +289,10 @@ def _corrected(table: pd.DataFrame, silent: NDArray[np.bool_]) -> pd.DataFrame:
 
 
 def _difference_interval(table: pd.DataFrame, paired: pd.Series[bool]) -> dict[str, _Float]:
-    """Newcombe's hybrid interval of p₁ − p₂ from the two Jeffreys intervals (1998; his method 10 where paired).
+    """Newcombe's hybrid interval of p₁ − p₂ from the two Jeffreys intervals (1998; if paired, his method 10).
 
-    d − √(a² − 2φab + b²) with a = p₁ − l₁, b = u₂ − p₂, φ the correlation of the pairs, 0 where unpaired; the upper end alike.
+    The lower end is d − √(a² − 2φab + b²) with a = p₁ − l₁, b = u₂ − p₂ and φ the correlation of the pairs, 0 if unpaired; the
+    upper end is analogous.
     """
     p, q = table["rate_one"].to_numpy(dtype=np.float64), table["rate_other"].to_numpy(dtype=np.float64)
     (l1, u1), (l2, u2) = (rate_interval(table[f"failures_{side}"], table[f"replicates_{side}"]) for side in ("one", "other"))
@@ -317,7 +318,7 @@ def _overall(left: pd.DataFrame, right: pd.DataFrame, pairs: pd.DataFrame, on: l
 
 
 def _overall_paired(pairs: pd.DataFrame, on: list[str]) -> Overall:
-    """Exchange the two sides of whole seeds: valid under the hypothesis however the cells of a seed depend on each other."""
+    """Exchange the two sides of whole seeds, which is valid however the cells of a seed depend on each other."""
     unit, cell = pairs.groupby(on, sort=True).ngroup().to_numpy(), pairs.groupby(CELL, sort=True).ngroup().to_numpy()
     d = pairs["failed_one"].to_numpy(dtype=np.float64) - pairs["failed_other"].to_numpy(dtype=np.float64)
     by_unit = sparse.csr_array((d, (cell, unit)))  # (cells, units)
@@ -336,9 +337,9 @@ def _overall_paired(pairs: pd.DataFrame, on: list[str]) -> Overall:
 
 
 def _overall_unpaired(left: pd.DataFrame, right: pd.DataFrame, on: list[str]) -> Overall:
-    """Deal the seeds, each with all its cells, anew to the two sides.
+    """Deal the seeds, each with all its cells, again to the two sides.
 
-    The shift is Mantel and Haenszel's: cells weigh n₁n₂/(n₁ + n₂).
+    The shift is Mantel and Haenszel's, with weights n₁n₂/(n₁ + n₂) for the cells.
     """
     rows = pd.concat([left.assign(side=1), right.assign(side=0)], ignore_index=True)
     unit = (rows.groupby(["side", *on], sort=True).ngroup() if on else pd.Series(rows.index)).to_numpy()
@@ -374,7 +375,7 @@ def _weighted_shift(x: _Float, side: _Float, cell: NDArray[np.int64], unit: NDAr
 
 
 def _shift_interval(shift: float, error: float, units: int) -> tuple[float, float]:
-    """± t · error; where no unit varies as much as the end of the interval of 0 in so many units; within [−1, 1]."""
+    """± t · error, within [−1, 1]; if no unit varies, ± the upper end of the interval for 0 failures in as many units."""
     half = float(rate_interval(0, units)[1]) if error < 1e-12 or units < 2 else float(t.ppf(0.975, units - 1)) * error
     return max(shift - half, -1.0), min(shift + half, 1.0)
 
@@ -387,7 +388,7 @@ def _resampled(
     observed: _Float,
     draw: Callable[[np.random.Generator, int], _Float],
 ) -> tuple[float, float]:
-    """p values of two statistics: (1 + draws at least as large)/(1 + DRAWS). observed (units,), draws (units, draws)."""
+    """p values of two statistics: (1 + draws at least as large)/(1 + DRAWS); observed (units,), draws (units, draws)."""
     here = [value[0] for value in statistics(observed[:, None])]
     as_large = np.zeros(2)
     source = stream(len(observed), RESAMPLING)
@@ -432,7 +433,7 @@ def _values(rows: pd.DataFrame, name: str) -> _Float:
 
 
 def _paired_ranks(one: _Float, other: _Float) -> _Ranks:
-    """Wilcoxon's signed-rank test over the pairs that are defined on both sides; 1 where no pair differs. Medians are theirs."""
+    """Wilcoxon's signed-rank test and medians over the pairs that are defined on both sides; p is 1 if no pair differs."""
     defined = ~np.isnan(one) & ~np.isnan(other)
     first, second = one[defined], other[defined]
     changed = first != second

@@ -1,7 +1,8 @@
-"""Why a replicate failed, by intervention: one thing is changed, all else stays, and what becomes of the failure is counted.
+"""Why a replicate failed, by intervention: one thing is changed, all else stays the same, and the failures are counted again.
 
-`diagnose` trains the replicate and all of its interventions in this process, in packs; the rules and names are those of
-docs/definitions.md, "Interventions and causes". Nothing here knows how training works: it asks `run_pack`.
+`diagnose` trains the replicate and all of its interventions in this process, in packs. The rules and names are those of
+docs/definitions.md, "Interventions and causes". Training itself is left to `study.run_pack`; the figure of a diagnosis is in
+`analysis/figures/diagnosis.py`.
 """
 
 from __future__ import annotations
@@ -32,17 +33,17 @@ from study.packs import Pack, physical_cores
 from study.run_pack import run_pack
 
 DRAWS = 100
-"""Trainings of a change that draws something anew."""
+"""Number of trainings of a change that draws something anew."""
 BASE_SEEDS = 1000
-"""Replicates behind the base rate: the cell's first seeds from 0 on, without the replicate's own."""
+"""Number of replicates behind the base rate: the cell's first seeds from 0 on, without the replicate's own."""
 WARMUP_STEPS = 1000
-"""Of `ae_warmup`."""
+"""Length of the warm-up in `ae_warmup`."""
 EARLY = 0.05
 """`ae_early_death`: every output died within this share of the steps."""
 CURED_BELOW = 0.5
-"""A change cures when the same failure comes in fewer than this share of its trainings."""
+"""A change cures if the same failure occurs in less than this share of its trainings."""
 LANES = 64
-"""Replicates that a thread trains together."""
+"""Number of replicates that a thread trains together."""
 DTYPE = "float64"
 
 SMALLER_L1 = ("l1*0", "l1*0.1", "l1*0.3")
@@ -51,12 +52,12 @@ INITIALISATIONS = ("sae_init*10", "sae_unit_norm", "sae_seed")
 
 @dataclass(frozen=True)
 class Change:
-    """One thing that is changed; all else stays as in the replicate."""
+    """An intervention: one thing is changed, all else stays as in the replicate."""
 
     name: str
     meaning: str
     draws: Callable[[Replicate, int], Replicate] | None = None
-    """The replicate of a draw's seed; None: the change draws nothing and is trained once."""
+    """The replicate for the seed of a draw; None: the change draws nothing and is trained once."""
     of_replicate: Callable[[Replicate], Replicate] = lambda replicate: replicate
     of_protocol: Callable[[Protocol], Protocol] = lambda protocol: protocol
     needs_sae: bool = False
@@ -79,7 +80,7 @@ def _with(**fields: Any) -> Callable[[Protocol], Protocol]:
 
 
 def _times(factor: int, *names: str) -> Callable[[Protocol], Protocol]:
-    """The fields that the protocol has set, times a factor; one that is None stays so."""
+    """The given fields of the protocol times a factor; a field that is None stays None."""
 
     def changed(protocol: Protocol) -> Protocol:
         values = {name: getattr(protocol, name) for name in names}
@@ -114,22 +115,22 @@ CHANGES = (
 
 @dataclass(frozen=True)
 class Rate:
-    """How often one failure came, over trainings that differ in their draws."""
+    """How often one failure occurred, over trainings that differ in their draws."""
 
     failure: str
-    """What is counted: the name of a verdict, or `any`."""
+    """The failure that is counted: the name of a verdict, or `any`."""
     replicates: int
     failures: int
     rate: float
     low: float
-    """The Jeffreys interval at 95 %, low to high."""
+    """`low` and `high` are the ends of the 95 % Jeffreys interval."""
     high: float
     other: dict[str, int]
-    """What else failed, by kind."""
+    """The number of other failures, by kind."""
 
     @classmethod
     def of(cls, kinds: Sequence[str], failure: str) -> Rate:
-        """Count `failure` among the verdicts of some trainings, one or more."""
+        """The rate of `failure` among the verdicts of one or more trainings."""
         counts = Counter(kind for kind in kinds if kind != FailureKind.NONE)
         failures = counts.total() if failure == "any" else counts.pop(failure, 0)
         low, high = rate_interval(failures, len(kinds))
@@ -138,24 +139,24 @@ class Rate:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What became of the failure under one change."""
+    """How often the failure occurs under one change."""
 
     change: str
     meaning: str
     draws: bool
-    """Whether something was drawn anew in each training; else there is one."""
+    """Whether each training drew something anew; otherwise there is a single training."""
     rate: Rate
 
     @property
     def cures(self) -> bool:
-        """Whether the failure comes in fewer than half of the trainings, the interval's upper end below ½ where it draws."""
+        """Whether the failure occurs in less than half of the trainings; if they draw, the interval must lie below ½ too."""
         certain = self.rate.high < CURED_BELOW or not self.draws
         return self.rate.failure != "any" and self.rate.rate < CURED_BELOW and certain
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """When each output of the AE and each latent of the SAE died: updates, None for one that lives to the end."""
+    """The update at which each output of the AE and each latent of the SAE died; None if it lives to the end."""
 
     ae_steps: int
     sae_steps: int
@@ -171,17 +172,17 @@ class Trajectory:
 
 @dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """A replicate, its failure and what brought it about."""
+    """A replicate, its failure and the cause."""
 
     replicate: Replicate
     protocol: Protocol
     row: dict[str, Any]
-    """The replicate's row."""
+    """The result row of the replicate."""
     failure: str
     """The name of the replicate's verdict."""
     cause: Cause
     base_rate: Rate
-    """Of the same failure (any, where the replicate does not fail) over other seeds of its cell."""
+    """The rate of the same failure (any, if the replicate does not fail) over other seeds of its cell."""
     interventions: tuple[Intervention, ...]
     trajectory: Trajectory
 
@@ -216,7 +217,7 @@ class Diagnosis:
 
 
 def _counted(rate: Rate, replicates: str) -> dict[str, Any]:
-    """A rate as a mapping, the number of its trainings under the name given."""
+    """A rate as a mapping, with the number of its trainings under the given name."""
     fields = dataclasses.asdict(rate)
     return {replicates if name == "replicates" else name: value for name, value in fields.items()}
 
@@ -229,10 +230,10 @@ def diagnose(
     protocol: str | Protocol = "dissertation",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis:
-    """Train one replicate, all of its interventions and the base rate of its cell, and say what brought its failure about.
+    """Train one replicate, all of its interventions and the base rate of its cell, and name the cause of its failure.
 
-    In float64, on the faster engine of the `exact` family, in threads of this process. `on_progress` gets how many of how many
-    replicates are trained. MisuseError where an argument is out of its range.
+    Training is in float64, on the faster engine of the `exact` family, in threads of this process. `on_progress` receives the
+    number of trained replicates and their total. MisuseError if an argument is out of range.
     """
     cell = Cell(Architecture.parse(architecture), sparsity, l1)
     return diagnose_replicate(Replicate(cell, seed), protocol_from(protocol), on_progress)
@@ -241,16 +242,16 @@ def diagnose(
 def diagnose_replicate(
     replicate: Replicate, protocol: Protocol, on_progress: Callable[[int, int], None] | None = None
 ) -> Diagnosis:
-    """`diagnose` of a replicate whose data, AE and SAE may have seeds of their own."""
+    """`diagnose` for a replicate whose data, AE and SAE may have seeds of their own."""
     own = Pack(Replicates.of([replicate]), protocol, DTYPE, exact_engine(protocol).name)
-    # One thread of the linear algebra library for all of ours: run_pack's own limit is the process's.
+    # One thread for the linear algebra library in the whole process, since run_pack's own limit is process-wide too.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(physical_cores()) as pool:
         try:
             following = pool.submit(trajectory_of, own)
             row = pool.submit(lambda: run_pack(own).to_pylist()[0])
             kinds = _verdicts(trainings(replicate, protocol), pool, on_progress)
             return _settled(replicate, protocol, row.result(), following.result(), kinds)
-        except BaseException:  # Ctrl-C above all: what has not begun is not begun
+        except BaseException:  # Ctrl-C above all: start nothing more
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -271,9 +272,9 @@ def _settled(
 
 
 def cause_of(failure: str, cures: Collection[str], early_death: bool) -> Cause:
-    """The first cause that applies (docs/definitions.md): a function of what failed, the changes that cure it, and the trajectory.
+    """The first cause that applies (docs/definitions.md), given the failure, the changes that cure it, and the trajectory.
 
-    early_death: every output of the AE died within the first 5 % of its steps.
+    early_death: whether every output of the AE died within the first 5 % of its steps.
     """
     cured = set(cures)
     if failure == FailureKind.NONE:
@@ -311,22 +312,22 @@ BASE = "base rate"
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """Replicates that are trained together, and what each is trained for."""
+    """Replicates that are trained together, and the purpose of each."""
 
     purposes: tuple[str, ...]
-    """The name of a change, or BASE, per replicate."""
+    """One per replicate: the name of a change, or BASE."""
     pack: Pack
     orders: NDArray[np.int64] | None = None
-    """As `run_pack` takes them."""
+    """The orders of samples that `run_pack` takes."""
 
 
 def applicable(protocol: Protocol) -> tuple[Change, ...]:
-    """The interventions that make sense under a protocol: without an SAE those that change none."""
+    """The interventions that make sense under a protocol: without an SAE, those that do not need one."""
     return tuple(change for change in CHANGES if protocol.has_sae or not change.needs_sae)
 
 
 def trainings(replicate: Replicate, protocol: Protocol) -> list[Training]:
-    """All that a diagnosis trains besides the replicate itself: packs of one protocol each, cut to LANES replicates."""
+    """Everything that a diagnosis trains besides the replicate itself, in packs of one protocol and at most LANES replicates."""
     together: dict[tuple[Protocol, bool], list[tuple[str, Replicate]]] = {}
     base = [Replicate(replicate.cell, seed) for seed in other_seeds(replicate.seed, BASE_SEEDS)]
     together[protocol, False] = [(BASE, one) for one in base]
@@ -337,7 +338,7 @@ def trainings(replicate: Replicate, protocol: Protocol) -> list[Training]:
 
 
 def changed(change: Change, replicate: Replicate) -> list[Replicate]:
-    """The replicate under a change: one for each draw, or one."""
+    """The replicates under a change: one per draw, or a single one."""
     if change.draws is None:
         return [change.of_replicate(replicate)]
     own = getattr(replicate, change.name, None)
@@ -345,7 +346,7 @@ def changed(change: Change, replicate: Replicate) -> list[Replicate]:
 
 
 def other_seeds(own: int | None, how_many: int) -> Iterator[int]:
-    """0, 1, 2, … without the replicate's own seed: that would be no change."""
+    """0, 1, 2, … without the replicate's own seed, which would change nothing."""
     return islice((seed for seed in count() if seed != own), how_many)
 
 
@@ -361,7 +362,7 @@ def _pieces(pairs: list[tuple[str, Replicate]], protocol: Protocol, permuted: bo
 def _verdicts(
     work: list[Training], pool: ThreadPoolExecutor, on_progress: Callable[[int, int], None] | None
 ) -> dict[str, list[str]]:
-    """Train it all: the failure of each training, by purpose."""
+    """Train everything; the verdict of each training, by purpose."""
     done, total = 0, sum(len(training.pack) for training in work)
     kinds: dict[str, list[str]] = {}
     for training, failures in zip(work, pool.map(_failures, work), strict=True):
@@ -377,7 +378,7 @@ def _failures(training: Training) -> list[str]:
     return run_pack(training.pack, orders=training.orders)["failure"].to_pylist()
 
 
-# What readers see
+# Sentences
 
 
 def _sentences(diagnosis: Diagnosis) -> Iterator[str]:
@@ -387,7 +388,7 @@ def _sentences(diagnosis: Diagnosis) -> Iterator[str]:
     if failure == FailureKind.NONE:
         yield f"{who} does not fail: {_state(diagnosis)}."
         yield from _deaths(diagnosis.trajectory)
-        yield f"{anew} some failure comes in {_told(base)}{_mostly(base)}."
+        yield f"{anew} some failure occurs in {_told(base)}{_mostly(base)}."
         breaking = [one for one in diagnosis.interventions if one.rate.rate >= CURED_BELOW]
         harmful = f"make it fail in half of their trainings or more: {_listed(breaking)}" if breaking else "makes it fail as a rule"
         yield f"Of {len(diagnosis.interventions)} single changes {len(breaking) or 'none'} {harmful}."
@@ -402,13 +403,13 @@ def _sentences(diagnosis: Diagnosis) -> Iterator[str]:
         yield relapses
     if curing and others:
         yield f"Not cured by {_listed(others)}."
-    yield f"{anew} {failure} comes in {_told(base)}."
+    yield f"{anew} {failure} occurs in {_told(base)}."
 
 
 def _state(diagnosis: Diagnosis) -> str:
-    """The figures of the row that the verdict rests on."""
+    """The figures in the row on which the verdict is based."""
     row = diagnosis.row
-    ae = f"AE loss {row['ae_loss']:.4g} against {row['ae_loss_bias_only']:.4g} of a bias alone"
+    ae = f"AE loss {row['ae_loss']:.4g} against {row['ae_loss_bias_only']:.4g} for a bias alone"
     if diagnosis.failure in (FailureKind.AE_COLLAPSED, FailureKind.DIVERGED) or not diagnosis.protocol.has_sae:
         return ae
     corrected = corrected_mcc(np.array(row["mcc_decoder_features"]), np.array(row["mcc_chance"]))
@@ -435,7 +436,7 @@ def _when_died(units: str, died_at: tuple[int | None, ...], steps: int) -> str:
 
 
 def _listed(interventions: Sequence[Intervention]) -> str:
-    """Each change with the rate that it leaves, where it draws."""
+    """The names of the changes, each with its rate if it draws."""
     return ", ".join(f"{one.change} ({_told(one.rate)})" if one.draws else one.change for one in interventions)
 
 
@@ -444,13 +445,13 @@ def _told(rate: Rate) -> str:
 
 
 def _mostly(rate: Rate) -> str:
-    """The commonest kind among several."""
+    """The commonest kind of failure."""
     kind = next(iter(rate.other), None)
     return f", most often {kind} ({rate.other[kind]})" if kind else ""
 
 
 def _relapses(curing: Sequence[Intervention]) -> str:
-    """What then fails under the changes that cure: no cure of one failure is a promise that nothing fails."""
+    """What fails under the changes that cure, since curing one failure does not prevent others."""
     other: Counter[str] = sum((Counter(one.rate.other) for one in curing), Counter())
     if not other:
         return ""

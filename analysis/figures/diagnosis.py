@@ -1,4 +1,4 @@
-"""The figure of a diagnosis, in two steps: its numbers, and their drawing."""
+"""The figure of a diagnosis: how often the failure occurs under each change, and when units died."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KINDS = (".png", ".svg")
 
 @dataclass(frozen=True, eq=False)
 class InterventionRates:
-    """How often the failure comes in the cell (first) and under each change; all (changes + 1,)."""
+    """How often the failure occurs in the cell (first) and under each change; all arrays (changes + 1,)."""
 
     failure: str
     labels: tuple[str, ...]
@@ -37,7 +37,7 @@ class InterventionRates:
 
 @dataclass(frozen=True, eq=False)
 class AliveCurve:
-    """How many units are alive after so many updates: a step at each death, (steps,)."""
+    """The number of units alive after each number of updates, with a step at each death; arrays (steps,)."""
 
     units: str
     updates: NDArray[np.int64]
@@ -54,7 +54,7 @@ def intervention_rates(diagnosis: Diagnosis) -> InterventionRates:
 
 
 def alive_curves(diagnosis: Diagnosis) -> list[AliveCurve]:
-    """Of the AE's outputs, and of the SAE's latents where there is one."""
+    """The curves of the AE's outputs and, if there is an SAE, of its latents."""
     course = diagnosis.trajectory
     curves = [_alive_curve("outputs of the AE", course.ae_outputs_died_at, course.ae_steps)]
     if course.sae_latents_died_at:
@@ -69,7 +69,7 @@ def _alive_curve(units: str, died_at: tuple[int | None, ...], steps: int) -> Ali
 
 
 def plot_intervention_rates(rates: InterventionRates, ax: Axes) -> None:
-    """A line a change, the cell's base rate on top: the rate with its interval, or a cross for a single training."""
+    """Draw one line per change, below the cell's base rate: the rate with its interval, or a cross for a single training."""
     place = np.arange(len(rates.labels))
     ax.axvline(50, color="#bbbbbb", linewidth=1, zorder=0)
     for y, several, cures in zip(place, rates.trainings > 1, rates.cures, strict=True):
@@ -86,7 +86,7 @@ def plot_intervention_rates(rates: InterventionRates, ax: Axes) -> None:
 
 
 def plot_alive_curves(curves: list[AliveCurve], ax: Axes) -> None:
-    """Units alive against updates, these on a logarithmic axis that begins at 0."""
+    """Draw the units alive against updates, on a logarithmic axis that begins at 0."""
     looks = ((verdict_named(FailureKind.AE_COLLAPSED).colour, "-"), (verdict_named(FailureKind.SAE_STARVED).colour, "--"))
     for curve, (colour, style) in zip(curves, looks, strict=False):
         ax.step(curve.updates, curve.alive, where="post", color=colour, linestyle=style, label=curve.units, clip_on=False)
@@ -100,7 +100,7 @@ def plot_alive_curves(curves: list[AliveCurve], ax: Axes) -> None:
 
 
 def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
-    """Left what each change does to the failure, right when the replicate's own units died; the title is the finding."""
+    """The figure: on the left the failure under each change, on the right when the replicate's own units died."""
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     plot_intervention_rates(intervention_rates(diagnosis), left)
@@ -114,17 +114,17 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
 
 
 def figure_files(out: str, stem: str) -> list[Path]:
-    """Where a figure goes: `out` itself if it names a PNG or SVG, else both under that folder. MisuseError for another file."""
+    """The files of a figure: `out` itself if it names a PNG or SVG, else both in that folder. MisuseError for another file."""
     path = Path(out)
     if path.suffix.lower() in KINDS and not path.is_dir():
         return [path]
     if path.exists() and not path.is_dir():
-        raise MisuseError(f"--out={out!r} is a file, neither .png nor .svg. Name one of these, or a folder.")
+        raise MisuseError(f"--out={out!r} is a file, neither .png nor .svg. Name such a file, or a folder.")
     return [path / f"{stem}{kind}" for kind in KINDS]
 
 
 def write_figure(diagnosis: Diagnosis, out: str) -> list[str]:
-    """Draw the figure into the files of `figure_files`; their names. MisuseError where they cannot be written."""
+    """Draw the figure into the files of `figure_files` and return their names. MisuseError if they cannot be written."""
     cell = diagnosis.replicate.cell
     shape = str(cell.architecture).replace("/", "_")
     files = figure_files(out, f"diagnosis_{shape}_S{cell.sparsity:g}_l1_{cell.l1:g}_seed{diagnosis.replicate.seed}")
@@ -135,5 +135,5 @@ def write_figure(diagnosis: Diagnosis, out: str) -> list[str]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 figure.savefig(file, dpi=130, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
             except OSError as error:
-                raise MisuseError(f"--out={out!r} cannot be written ({error}). Name a folder or file that can.") from None
+                raise MisuseError(f"--out={out!r} cannot be written ({error}). Name a writable folder or file.") from None
     return [str(file) for file in files]

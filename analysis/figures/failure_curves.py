@@ -26,7 +26,7 @@ _Float = NDArray[np.float64]
 def failure_curves(
     frame: pd.DataFrame, failure: str = "any", by: str = "architecture", along: Coordinate = SPARSITY
 ) -> pd.DataFrame:
-    """Failure rates along a coordinate, one series per architecture, or (by = `failure`) per kind that occurs.
+    """Failure rates along a coordinate: one series per architecture, or (by = `failure`) one per kind of failure that occurs.
 
     Columns: series, x, replicates, failures, rate, low, high (Jeffreys, 95 %). A collapse counts once per autoencoder.
     """
@@ -52,7 +52,7 @@ def _curve(name: str, rows: pd.DataFrame, failure: str, along: Coordinate) -> pd
 
 
 def curves_title(curves: pd.DataFrame, failure: str, along: Coordinate = SPARSITY) -> str:
-    """The finding: which series is highest, and where."""
+    """The finding as a title: which series is highest, and where."""
     if curves.empty or curves["failures"].sum() == 0:
         return f"No {failure_text(failure).removeprefix('any ')} in any replicate"
     top = curves.loc[curves["rate"].idxmax()]
@@ -61,7 +61,7 @@ def curves_title(curves: pd.DataFrame, failure: str, along: Coordinate = SPARSIT
 
 
 def plot_failure_curves(curves: pd.DataFrame, ax: Axes, failure: str = "any", along: Coordinate = SPARSITY) -> None:
-    """Marks with interval bars where something was measured, joined by thin lines; a verdict in its own colour and marker.
+    """Draw marks with interval bars at measured values, joined by thin lines; a verdict has its own colour and marker.
 
     Series are shifted sideways by fractions of a step, so that their bars do not hide each other.
     """
@@ -90,7 +90,7 @@ def _verdict_names() -> set[str]:
 
 
 def _series_style(name: str, place: int) -> tuple[str, str, LineStyle]:
-    """Colour, marker, line: of the verdict of that name, or the place's."""
+    """Colour, marker and line: those of the verdict of that name, or those for the series' place."""
     turn = place % len(SERIES_LINES)
     if name in _verdict_names():
         verdict = verdict_named(name)

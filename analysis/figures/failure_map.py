@@ -1,4 +1,4 @@
-"""The figure of a failure map: the rate as it was learned, over two coordinates, with the border and how sure of it one may be."""
+"""The figure of a failure map: the learned rate over two coordinates, with the border of the region and its uncertainty."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOURS = "cividis_r"
 
 
 def fitted_rates(learned: Surface, level: float) -> dict[str, FittedRate]:
-    """The learned rate of each architecture on a grid, by name."""
+    """The learned rate on a grid, by the name of the architecture."""
     domain, posterior = learned.domain, learned.on_grid()
     u, v = domain.centres()
     x, y = domain.x.from_unit(u), domain.y.from_unit(v)
@@ -28,7 +28,7 @@ def fitted_rates(learned: Surface, level: float) -> dict[str, FittedRate]:
 
 
 def plot_map(fitted: FittedRate, level: float, ax: Axes, plane: Plane = PLANE) -> None:
-    """One architecture: light is safe, dark fails; the border at the level, dashed where it is SURE to be on either side."""
+    """Draw one architecture: light is safe, dark fails. A line marks the level, dashed lines where the side is SURE."""
     x, y = (edges(values, c.scale == "log") for values, c in zip((fitted.x, fitted.y), plane))
     ax.pcolormesh(x, y, fitted.mean, cmap=COLOURS, vmin=0, vmax=1, rasterized=True)
     scale_axes(ax, plane)
@@ -39,7 +39,7 @@ def plot_map(fitted: FittedRate, level: float, ax: Axes, plane: Plane = PLANE) -
 
 
 def map_figure(learned: Surface, failure: str, level: float) -> Figure:
-    """One panel per architecture; each title says in how much of the plane the rate is at or above the level."""
+    """One panel per architecture; each title says in which share of the plane the rate is at or above the level."""
     fitted, plane = fitted_rates(learned, level), learned.domain.plane
     columns = min(MOST_PANELS_A_ROW, len(fitted))
     rows = -(-len(fitted) // columns)
@@ -60,7 +60,7 @@ def map_figure(learned: Surface, failure: str, level: float) -> Figure:
 
 
 def _label_figure(figure: Figure, axes: Sequence[Axes], failure: str, level: float, replicates: int) -> None:
-    """Title, colour bar and legend."""
+    """Add the title, the colour bar and the legend."""
     title = f"{failure_text(failure)}: where {level:.0%} of seeds or more fail, learned from {replicates:,} replicates"
     figure.suptitle(title, fontsize=10)
     bar = ScalarMappable(Normalize(0, 1), COLOURS)

@@ -1,4 +1,4 @@
-"""The figure of an L1 search: the safe interval of l1 over sparsity, one panel per architecture."""
+"""The figure of an L1 search: the safe interval of l1 by sparsity, one panel per architecture."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BOTH, BEST, THEORY, UNKNOWN = "#999999", "#8C2D7F", "#D55E00", "#666666"
 
 
 def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], ax: Axes) -> None:
-    """One architecture: a bar from the lower to the upper edge at each sparsity, both with intervals, and the best l1.
+    """Draw one architecture: at each sparsity a bar from the lower to the upper edge, both with intervals, and the best l1.
 
-    Where SAEs die before the code is sparse there is no safe value, and the bar is hatched. Edges beyond the range that was
-    searched end at the axis' `limits`; a cell without an upper edge is marked.
+    If SAEs die before the code is sparse, no value is safe and the bar is hatched. Edges beyond the searched range end at the
+    axis' `limits`; a cell without an upper edge is labelled with the reason.
     """
     for place, interval in enumerate(found):
         _draw_safe(place, interval, limits, ax)
@@ -38,7 +38,7 @@ def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], 
 
 
 def _draw_safe(place: int, interval: L1Interval, limits: tuple[float, float], ax: Axes) -> None:
-    """The bar between the edges, or why there is none."""
+    """Draw the bar between the edges, or write why there is none."""
     low = interval.lower_edge if interval.lower_edge is not None else limits[0]
     if interval.upper_edge is None and interval.upper is not UpperEdge.ABOVE_RANGE:
         ax.text(place, limits[0] * 1.3, interval.upper, rotation=90, ha="center", va="bottom", fontsize=7, color=UNKNOWN)
@@ -51,7 +51,7 @@ def _draw_safe(place: int, interval: L1Interval, limits: tuple[float, float], ax
 
 
 def _draw_edges(place: int, interval: L1Interval, limits: tuple[float, float], ax: Axes) -> None:
-    """Both edges with their intervals, and the upper one by closed form."""
+    """Draw both edges with their intervals, and the closed form of the upper one."""
     across = [place - 0.35, place + 0.35]
     for edge, (start, end), colour in (
         (interval.lower_edge, interval.lower_edge_interval, LOW),
@@ -72,7 +72,7 @@ def _draw_best(place: int, interval: L1Interval, ax: Axes) -> None:
 
 
 def l1_figure(found: Sequence[L1Interval]) -> Figure:
-    """Panels with one scale of l1 for all."""
+    """One panel per architecture, all with the same scale of l1."""
     names = list(dict.fromkeys(interval.architecture for interval in found))
     columns = min(MOST_PANELS_A_ROW, len(names))
     rows = -(-len(names) // columns)
@@ -107,7 +107,7 @@ def _legend() -> list[Artist]:
 
 
 def _limits(found: Sequence[L1Interval]) -> tuple[float, float]:
-    """Of l1 for all panels: what there is to see, and a third of a decade more."""
+    """The limits of l1 for all panels: the range of everything drawn, extended by a third of a decade."""
     values = [
         value
         for interval in found

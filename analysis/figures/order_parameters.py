@@ -18,22 +18,22 @@ _Float = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class OrderParameterCurve:
-    """One order parameter of one architecture by sparsity, over its autoencoders, beside its closed form."""
+    """One order parameter of one architecture by sparsity, summarised over autoencoders, beside its closed form."""
 
     architecture: str
     label: str
     sparsities: _Float
     quantiles: _Float
-    """(quantiles, sparsities), those of QUANTILES; NaN where nothing finite was measured."""
+    """(quantiles, sparsities), at QUANTILES; NaN if there is no finite value."""
     replicates: NDArray[np.int64]
-    """Autoencoders with a finite value, (sparsities,)."""
+    """(sparsities,): number of autoencoders with a finite value."""
     theory_sparsities: _Float
     theory: _Float
     """The closed form on a fine grid; NaN without known importances."""
 
     @property
     def title(self) -> str:
-        """The finding: where the median is farthest from its closed form."""
+        """The finding as a title: where the median is farthest from its closed form."""
         at = np.searchsorted(self.theory_sparsities, self.sparsities)
         gap = self.quantiles[len(QUANTILES) // 2] - self.theory[at] if len(at) else np.array([])
         if not np.isfinite(gap).any():
@@ -47,11 +47,11 @@ class OrderParameterCurve:
         if len(self.replicates) == 0:
             return "No autoencoder."
         each = counts_text(self.replicates)
-        return f"{self.replicates.sum()} autoencoders, {each} a sparsity; boxes: 5 to 95 % and the middle half."
+        return f"{self.replicates.sum()} autoencoders, {each} per sparsity; boxes: 5 to 95 % and the middle half."
 
 
 def order_parameter_curve(frame: pd.DataFrame, architecture: str, column: str) -> OrderParameterCurve:
-    """Quantiles of one of ORDER_PARAMETERS, by the name of its column."""
+    """The quantiles of one of ORDER_PARAMETERS, chosen by the name of its column."""
     (parameter,) = (p for p in ORDER_PARAMETERS if p.column == column)
     own = frame[frame["architecture"] == architecture]
     table = ae_order_parameters(own, (parameter,))
@@ -72,7 +72,7 @@ def order_parameter_curve(frame: pd.DataFrame, architecture: str, column: str) -
 
 
 def plot_order_parameter(curve: OrderParameterCurve, ax: Axes) -> None:
-    """Boxes of 5–95 % and 25–75 % at each sparsity that was measured, the median, and the closed form as a line."""
+    """Draw boxes of 5–95 % and 25–75 % and the median at each measured sparsity, and the closed form as a line."""
     ax.set_title(curve.title, fontsize=9)
     ax.set_xlabel(SPARSITY.label)
     ax.set_ylabel(curve.label)

@@ -1,6 +1,6 @@
 """Phase diagrams: the failure rate over two coordinates, where it crosses a level, and the closed forms of the SAE's death.
 
-What was measured is drawn as cells and marks, what was fitted as lines; grey hatch is what was not measured.
+Measured rates are drawn as cells and marks, fitted ones as lines; grey hatch means not measured.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from search_spaces.coordinates import L1, PLANE, Coordinate, Plane
 _Float = NDArray[np.float64]
 
 SURE = 0.95
-"""Probability from which a fitted rate is called sure of its side."""
+"""Probability from which on a fitted rate counts as certain to be on its side of the level."""
 WIDEST_INTERVAL = 0.35
-"""Intervals longer than this share of the axis are not drawn into a phase diagram: they would cover it."""
+"""Intervals longer than this share of the axis are not drawn into a phase diagram, which they would cover."""
 
 
 @dataclass(frozen=True, eq=False)
 class FittedRate:
-    """A failure rate that was fitted, on a grid of one architecture's plane."""
+    """A fitted failure rate on a grid of one architecture's plane."""
 
     x: _Float
     """(X,), ascending."""
     y: _Float
     """(Y,), ascending."""
     mean: _Float
-    """Posterior mean of the rate, (Y, X)."""
+    """(Y, X): posterior mean of the rate."""
     q: _Float
-    """P(rate ≥ level), (Y, X)."""
+    """(Y, X): P(rate ≥ level)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,35 +67,35 @@ class PhaseDiagram:
     level: float
     plane: Plane
     x: _Float
-    """Of the measured cells, (X,)."""
+    """(X,): the values of the measured cells."""
     y: _Float
     """(Y,)."""
     rate: _Float
-    """(Y, X); NaN where nothing was measured."""
+    """(Y, X): the measured rates, NaN where nothing was measured."""
     replicates: NDArray[np.int64]
     """(Y, X)."""
     critical: tuple[CriticalPoint, ...]
     """Crossings of the level along either axis."""
     lines: dict[str, _Float]
-    """The closed forms of the SAE's death by their names, each (X,) in l1; NaN where they are not known."""
+    """The closed forms of the SAE's death by name, each (X,) in l1; NaN where they are unknown."""
     fitted: FittedRate | None = None
 
     @property
     def share(self) -> float:
-        """Share of the measured cells whose rate is at or above the level; NaN without cells."""
+        """The share of measured cells whose rate is at or above the level; NaN without cells."""
         measured = self.rate[np.isfinite(self.rate)]
         return float((measured >= self.level).mean()) if len(measured) else np.nan
 
     @property
     def title(self) -> str:
-        """The finding."""
+        """The finding as a title."""
         if np.isnan(self.share):
             return f"{self.architecture}: nothing measured"
         return f"{self.architecture}: {failure_text(self.failure)} in ≥ {self.level:.0%} of seeds in {self.share:.0%} of cells"
 
     @property
     def caption(self) -> str:
-        """What is drawn, and from how many replicates."""
+        """What the diagram shows, and from how many replicates."""
         seeds = self.replicates[self.replicates > 0]
         each = counts_text(seeds, none="no")
         x, y = (coordinate.symbol for coordinate in self.plane)
@@ -104,7 +104,7 @@ class PhaseDiagram:
             if self.fitted is not None
             else f" Bars: 90 % intervals of where the rate crosses {self.level:.0%}, along {y} or {x}."
         )
-        return f"{self.replicates.sum()} replicates, {each} seeds a cell.{lines} Hatched: not measured."
+        return f"{self.replicates.sum()} replicates, {each} seeds per cell.{lines} Hatched: not measured."
 
 
 def phase_diagram(
@@ -118,10 +118,10 @@ def phase_diagram(
 ) -> PhaseDiagram:
     """The measured cells of one architecture, where the rate crosses the level, and the death lines of its autoencoders.
 
-    Cells at 0 have no place on a logarithmic axis and are left out. Many distinct values are binned (`on_lattice`).
+    Cells at 0 of a logarithmic axis are left out. Many distinct values are binned (`on_lattice`).
 
-    deaths: this architecture's `critical_points` of one of DEATHS, where they are known already: the lines are then theirs,
-    and so are the crossings if they are of this failure and level.
+    deaths: this architecture's `critical_points` for one of DEATHS, if they are already known. The lines are then taken from
+    them, and so are the crossings if failure and level are the same.
     """
     own = _drawable(frame[frame["architecture"] == architecture], plane)
     x, y, rate, replicates = _measured(own, failure, plane)
@@ -139,7 +139,7 @@ def _measured(own: pd.DataFrame, failure: str, plane: Plane) -> tuple[_Float, _F
 
 
 def _drawable(own: pd.DataFrame, plane: Plane) -> pd.DataFrame:
-    """The rows with a place on both axes, on a lattice."""
+    """The rows that lie on both axes, on a lattice."""
     for coordinate in plane:
         if coordinate.scale == "log":
             own = own[own[coordinate.name] > 0]
@@ -149,14 +149,14 @@ def _drawable(own: pd.DataFrame, plane: Plane) -> pd.DataFrame:
 def _crossed(
     own: pd.DataFrame, failure: str, level: float, deaths: Sequence[CriticalPoint] | None, plane: Plane
 ) -> tuple[CriticalPoint, ...]:
-    """Where the rate crosses the level; `deaths` themselves, if they say so of this failure and level."""
+    """Where the rate crosses the level, taken from `deaths` if these have the same failure and level."""
     if deaths is None or (deaths and (deaths[0].quantity, deaths[0].level) != (failure, level)):
         deaths = critical_points(own, failure, level, plane=plane)
     return tuple(point for point in deaths if point.crossing.answer is Answer.CROSSED)
 
 
 def _death_lines(own: pd.DataFrame, plane: Plane) -> dict[str, _Float]:
-    """Each closed form's l1 at every x."""
+    """The l1 of each closed form at every x."""
     if plane.y != L1:
         return {}
     protocol = named_protocol(own)
@@ -165,21 +165,21 @@ def _death_lines(own: pd.DataFrame, plane: Plane) -> dict[str, _Float]:
 
 
 def _lines_of(deaths: Sequence[CriticalPoint], x: _Float) -> dict[str, _Float]:
-    """The closed forms that the points along l1 hold, at each x."""
+    """The closed forms of the points along l1, at each x."""
     at = {point.at: {p.name: p.value for p in point.predictions} for point in deaths if point.axis == L1}
     names = dict.fromkeys(name for predicted in at.values() for name in predicted)
     return {name: np.array([at.get(value, {}).get(name, np.nan) for value in x]) for name in names}
 
 
 def scale_axes(ax: Axes, plane: Plane) -> None:
-    """Logarithmic axes where the plane has them."""
+    """Make those axes logarithmic whose coordinates are."""
     for which, coordinate in zip("xy", plane):
         if coordinate.scale == "log":
             log_ticks(ax, which)
 
 
 def plot_phase_diagram(diagram: PhaseDiagram, ax: Axes, legend: bool = True) -> QuadMesh | None:
-    """Measured cells as rectangles (light is safe, dark fails), crossings, death lines; returns the cells for a colour bar."""
+    """Draw measured cells (light is safe, dark fails), crossings and death lines; returns the cells for a colour bar."""
     hatch_unmeasured(ax)
     ax.set_title(diagram.title, fontsize=9)
     ax.set_xlabel(diagram.plane.x.label)
@@ -210,7 +210,7 @@ _OUTLINE: list[patheffects.AbstractPathEffect] = [patheffects.withStroke(linewid
 
 
 def _draw_death_lines(diagram: PhaseDiagram, ax: Axes) -> float:
-    """The closed forms, outlined in white; returns the l1 that the axis must reach to show them."""
+    """Draw the closed forms, outlined in white; returns the l1 that the axis must reach to show them."""
     for name, line in diagram.lines.items():
         style = _LINE_STYLES.get(name, "-.")
         ax.plot(diagram.x, line, color=_THEORY, linestyle=style, linewidth=1.6, path_effects=_OUTLINE)
@@ -219,9 +219,9 @@ def _draw_death_lines(diagram: PhaseDiagram, ax: Axes) -> float:
 
 
 def _draw_critical(diagram: PhaseDiagram, ax: Axes) -> None:
-    """Crossings along y as upright bars, along x as level ones; only those whose interval is short enough to say where."""
+    """Draw crossings along y as vertical bars and along x as horizontal ones, if their interval is short enough to be useful."""
     for point in diagram.critical:
-        if point.at is None:  # of the autoencoder, which y does not reach
+        if point.at is None:  # a crossing of the autoencoder, on which y has no effect
             ax.axvline(point.crossing.estimate, color="black", linewidth=1.3, path_effects=_OUTLINE)
             continue
         found, upright = point.crossing, point.axis == diagram.plane.y
@@ -236,14 +236,14 @@ def _draw_critical(diagram: PhaseDiagram, ax: Axes) -> None:
 
 
 def _share(low: float, high: float, values: _Float, axis: Coordinate) -> float:
-    """Of the axis from the first to the last value, that from low to high."""
+    """The share that low … high takes of the axis from the first to the last value."""
     if axis.scale == "log":
         return float(np.log(high / low) / np.log(values[-1] / values[0]))
     return float((high - low) / (values[-1] - values[0]))
 
 
 def draw_fitted(fitted: FittedRate, level: float, ax: Axes) -> None:
-    """The fitted level as a line, its 5 % and 95 % as dashed ones."""
+    """Draw the fitted level as a line, and P(rate ≥ level) of 5 % and 95 % as dashed lines."""
     for values, at, style, width in (
         (fitted.mean, level, "-", 1.8),
         (fitted.q, SURE, "--", 1.1),
@@ -266,7 +266,7 @@ def phase_legend(diagram: PhaseDiagram) -> list[Line2D]:
 
 
 def plot_phase_diagrams(diagrams: Sequence[PhaseDiagram], axes: Sequence[Axes]) -> None:
-    """Small multiples on at least as many Axes of one figure, with common limits, one colour bar and one legend."""
+    """Draw small multiples on as many or more Axes of one figure, with shared limits, one colour bar and one legend."""
     drawn = [plot_phase_diagram(diagram, ax, legend=False) for diagram, ax in zip(diagrams, axes, strict=False)]
     for ax in axes[len(diagrams) :]:
         ax.set_axis_off()
@@ -287,7 +287,7 @@ def plot_phase_diagrams(diagrams: Sequence[PhaseDiagram], axes: Sequence[Axes]) 
 
 
 def _share_limits(axes: Sequence[Axes]) -> None:
-    """The widest limits of any for all."""
+    """Give all Axes the widest limits of any."""
     lows, highs = zip(*(ax.get_xlim() for ax in axes)), zip(*(ax.get_ylim() for ax in axes))
     (left, right), (bottom, top) = ((min(low), max(high)) for low, high in (lows, highs))
     for ax in axes:
@@ -296,7 +296,7 @@ def _share_limits(axes: Sequence[Axes]) -> None:
 
 
 def _label_outer(axes: Sequence[Axes]) -> None:
-    """Axis labels at the left of each row and below the last panel of each column, which may stand above an empty place."""
+    """Label the axes only at the left of each row and below the last panel of each column."""
     places = [spec for spec in (ax.get_subplotspec() for ax in axes) if spec is not None]
     if len(places) < len(axes):
         return

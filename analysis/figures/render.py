@@ -1,6 +1,6 @@
-"""Figures as PNG and SVG; by a second process where there are many, beside the one that computes what comes next.
+"""Renders figures as PNG and SVG, for many figures in a second process, so that the first can go on computing.
 
-Run as a script this file is that process: pickled figures in, pairs of images out. It imports Matplotlib alone.
+Run as a script, this file is that process: it reads pickled figures and writes pairs of images. It imports only Matplotlib.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from matplotlib.figure import Figure
 STYLE: Any = {"font.family": "sans-serif", "svg.hashsalt": "sae-study", "svg.fonttype": "none", "hatch.linewidth": 0.5}
 DOTS_PER_INCH = 130
 DOTS_PER_INCH_OF_DOTS = 100
-"""Of what is drawn in dots within an SVG."""
+"""Resolution of the rasterised parts of an SVG."""
 
 Images: TypeAlias = tuple[bytes, bytes]
-"""PNG, SVG."""
+"""A figure as PNG and as SVG."""
 
 
 def draw(figure: Figure) -> Images:
-    """The figure in both forms; the same figure gives the same bytes."""
+    """The figure as PNG and SVG; equal figures give equal bytes."""
     png, svg = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
@@ -36,10 +36,10 @@ def draw(figure: Figure) -> Images:
 
 
 class Artist:
-    """Draws figures in the order that they are given; `apart` in a process of its own, which ends with the `with` block."""
+    """Draws figures in the given order; if `apart`, in a process of its own that ends with the `with` block."""
 
     def __init__(self, apart: bool) -> None:
-        """A script, and no worker of multiprocessing: that would run the caller's own program once more."""
+        """The process runs a script and is not a worker of multiprocessing, which would run the caller's own program again."""
         self._process = _start() if apart else None
         self._waiting = ThreadPoolExecutor(1)
 
@@ -52,7 +52,7 @@ class Artist:
             self._process.communicate()
 
     def draw(self, figure: Figure) -> Future[Images]:
-        """The images, later."""
+        """The images, as a future."""
         if self._process is None:
             done: Future[Images] = Future()
             done.set_result(draw(figure))
@@ -61,14 +61,14 @@ class Artist:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """Without this file's folder on its path, where modules are named as the standard library's are."""
+    """Start the process without this file's folder on its path, where a module may shadow one of the standard library."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     command = [sys.executable, "-P", __file__]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
 
 
 def _drawn_by(process: subprocess.Popen[bytes], figure: bytes) -> Images:
-    """Asks the process; draws here if it is gone (killed for its memory, say)."""
+    """The images from the process; drawn here if it is gone (killed for lack of memory, for instance)."""
     assert process.stdin is not None
     assert process.stdout is not None
     try:

@@ -21,7 +21,7 @@ from study.storage.schema import Group, names_of
 _Float = NDArray[np.float64]
 
 MOST_MARKS = 800
-"""Of one verdict in a scatter; of more, every second, third … row is drawn, and the caption says so."""
+"""Largest number of marks per verdict in a scatter. Of more rows, every second, third … is drawn, and the caption says so."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +31,13 @@ class MetricScatter:
     x: str
     y: str
     points: pd.DataFrame
-    """Columns x, y, failure: the replicates in which both are finite."""
+    """Columns x, y, failure: the replicates in which both metrics are finite."""
     left_out: int
-    """Replicates in which one is not."""
+    """Number of replicates in which one is not."""
 
     @property
     def correlation(self) -> float:
-        """Spearman's; NaN where one metric is constant or there are fewer than three replicates."""
+        """Spearman's correlation; NaN if one metric is constant or there are fewer than three replicates."""
         if len(self.points) < 3 or self.points["x"].nunique() < 2 or self.points["y"].nunique() < 2:
             return np.nan
         return float(spearmanr(self.points["x"], self.points["y"]).statistic)
@@ -48,7 +48,7 @@ class MetricScatter:
 
     @property
     def drawn(self) -> pd.DataFrame:
-        """At most MOST_MARKS points of each verdict, evenly: thinning must not take the rare ones away."""
+        """At most MOST_MARKS points per verdict, evenly thinned, so that rare verdicts stay."""
         groups = [own.iloc[:: -(-len(own) // MOST_MARKS)] for _, own in self.points.groupby("failure")]
         return pd.concat(groups) if groups else self.points
 
@@ -61,10 +61,10 @@ class MetricScatter:
 
     @property
     def caption(self) -> str:
-        """How many replicates are drawn, and how many have no place."""
+        """How many replicates are drawn, and how many are left out."""
         drawn = str(len(self.points))
         if len(self.drawn) < len(self.points):
-            drawn = f"{len(self.drawn)} (at most {MOST_MARKS} a verdict) of {len(self.points)}"
+            drawn = f"{len(self.drawn)} (at most {MOST_MARKS} per verdict) of {len(self.points)}"
         return f"{drawn} {self._counted}; {self.left_out} without one of the two are not drawn."
 
 
@@ -73,7 +73,7 @@ def _of_autoencoders(*metrics: str) -> bool:
 
 
 def metric_scatter(frame: pd.DataFrame, x: str, y: str) -> MetricScatter:
-    """Two columns of the rows against each other, with the verdicts; two metrics of the autoencoder count once for each."""
+    """Two columns of the rows against each other, with the verdicts; two metrics of the autoencoder count once per autoencoder."""
     if _of_autoencoders(x, y):
         frame = per_autoencoder(frame)
     points = pd.DataFrame({"x": frame[x].astype("float64"), "y": frame[y].astype("float64"), "failure": frame["failure"]})
@@ -82,9 +82,9 @@ def metric_scatter(frame: pd.DataFrame, x: str, y: str) -> MetricScatter:
 
 
 def plot_metric_scatter(scatter: MetricScatter, ax: Axes, log_x: bool = False, log_y: bool = False) -> None:
-    """One mark per replicate, in the colour and shape of its verdict; a logarithmic axis leaves out what is not above 0."""
+    """Draw one mark per replicate in the colour and shape of its verdict; a logarithmic axis leaves out values not above 0."""
     drawn = scatter.drawn
-    for kind in reversed(verdicts()):  # the failures over what did not fail
+    for kind in reversed(verdicts()):  # failures on top
         own = drawn[drawn["failure"] == kind.name]
         if len(own):
             style: dict[str, Any] = {"color": kind.colour, "marker": kind.marker, "label": kind.name}
@@ -110,9 +110,9 @@ class Gram:
     matrix: _Float
     """(n_features, n_features)."""
     dimensionality: _Float
-    """D_i of each feature, (n_features,)."""
+    """(n_features,): D_i of each feature."""
     represented: int
-    """Features with ‖W_i‖² above the threshold."""
+    """Number of features with ‖W_i‖² above the threshold."""
 
     @property
     def title(self) -> str:
@@ -121,14 +121,14 @@ class Gram:
 
 
 def gram(W: _Float, represented_above: float = 0.5) -> Gram:
-    """WᵀW, D_i and the number of represented features of W (n_hidden, n_features); a weight that is not finite counts as 0."""
+    """WᵀW, D_i and the number of represented features for W (n_hidden, n_features); weights that are not finite count as 0."""
     sane = np.where(np.isfinite(W), W, 0).astype(np.float64)
     matrix = sane.T @ sane
     return Gram(matrix, feature_dimensionality(sane), int((np.diagonal(matrix) > represented_above).sum()))
 
 
 def plot_gram_matrix(shown: Gram, ax: Axes, heading: str = "") -> AxesImage:
-    """Diverging around 0, the same scale, −1 to 1, in every panel; features in order of importance from the top left."""
+    """Draw WᵀW on the same diverging scale, −1 to 1, in every panel; features in order of importance from the top left."""
     image = ax.imshow(shown.matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     size = len(shown.matrix)
     ticks = np.unique(np.linspace(0, size - 1, min(size, 5)).astype(int))

@@ -1,4 +1,4 @@
-"""What every figure shares: the styles of series, ticks and edges of axes.
+"""Shared by all figures: the styles of series, the ticks of axes and the edges of cells.
 
 The colour, pattern and marker of a verdict are in the table of verdicts, `search_spaces.failures.VERDICTS`.
 """
@@ -18,14 +18,14 @@ SERIES_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E
 SERIES_MARKERS = "osD^vPX*"
 LineStyle: TypeAlias = 'Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]'
 SERIES_LINES: tuple[LineStyle, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
-"""For series that are no verdicts (architectures, say): the n-th of each; beyond eight they begin anew."""
+"""Colours, markers and lines of series that are not verdicts (architectures, for instance); they repeat after eight."""
 
 MOST_PANELS_A_ROW = 4
 """Of a figure with one panel per architecture."""
 
 
 def failure_text(failure: str) -> str:
-    """As a phrase: `any failure`, or the kind."""
+    """The failure as a phrase: `any failure`, or its kind."""
     return "any failure" if failure == "any" else failure
 
 
@@ -41,9 +41,9 @@ def counts_text(counts: NDArray[np.int64], none: str = "0") -> str:
 
 
 def edges(values: _Float, logarithmic: bool = False) -> _Float:
-    """Edges of the cells around ascending values, (n + 1,): midway between neighbours, the outer ones as far out as in.
+    """(n + 1,): edges of the cells around ascending values, midway between neighbours; the outer cells are symmetric.
 
-    A single value has a cell of ± 0.02 (a quarter of a decade in the logarithm).
+    A single value has a cell of ± 0.02 (on a logarithmic axis, a quarter of a decade in all).
     """
     scaled = np.log10(values) if logarithmic else np.asarray(values, dtype=np.float64)
     half = np.diff(scaled) / 2 if len(scaled) > 1 else np.array([0.125 if logarithmic else 0.02])
@@ -52,7 +52,7 @@ def edges(values: _Float, logarithmic: bool = False) -> _Float:
 
 
 def hatch_unmeasured(ax: Axes) -> None:
-    """Grey hatch behind everything: what shows through was not measured."""
+    """Grey hatch behind everything, which shows through where nothing was measured."""
     ax.set_facecolor("#e4e4e4")
     ax.patch.set_hatch("////")
     ax.patch.set_edgecolor("#b5b5b5")
@@ -60,7 +60,7 @@ def hatch_unmeasured(ax: Axes) -> None:
 
 
 def log_ticks(ax: Axes, which: str) -> None:
-    """Decades as labelled ticks, their steps as unlabelled ones, on `x` or `y`."""
+    """Labelled ticks at decades and unlabelled ones between them, on `x` or `y`."""
     axis = ax.xaxis if which == "x" else ax.yaxis
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     axis.set_major_locator(LogLocator(base=10, numticks=12))
@@ -70,14 +70,14 @@ def log_ticks(ax: Axes, which: str) -> None:
 
 
 def level_ticks(ax: Axes, values: _Float, most: int = 13, fontsize: int = 8) -> None:
-    """Levels at 0, 1, 2 … on x: a label for each, or for every second, third … so that at most `most` are written."""
+    """Levels at 0, 1, 2 … on x, with a label for each, or for every second, third … so that there are at most `most`."""
     step = max(1, -(-len(values) // most))
-    digits = 2 if len(values) and np.max(values) > 20 * np.min(values) else 3  # of a logarithmic axis two will do
+    digits = 2 if len(values) and np.max(values) > 20 * np.min(values) else 3  # two suffice on a logarithmic axis
     labels = [f"{value:.{digits}g}" for value in values[::step]]
     crowded = sum(map(len, labels)) > 28
     ax.set_xticks(np.arange(len(values))[::step], labels, rotation=45 if crowded else 0, fontsize=fontsize)
 
 
 def nothing_to_show(ax: Axes, reason: str) -> None:
-    """A sentence in an empty panel."""
+    """Write a sentence into an empty panel."""
     ax.text(0.5, 0.5, reason, transform=ax.transAxes, ha="center", va="center", fontsize=8, color="#444444", wrap=True)

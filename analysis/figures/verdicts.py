@@ -1,7 +1,6 @@
-"""Figures in two steps: the numbers (a function that returns arrays), and the drawing (on the Axes it is given).
+"""Figures of verdicts: their shares along an axis, and a metric by sparsity with each replicate in its verdict's colour.
 
-Sparsity runs from dense on the left to sparse on the right, l1 from small below to large above; both are drawn as
-levels at equal distances wherever there are bars, dots or rectangles for each.
+Both draw levels at equal distances. Sparsity runs from dense on the left to sparse on the right.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class VerdictComposition:
     """`architecture`, or the name of a coordinate."""
     levels: tuple[float | str, ...]
     kinds: tuple[str, ...]
-    """Those that occur, in order of precedence."""
+    """The verdicts that occur, in order of precedence."""
     shares: _Float
     """(kinds, levels); columns sum to 1."""
     replicates: NDArray[np.int64]
@@ -39,7 +38,7 @@ class VerdictComposition:
 
     @property
     def title(self) -> str:
-        """The finding: the commonest failure, and where it is commonest."""
+        """The finding as a title: the commonest failure, and where it is commonest."""
         failing = [i for i, kind in enumerate(self.kinds) if kind != FailureKind.NONE]
         if not failing:
             return "No replicate failed" if len(self.levels) else "No replicate"
@@ -50,8 +49,8 @@ class VerdictComposition:
 
     @property
     def caption(self) -> str:
-        """How many replicates the bars stand for."""
-        return f"{self.replicates.sum()} replicates, {counts_text(self.replicates)} a bar."
+        """How many replicates the bars represent."""
+        return f"{self.replicates.sum()} replicates, {counts_text(self.replicates)} per bar."
 
 
 def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictComposition:
@@ -67,7 +66,7 @@ def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictCom
 
 
 def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
-    """Stacked bars, one per level; the failures from below, success on top."""
+    """Draw stacked bars, one per level, with failures from below and success on top."""
     positions = np.arange(len(composition.levels))
     bottom = np.zeros(len(positions))
     for kind, shares in zip(composition.kinds, composition.shares, strict=True):
@@ -81,7 +80,7 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
     else:
         along = COORDINATES[composition.by]
         level_ticks(ax, np.array(composition.levels, dtype=np.float64))
-        ax.set_xlabel(f"{along.defined} (a bar each level)" if along.scale == "log" else along.defined)
+        ax.set_xlabel(f"{along.defined} (one bar per level)" if along.scale == "log" else along.defined)
     ax.set_ylabel("share of replicates")
     ax.set_ylim(0, 1)
     ax.set_title(composition.title, fontsize=10)
@@ -91,9 +90,9 @@ def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:
 
 
 def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
-    """Every replicate as a dot in the colour of its verdict, and the median of all as a bar.
+    """Draw every replicate as a dot in the colour of its verdict, and the median of all as a bar.
 
-    Metrics of the autoencoder are drawn once for each autoencoder. Dots of a sparsity are spread sideways.
+    Metrics of the autoencoder are drawn once per autoencoder. Dots of a sparsity are spread sideways.
     """
     if metric in names_of(Group.AUTOENCODER):
         frame = per_autoencoder(frame)
@@ -113,5 +112,5 @@ def plot_metric_by_sparsity(frame: pd.DataFrame, metric: str, ax: Axes) -> None:
 
 
 GOLDEN = 0.618_033_988_75
-"""Multiples of it, modulo 1, are spread evenly however many there are."""
+"""The golden ratio's fraction: its multiples, modulo 1, are spread evenly however many there are."""
 _LOGARITHMIC = {"ae_loss", "ae_dimensions_per_feature", "sae_mse", "hidden_rms", "ae_condition_number", "sae_loss"}

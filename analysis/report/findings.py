@@ -1,4 +1,7 @@
-"""What a study's rows say, in sentences that are computed from them; nothing is fixed but their form."""
+"""The findings of a study, in sentences that are computed from its rows; only their form is fixed.
+
+`page_findings` has the headlines of the report page (`page.py`); `findings` is what `sae-study` prints after a launch.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,12 @@ from search_spaces.coordinates import COORDINATES, L1
 from search_spaces.failures import FailureKind, verdicts
 
 MOST_REGIONS = 3
-"""Of different failures, in sentences; the table holds all."""
+"""Largest number of regions, each of another failure, in sentences; the table has all."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding, and where on the page its evidence is."""
+    """One finding: its title, its sentences, and the anchor of its evidence on the page."""
 
     title: str
     sentences: tuple[str, ...]
@@ -35,19 +38,19 @@ class Finding:
 
 
 def findings(frame: pd.DataFrame, planned: int) -> list[str]:
-    """What became of the replicates: the published one, the verdicts, the dead."""
+    """The outcomes of the replicates: the published one, the verdicts, the dead latents."""
     if frame.empty:
-        return [f"No row is there yet, of {planned} planned."]
+        return [f"No row is stored yet, of {planned} planned."]
     return unfinished(len(frame), planned) + published_finding(frame) + verdict_sentences(frame)
 
 
 def unfinished(there: int, planned: int) -> list[str]:
-    """That rows are missing, if they are."""
-    return [f"{there} of {planned} planned replicates are there: the study is not finished."] if there < planned else []
+    """A sentence about missing rows, if there are any."""
+    return [f"{there} of {planned} planned replicates are stored: the study is not finished."] if there < planned else []
 
 
 def verdict_sentences(frame: pd.DataFrame) -> list[str]:
-    """The shares of the verdicts, and whose the dead latents are."""
+    """The shares of the verdicts, and in how many replicates all latents are dead."""
     counts = frame["failure"].value_counts()
     kinds = [
         f"{kind.name} {counts[kind.name]} ({counts[kind.name] / len(frame):.1%})" for kind in verdicts() if kind.name in counts
@@ -58,7 +61,7 @@ def verdict_sentences(frame: pd.DataFrame) -> list[str]:
     sentences = [f"{extent}: {failing} fail ({failing / len(frame):.1%}). Verdicts: {', '.join(kinds)}."]
     if set(counts.index) == {FailureKind.NONE.value}:
         highest = float(rate_interval(0, len(frame))[1])
-        sentences.append(f"No replicate failed: the rate of failure is below {highest:.2%} (95 % interval).")
+        sentences.append(f"No replicate failed: the failure rate is below {highest:.2%} (95 % interval).")
     collapsed, all_dead = frame["failure"] == COLLAPSE, frame["sae_all_dead"]
     if all_dead.any():
         dead, of_them = int(all_dead.sum()), int((all_dead & collapsed).sum())
@@ -77,7 +80,7 @@ def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def page_findings(study: StudyRows) -> list[Finding]:
-    """The headlines of the page, those that the study has something to say about."""
+    """The headlines of the page, without those about which the study says nothing."""
     if study.rows.empty:
         return [Finding("No result yet", tuple(findings(study.rows, study.planned)), "made")]
     found = [
@@ -98,7 +101,7 @@ def page_findings(study: StudyRows) -> list[Finding]:
 
 
 def collapse_sentences(study: StudyRows) -> list[str]:
-    """How its rate goes with sparsity, and what the data say of a maximum at the published sparsity."""
+    """How the rate of collapse depends on sparsity, and what the data say about a maximum at the published sparsity."""
     curves = study.collapse
     if not curves:
         return []
@@ -128,7 +131,7 @@ def _many_curves(curves: dict[str, Monotonicity]) -> str:
         f"{failures} of {trained} autoencoders collapsed. The rate rises with sparsity in {_listed(rising, len(curves))}",
         f"and falls with it in {_listed(falling, len(curves))} (Holm over the architectures, {LEVEL:.0%})",
     ]
-    verdict = f"not monotone in {', '.join(both)}" if both else "nothing speaks for a rate that is not monotone"
+    verdict = f"not monotone in {', '.join(both)}" if both else "no evidence against a monotone rate"
     return f"{' '.join(texts)}: {verdict}."
 
 
@@ -142,7 +145,7 @@ def _listed(names: list[str], of: int) -> str:
 
 
 def published_claim(study: StudyRows) -> LocalMaximum | None:
-    """“Worse at 0.9 than beside it”, tested on this study's own seeds where it has that sparsity between two others."""
+    """The claim “worse at 0.9 than beside it”, tested on this study's own seeds if it has that sparsity between two others."""
     own = study.autoencoders[study.autoencoders["architecture"] == str(PUBLISHED.cell.architecture)]
     levels = np.sort(own["sparsity"].unique())
     at = int(np.argmin(np.abs(levels - PUBLISHED.cell.sparsity))) if len(levels) else 0
@@ -155,7 +158,7 @@ def published_claim(study: StudyRows) -> LocalMaximum | None:
 
 
 def region_sentences(regions: Sequence[Region]) -> list[str]:
-    """The surest region of each failure, the surest failures first."""
+    """The most certain region of each failure, the most certain failures first."""
     surest = {region.failure: region for region in reversed(regions) if region.failure != "any"}
     ordered = sorted(surest.values(), key=lambda region: (-region.confidence, -region.volume))
     return [_region_sentence(region) for region in ordered[:MOST_REGIONS]]
@@ -172,12 +175,12 @@ def _region_sentence(region: Region) -> str:
 
 
 def span_text(architectures: Sequence[str]) -> str:
-    """One or two names, or the first and the last."""
+    """One or two names, or else the first and the last."""
     return " and ".join(architectures) if len(architectures) < 3 else f"{architectures[0]} … {architectures[-1]}"
 
 
 def range_text(ends: tuple[float, float]) -> str:
-    """0.3 to 0.9; one value where they are equal."""
+    """A range as text, such as 0.3 to 0.9; a single value if the ends are equal."""
     low, high = ends
     return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
@@ -186,14 +189,14 @@ def range_text(ends: tuple[float, float]) -> str:
 
 
 def death_summary(points: Sequence[CriticalPoint]) -> list[str]:
-    """Where half of the seeds lose all latents, over all architectures and sparsities, and how near the closed forms come."""
+    """Where half of the seeds lose all latents, over all architectures and sparsities, and how close the closed forms are."""
     along = [point for point in points if point.axis == L1]
     crossed = [point for point in along if point.crossing.answer is Answer.CROSSED and point.crossing.direction == "rising"]
     enough = [point for point in along if point.crossing.answer is not Answer.TOO_FEW]
     if not enough:
         return []
     if not crossed:
-        return [f"All latents are dead in half of the seeds at no l1, in {len(enough)} curves of rate over l1."]
+        return [f"At no l1 are all latents dead in half of the seeds, in {len(enough)} curves of rate over l1."]
     estimates = [point.crossing.estimate for point in crossed]
     text = (
         f"Half of the seeds have all latents dead above a critical l1 of {range_text((min(estimates), max(estimates)))}, by "
@@ -203,7 +206,7 @@ def death_summary(points: Sequence[CriticalPoint]) -> list[str]:
 
 
 def _closed_form_sentences(points: Sequence[CriticalPoint]) -> list[str]:
-    """For each closed form: in how many points the interval holds it, and by how much it is off."""
+    """For each closed form, in how many points the interval holds it, and by which factor it is off."""
     texts = []
     for name in dict.fromkeys(prediction.name for point in points for prediction in point.predictions):
         pairs = [(point, p) for point in points for p in point.predictions if p.name == name and np.isfinite(p.value)]
@@ -218,13 +221,13 @@ def _closed_form_sentences(points: Sequence[CriticalPoint]) -> list[str]:
 
 
 def transition_summary(points: Sequence[CriticalPoint]) -> list[str]:
-    """For each statement about the autoencoder: where it comes to hold, beside its closed form."""
+    """For each statement about the autoencoder, where it begins to hold, beside its closed form."""
     enough = [point for point in points if point.crossing.answer is not Answer.TOO_FEW and point.predictions]
     by_statement = {name: [point for point in enough if point.quantity == name] for name in dict.fromkeys(_names_of(enough))}
     crossing = {name for name, own in by_statement.items() if any(point.crossing.answer is Answer.CROSSED for point in own)}
     texts = [_transition_sentence(name, own) for name, own in by_statement.items() if name in crossing]
     nowhere = [f"“{name}” ({_agreement(own)})" for name, own in by_statement.items() if name not in crossing]
-    return texts + ([f"Holding in half of the seeds nowhere: {', '.join(nowhere)}."] if nowhere else [])
+    return texts + ([f"Nowhere true in half of the seeds: {', '.join(nowhere)}."] if nowhere else [])
 
 
 def _names_of(points: Sequence[CriticalPoint]) -> list[str]:
@@ -232,15 +235,15 @@ def _names_of(points: Sequence[CriticalPoint]) -> list[str]:
 
 
 def _transition_sentence(statement: str, points: list[CriticalPoint]) -> str:
-    """Rising crossings only: a closed form speaks of no fall."""
+    """A sentence about rising crossings only, because closed forms predict no fall."""
     rising = [point for point in points if point.crossing.answer is Answer.CROSSED]
     texts = [f"{p.crossing.estimate:.3g} in {p.architecture} (predicted {p.predictions[0].value:.3g})" for p in rising[:3]]
     more = f" and in {len(rising) - 3} more" if len(rising) > 3 else ""
-    return f"“{statement}” comes to hold in half of the seeds at S = {', '.join(texts)}{more}: {_agreement(points)}."
+    return f"“{statement}” becomes true in half of the seeds at S = {', '.join(texts)}{more}: {_agreement(points)}."
 
 
 def _agreement(points: list[CriticalPoint]) -> str:
-    """In how many architectures the interval (or its absence) fits the closed form."""
+    """In how many architectures the interval (or the lack of a crossing) agrees with the closed form."""
     judged = [held for point in points for held in [point.holds(point.predictions[0])] if held is not None]
     return f"closed form “{points[0].predictions[0].name}” fits in {sum(judged)} of {len(judged)}"
 
@@ -249,7 +252,7 @@ def _agreement(points: list[CriticalPoint]) -> str:
 
 
 def trust_summary(study: StudyRows) -> list[str]:
-    """Which metrics tell a failure that they do not define, which only repeat the error, which are missing where it matters."""
+    """Which metrics separate failures that they do not define, and which are undefined if all latents are dead."""
     if study.measured.empty:
         return []
     table = study.trust.table
@@ -260,14 +263,14 @@ def trust_summary(study: StudyRows) -> list[str]:
 
 
 def _telling_metrics(free: pd.DataFrame) -> list[str]:
-    """free: the metrics that no verdict is made of."""
+    """The metrics that separate; free: the metrics on which no verdict depends."""
     telling = free[np.maximum(free["low"], 1 - free["high"]) >= TELLS]
     if len(telling):
-        return [f"Telling failing from healthy without being part of the verdict: {_with_auc(telling)}."]
+        return [f"Metrics that separate failing from healthy without being part of the verdict: {_with_auc(telling)}."]
     if free.empty:
         return []
     best = _with_auc(free.loc[[(free["auc"] - 0.5).abs().idxmax()]])
-    return [f"No metric outside the verdict surely tells failing from healthy (AUC beyond {TELLS}); best: {best}."]
+    return [f"No metric outside the verdict surely separates failing from healthy (AUC beyond {TELLS}); best: {best}."]
 
 
 def _metrics_of_the_dead(table: pd.DataFrame) -> list[str]:
@@ -276,7 +279,7 @@ def _metrics_of_the_dead(table: pd.DataFrame) -> list[str]:
         return []
     always, never = dead[dead["defined_all_dead"] > 0.9], dead[dead["defined_all_dead"] < 0.1]
     return [
-        f"Where all latents are dead, {_names(always) or 'no metric'} {'is' if len(always) == 1 else 'are'} defined, "
+        f"If all latents are dead, {_names(always) or 'no metric'} {'is' if len(always) == 1 else 'are'} defined, "
         f"{_names(never) or 'none'} {'is' if len(never) == 1 else 'are'} not."
     ]
 
@@ -290,7 +293,7 @@ def _names(table: pd.DataFrame) -> str:
 
 
 def architecture_sentences(study: StudyRows, architecture: str) -> list[str]:
-    """What is said of one architecture: its verdicts, its collapse, its critical points."""
+    """The sentences about one architecture: its verdicts, its collapse, its critical points."""
     own = study.of(architecture)
     curve = study.collapse.get(architecture)
     texts = verdict_sentences(own)

@@ -1,4 +1,7 @@
-"""One HTML page about a study: findings in sentences computed from its rows, figures, tables, how it was made."""
+"""The report: one HTML page about a study, with findings in sentences, figures, tables, and how the study was made.
+
+`findings.py` computes the sentences, `sections.py` makes the figures and tables, `report.html` is the template.
+"""
 
 from __future__ import annotations
 
@@ -33,42 +36,42 @@ from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 FOLD_ABOVE = 30
-"""A longer table opens on demand."""
+"""Tables of more rows are folded and open on demand."""
 DRAWN_APART_FROM = 20_000
-"""Rows from which the figures are drawn by a second process: its start takes a second."""
+"""Number of rows from which on figures are drawn by a second process, which takes a second to start."""
 MOST_ROWS_AS_CSV = 250_000
-"""Of more rows the report holds the Parquet file alone: as text they take a gigabyte a million."""
+"""With more rows the report holds only the Parquet file: as text, a million rows take a gigabyte."""
 MOST_CHARACTERS_OF_STUDY_FILE = 6_000
 Write = Callable[[str, bytes], None]
 
 
 _WORDS = re.compile(r"[A-Za-z“]|\d+-\d+-\d+")
-"""What the cells of a left-aligned column begin with: a word, or an architecture."""
+"""The beginning of cells in left-aligned columns: a word, or an architecture."""
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A panel as the page holds it."""
+    """A panel in the form that the template takes."""
 
     name: str
     caption: str
     wide: bool
     image: str
-    """PNG, base64."""
+    """The PNG in base64."""
     width: int
-    """Of the image on the page, in CSS pixels."""
+    """The width of the image on the page, in CSS pixels."""
 
 
 def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = None) -> str:
     """Write index.html, its figures (PNG, SVG), tables (CSV), the rows (CSV, Parquet), study.yaml; returns where the page is.
 
-    Goes to the study's folder under report/ unless `out` names a local folder. Trains a few autoencoders anew for their
-    WᵀW matrices: rows hold no weights.
+    The files go to report/ in the study's folder unless `out` names a local folder. A few autoencoders are trained again for
+    their WᵀW matrices, because rows hold no weights.
     """
     folder = existing_study(study, storage)
     rows = StudyRows(folder.name, read_spec(folder), load(study, storage), read_l1(folder))
     page, write = _destination(folder, out)
-    # One thread of the linear algebra library: its matrices are small, and the other core draws.
+    # One thread for the linear algebra library: matrices are small, and other cores are drawing.
     with threadpool_limits(1, "blas"), matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
         drawn = [(section, [artist.draw(panel.figure) for panel in section.panels]) for section in sections(rows)]
         downloads = _write_rows(rows.rows, write)  # while the last figures are drawn
@@ -91,7 +94,7 @@ def _destination(folder: StudyFolder, out: str | None) -> tuple[str, Write]:
 
 
 def _shown(section: Section, images: Sequence[Images], write: Write) -> dict[str, Any]:
-    """A section as the template reads it; its figures and tables are written on the way."""
+    """A section in the form that the template takes; its figures and tables are written on the way."""
     return {
         "title": section.title,
         "anchor": section.anchor,
@@ -110,7 +113,7 @@ def _drawn(panel: Panel, png: bytes, svg: bytes, write: Write) -> _Drawn:
 
 
 def _tabulated(sheet: Sheet, write: Write) -> dict[str, Any]:
-    """At most MOST_LINES rows for the page; all in the file."""
+    """A table with at most MOST_LINES rows for the page, and all rows in its file."""
     write(f"{sheet.name}.csv", sheet.data.to_csv(index=False).encode())
     table = sheet.data if sheet.shown is None else sheet.shown
     return {
@@ -125,7 +128,7 @@ def _tabulated(sheet: Sheet, write: Write) -> dict[str, Any]:
 
 
 def _write_rows(rows: pd.DataFrame, write: Write) -> list[str]:
-    """All rows, for whoever wants to compute something else; the names of the files."""
+    """Write all rows, for readers who want to compute something else; returns the names of the files."""
     parquet, names = io.BytesIO(), ["rows.parquet"]
     rows.to_parquet(parquet, index=False)
     write("rows.parquet", parquet.getvalue())
@@ -159,7 +162,7 @@ def _page(study: StudyRows, folder: StudyFolder, shown: list[dict[str, Any]], do
 
 
 def _versions(folder: StudyFolder) -> str:
-    """What the study was made with, and what drew the page."""
+    """The versions with which the study was trained and the page was made."""
     made = (folder.read_json("manifest.json") or {}).get("versions", {})
     drawn = {name: version(name) for name in ("sae-study", "matplotlib", "numpy", "scipy", "pandas")}
     trained = ", ".join(f"{name} {number}" for name, number in made.items()) or "not recorded"

@@ -1,4 +1,4 @@
-"""The sections of a report: each one's figures, tables and text, made from a study's rows."""
+"""The sections of a report, each with its figures, tables and text, made from a study's rows (`study_rows.py`)."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ SCATTERS = (("explained_variance", "mcc_corrected"), ("explained_variance", "pro
 ORDER_COLUMN = "ae_dimensions_per_feature"
 MOST_GRAMS, MOST_DOTS, MOST_ORDER_PANELS, MOST_ARCHITECTURES = 8, 4_000, 8, 24
 MOST_LINES = 150
-"""Of a table on the page; its CSV file holds all."""
+"""Largest number of rows of a table on the page; its CSV file has all."""
 HIGHEST_ORDER = 2.0
-"""Where the axis of dimensions per feature ends: a collapsed autoencoder has tens."""
+"""The upper end of the axis of dimensions per feature: a collapsed autoencoder has tens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,41 +54,41 @@ class Panel:
     """A figure with its caption."""
 
     name: str
-    """Of its files."""
+    """The name of its files."""
     figure: Figure
     caption: str
     wide: bool = False
-    """Whether it needs the page's whole width: a narrow screen then scrolls it."""
+    """Whether it takes the page's whole width, so that a narrow screen scrolls it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """A table: whole in a CSV file, and what the page shows of it."""
+    """A table: the whole of it for a CSV file, and the part that the page shows."""
 
     name: str
     data: pd.DataFrame
     shown: pd.DataFrame | None = None
-    """`data` itself if not given."""
+    """The table on the page; None: `data` itself."""
     note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A heading and what is below it."""
+    """A section of the page: a heading and what is below it."""
 
     title: str
     anchor: str
     text: str = ""
     sentences: Sequence[str] = ()
-    """Further findings, as a list."""
+    """Further findings, shown as a list."""
     panels: Sequence[Panel] = ()
     sheets: Sequence[Sheet] = ()
     folded: bool = False
-    """Whether it opens on demand only."""
+    """Whether it opens only on demand."""
 
 
 def sections(study: StudyRows) -> Iterator[Section]:
-    """Those that the study has something to show in, in the order of the page; each computed as it is needed."""
+    """The sections for which the study has data, in the order of the page; each is computed when it is needed."""
     if study.rows.empty:
         return
     of_measured = (_order_section, _metrics_section, _trust_section) if len(study.measured) else ()
@@ -108,7 +108,7 @@ def _seeds_a_cell(study: StudyRows) -> str:
 
 
 Margins: TypeAlias = tuple[float, float, float, float]
-"""Left, right, bottom, top, in inches: laid out by hand, which takes half the time of Matplotlib's constrained layout."""
+"""Left, right, bottom, top, in inches. Fixed margins take half the time of Matplotlib's constrained layout."""
 _WITH_LEGEND: Margins = (0.62, 1.35, 0.78, 0.3)
 _WITH_BAR: Margins = (0.65, 0.15, 0.95, 0.3)
 
@@ -121,7 +121,7 @@ def _single(margins: Margins = _WITH_LEGEND, size: tuple[float, float] = (5.4, 3
 def _grid(
     count: int, columns: int, panel: tuple[float, float], gap: tuple[float, float], margins: Margins
 ) -> tuple[Figure, list[Axes]]:
-    """As many panels of a size, in rows; all lengths in inches."""
+    """A figure of `count` panels of one size, in rows; all lengths in inches."""
     rows = -(-count // columns)
     left, right, bottom, top = margins
     width = left + columns * panel[0] + (columns - 1) * gap[0] + right
@@ -145,14 +145,14 @@ def _published_section(study: StudyRows) -> Section | None:
     return Section(
         "Published and reproduced, seed 123",
         "published",
-        "Each figure as published / as reproduced here, and the verdict. Where the SAE is dead its reconstruction is constant: "
-        "the published similarities are rounding noise there, ours are missing (–).",
+        "Each figure as published / as reproduced here, and the verdict. If the SAE is dead, its reconstruction is constant: "
+        "the published similarities are then rounding noise, ours are missing (–).",
         sheets=[Sheet("published", comparison, paired(comparison))],
     )
 
 
 def paired(comparison: pd.DataFrame) -> pd.DataFrame:
-    """`<column> published` and `<column> reproduced` in one cell each."""
+    """The comparison with `<column> published` and `<column> reproduced` in one cell."""
     columns = [name.removesuffix(" published") for name in comparison.columns if name.endswith(" published")]
     texts = {name: [cell_text(value) for value in comparison[name]] for name in comparison.columns[2:]}
     pairs = {name: [" / ".join(pair) for pair in zip(texts[f"{name} published"], texts[f"{name} reproduced"])] for name in columns}
@@ -164,12 +164,12 @@ def _l1_section(study: StudyRows) -> Section | None:
         return None
     caption = (
         "Above the upper edge more seeds die or starve than the level allows, below the lower edge more codes are dense; lines: "
-        "90 % intervals. Replicates whose autoencoder collapsed are left out. Dotted: where the closed form has SAEs die."
+        "90 % intervals. Replicates whose autoencoder collapsed are left out. Dotted: where SAEs die by the closed form."
     )
     return Section(
         "Safe values of l1",
         "l1",
-        "From an adaptive search: each replicate went to where it told most about an edge or the best value.",
+        "From an adaptive search: each replicate was trained where it was most informative about an edge or the best value.",
         panels=[Panel("l1", l1_figure(study.l1), caption, wide=True)],
         sheets=[Sheet("l1", l1_table(study.l1))],
     )
@@ -194,7 +194,7 @@ def _composition_panel(study: StudyRows, axis: str) -> Panel:
 
 
 def _collapse_section(study: StudyRows) -> Section | None:
-    """How often the autoencoder itself collapses, and each verdict's rate, along sparsity."""
+    """How often the autoencoder itself collapses, and the rate of each verdict, along sparsity."""
     if not study.varies("sparsity"):
         return None
     collapses, verdicts = (
@@ -257,14 +257,14 @@ def _phase_caption(study: StudyRows, fitted: bool, left_out: int) -> str:
         else " Bars: 90 % intervals of where the rate crosses 50 %, along l1 or S."
     )
     return (
-        f"Share of the seeds that failed in any way, {counted(len(study.frame), 'replicate')}, {_seeds_a_cell(study)} a cell; "
-        f"titles: the cells where half or more fail.{line} Orange: where the closed forms have all latents die. "
+        f"Share of the seeds that failed in any way, {counted(len(study.frame), 'replicate')}, {_seeds_a_cell(study)} per cell; "
+        f"titles: the cells where half or more fail.{line} Orange: where all latents die by the closed forms. "
         f"Hatched: not measured.{f' The {left_out} widest are left out.' if left_out else ''}"
     )
 
 
 def _column_width(columns: int) -> float:
-    """Inches of a panel in so many columns."""
+    """The width in inches of a panel, for a number of columns."""
     return min(4.2, 10.8 / columns)
 
 
@@ -275,8 +275,8 @@ def _region_section(study: StudyRows) -> Section | None:
     return Section(
         "Failure regions",
         "regions",
-        "Connected cells whose smoothed failure rate is at least one half, the surest first. Confidence that the region is there "
-        "at all counts the search among many cells: 0.95 or more is wrong in at most one map in twenty, 0 does not mean absent.",
+        "Connected cells whose smoothed failure rate is at least one half, the most certain first. Confidence is that the region "
+        "exists, given the search among many cells: 0.95 or more is wrong in at most one map in twenty; 0 does not mean absent.",
         sheets=[Sheet("regions", data, shown)],
     )
 
@@ -304,7 +304,7 @@ def _order_section(study: StudyRows) -> Section | None:
     return Section(
         "Order parameters of the autoencoder, and their closed forms",
         "order",
-        "Dimensions per feature D* falls from 1 where features come to share directions.",
+        "Dimensions per feature D* falls below 1 where features begin to share directions.",
         panels=[_order_panel(study)],
         sheets=[Sheet("transitions", table, shown, "Where each statement crosses half of the seeds.")],
     )
@@ -329,7 +329,7 @@ def _order_panel(study: StudyRows) -> Panel:
 
 
 def transition_table(points: Sequence[CriticalPoint]) -> pd.DataFrame:
-    """A row for each crossing that is there: its sparsity, what the closed form says, whether the interval holds it."""
+    """One row per crossing: its sparsity, the prediction of the closed form, and whether the interval holds it."""
     rows = []
     for point in points:
         (prediction,) = point.predictions or (None,)
@@ -347,7 +347,7 @@ def transition_table(points: Sequence[CriticalPoint]) -> pd.DataFrame:
 
 
 def crossing_text(point: CriticalPoint) -> str:
-    """The crossing with its interval, or why there is none; an open end is beyond what was measured."""
+    """The crossing with its interval, or why there is none; an open end lies beyond the measured range."""
     crossing = point.crossing
     if crossing.answer is Answer.TOO_FEW:
         return "too few seeds or levels"
@@ -382,8 +382,8 @@ def _gram_section(study: StudyRows) -> Section | None:
         image = plot_gram_matrix(gram(W[..., lane]), ax, f"S = {row.sparsity:.3g}, seed {row.seed}\n{row.failure}")
     figure.colorbar(image, cax=figure.add_axes((1 - 0.75 / figure.get_figwidth(), 0.25, 0.14 / figure.get_figwidth(), 0.5)))
     caption = (
-        f"{counted(len(chosen), 'autoencoder')}, one a sparsity, trained anew. A diagonal of ones: the features that are "
-        "represented; blue and red off it: features that share a direction. A gap on it: a feature that is lost."
+        f"{counted(len(chosen), 'autoencoder')}, one per sparsity, trained again. Ones on the diagonal: represented features. Blue "
+        "and red off it: features that share a direction. A gap on it: a lost feature."
     )
     return Section(title, "grams", panels=[Panel("grams", figure, caption, wide=len(chosen) > 2)])
 
@@ -400,7 +400,7 @@ def _trained_weights(chosen: pd.DataFrame, spec: StudySpec) -> Any:
 
 
 def chosen_for_grams(frame: pd.DataFrame) -> pd.DataFrame:
-    """One replicate a sparsity, of one architecture: the published ones if they are there, else each one's first seed."""
+    """One replicate per sparsity, of one architecture: the published ones if the study has them, else the first seeds."""
     published = published_replicates(frame)
     if len(published):
         return published.head(MOST_GRAMS)
@@ -424,7 +424,7 @@ def _metrics_section(study: StudyRows) -> Section | None:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=9, frameon=False, markerscale=3, fontsize=8)
     drawn = f"{len(sample)} of {len(frame)}" if len(sample) < len(frame) else str(len(frame))
-    caption = f"Each dot a replicate ({drawn}), in the colour of its verdict; the bar is the median of what is drawn."
+    caption = f"Each dot is a replicate ({drawn}), in the colour of its verdict; the bar is the median of the drawn ones."
     return Section("Metrics of AE and SAE by sparsity", "metrics", panels=[Panel("metrics", figure, caption, wide=True)])
 
 
@@ -438,8 +438,8 @@ def _trust_section(study: StudyRows) -> Section:
     return Section(
         "Which metrics to trust where",
         "trust",
-        "How often each metric is defined, how well it tells healthy from failing replicates of the same cell (AUC: ½ is chance, "
-        "0 or 1 is certain), how far seeds scatter, and whether it goes with the explained variance alone.",
+        "How often each metric is defined, how well it separates healthy from failing replicates of the same cell (AUC: ½ is "
+        "chance, 0 or 1 is certain), how much it scatters between seeds, and whether it merely restates the explained variance.",
         trust.sentences,
         panels,
         [
@@ -451,7 +451,7 @@ def _trust_section(study: StudyRows) -> Section:
 
 
 def trust_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The evidence on each metric as readers see it."""
+    """The evidence about each metric, as the page shows it."""
     auc = ["–" if np.isnan(row.auc) else f"{row.auc:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples()]
     shares = {
         f"defined, {group.replace('_', ' ')}": [_percent(share) for share in table[f"defined_{group}"]]
@@ -496,7 +496,7 @@ def _cells_section(study: StudyRows) -> Section:
 
 
 def architecture_sections(study: StudyRows) -> Iterator[Section]:
-    """One for each architecture, where there are several or a plane to show."""
+    """One section per architecture, if there are several or a plane to show."""
     if len(study.architectures) > 1 or study.varies("sparsity", "l1"):
         yield from (_architecture_section(study, name) for name in study.architectures[:MOST_ARCHITECTURES])
 
@@ -532,7 +532,7 @@ def _death_panel(study: StudyRows, architecture: str) -> Panel:
 
 
 def death_table(points: Sequence[CriticalPoint]) -> pd.DataFrame:
-    """A row a sparsity: the l1 above which half of the seeds have all latents dead, and each closed form."""
+    """One row per sparsity: the l1 above which half of the seeds have all latents dead, and each closed form."""
     return pd.DataFrame(
         [
             {
@@ -551,7 +551,7 @@ def _judged(point: CriticalPoint, prediction: Any) -> list[tuple[str, object]]:
 
 
 def cell_text(value: Any) -> str:
-    """A value as a table shows it: four figures, – where there is none."""
+    """A value as text in a table: four significant figures, or – if it is missing."""
     if isinstance(value, (list, tuple)):
         return ", ".join(cell_text(v) for v in value)
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):

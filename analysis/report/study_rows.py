@@ -1,4 +1,4 @@
-"""What a report is made from: a study's rows, and all that is computed of them, each thing once."""
+"""The data of a report: a study's rows and everything computed from them, each quantity once."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _OF_TRANSITIONS = (
     "architecture", "n_features", "n_hidden", "n_latents", "sparsity", "l1", "seed", "data_seed", "ae_seed", "failure",
     "sae_all_dead",
 )  # fmt: skip
-"""What phase transitions are found from, beside the metrics of the autoencoder."""
+"""The columns from which phase transitions are found, beside the metrics of the autoencoder."""
 
 
 @dataclass(frozen=True, eq=False)
 class StudyRows:
-    """The rows of one study, and what follows from them."""
+    """The rows of one study, and everything that the report computes from them."""
 
     name: str
     spec: StudySpec
     rows: pd.DataFrame
-    """As `analysis.load` gives them."""
+    """The frame of `analysis.load`."""
     l1: tuple[L1Interval, ...] = ()
-    """What an L1 search found."""
+    """The intervals of a finished L1 search."""
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -53,17 +53,17 @@ class StudyRows:
         return self.frame[self.frame["architecture"] == architecture]
 
     def deaths_of(self, architecture: str) -> list[CriticalPoint]:
-        """Those of `deaths` that are one architecture's."""
+        """The points in `deaths` of one architecture."""
         return [point for point in self.deaths if point.architecture == architecture]
 
     @cached_property
     def measured(self) -> pd.DataFrame:
-        """Without the replicates that crashed: they have no number."""
+        """The rows without the replicates that crashed, which have no metrics."""
         return self.frame[self.frame["failure"] != FailureKind.CRASHED.value]
 
     @cached_property
     def planned(self) -> int:
-        """Replicates of the specification; a search has as many as it turns out to need."""
+        """The number of replicates in the specification; for a search, the number that it trained."""
         return len(self.rows) if self.spec.search else sum(map(len, self.spec.replicates()))
 
     @cached_property
@@ -73,7 +73,7 @@ class StudyRows:
 
     @property
     def architectures(self) -> list[str]:
-        """In order of width."""
+        """The architectures in order of width."""
         return list(dict.fromkeys(self.cells["architecture"]))
 
     def varies(self, *axes: str) -> bool:
@@ -82,17 +82,17 @@ class StudyRows:
 
     @cached_property
     def regions(self) -> list[Region]:
-        """Failure regions of any failure and of each kind."""
+        """The regions of any failure and of each kind."""
         return all_regions(self.frame) if len(self.frame) else []
 
     @cached_property
     def autoencoders(self) -> pd.DataFrame:
-        """One row an autoencoder, without the published seed, which is known because it collapses."""
+        """One row per autoencoder, without the published seed, which is known because it collapses."""
         return per_autoencoder(self.frame.drop(published_replicates(self.frame).index))
 
     @cached_property
     def collapse(self) -> dict[str, Monotonicity]:
-        """How the rate of the autoencoder's collapse goes along sparsity, for each architecture with several sparsities."""
+        """The course of the rate of collapse along sparsity, for each architecture with several sparsities."""
         marked = self.autoencoders.assign(collapsed=failed(self.autoencoders, COLLAPSE))
         found = {}
         for architecture in self.architectures:
@@ -108,7 +108,7 @@ class StudyRows:
 
     @cached_property
     def _slim(self) -> pd.DataFrame:
-        """The columns that phase transitions are found from alone: a frame is copied for every cell of a plane."""
+        """Only the columns from which phase transitions are found, because the frame is copied for every cell of a plane."""
         return self.measured[[*_OF_TRANSITIONS, *names_of(Group.AUTOENCODER)]]
 
     @cached_property
@@ -118,7 +118,7 @@ class StudyRows:
 
     @cached_property
     def trust(self) -> MetricTrust:
-        """Which metrics may be trusted where."""
+        """Which metrics can be trusted where."""
         return metric_trust(self.measured)
 
     @cached_property
@@ -142,7 +142,7 @@ class StudyRows:
 
 
 def _on_lattice(surface: Surface, place: int, cells: pd.DataFrame) -> FittedRate:
-    """At the study's own levels: between them the fit is unsure of itself, and its lines would ring every cell."""
+    """The fit at the study's own levels; between them it is uncertain, and its contour lines would encircle every cell."""
     sparsities, l1s = (np.sort(cells[axis].unique()).astype(np.float64) for axis in ("sparsity", "l1"))
     l1, sparsity = np.meshgrid(l1s, sparsities, indexing="ij")  # (l1, sparsities)
     posterior = surface.at(np.full(l1.size, place), sparsity.ravel(), l1.ravel())
@@ -150,5 +150,5 @@ def _on_lattice(surface: Surface, place: int, cells: pd.DataFrame) -> FittedRate
 
 
 def slug(architecture: str) -> str:
-    """The architecture in a file's name or an anchor."""
+    """The architecture as part of a file name or an anchor."""
     return architecture.replace("/", "_")

@@ -1,4 +1,4 @@
-"""What a finished search came to, whatever its kind: what commands print, and what is kept beside its rows."""
+"""The contract of search results: what commands print of a finished search, and which files are stored beside its rows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class SearchResult(Protocol):
     """The result of one kind of search."""
 
     def to_mapping(self) -> dict[str, Any]:
-        """All of it, as one JSON document."""
+        """All fields, as one JSON document."""
 
     def table(self) -> pd.DataFrame:
-        """What a reader is shown: cells of text, the most important row first."""
+        """The table shown to readers: cells of text, the most important row first."""
 
     def sentences(self) -> list[str]:
-        """What a reader should know beside the table."""
+        """What readers should know in addition to the table."""
 
     def files(self) -> dict[str, bytes]:
-        """What is kept beside the rows, by name within the study's folder."""
+        """The contents of the files to store in the study's folder, by name."""

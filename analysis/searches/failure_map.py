@@ -1,4 +1,4 @@
-"""What an adaptive map came to: its regions, how much of it is still unsure, its figure; kept in the study's folder."""
+"""The result of an adaptive map: its regions, its remaining uncertainty and its figure, stored in the study's folder."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ MAP_FILE = "map.json"
 
 @dataclass(frozen=True)
 class FailureMap:
-    """An adaptive map as it is now."""
+    """The current state of an adaptive map."""
 
     failure: str
     level: float
     replicates: int
-    """Trained, those of earlier studies not counted."""
+    """Number of trained replicates, not counting those of earlier studies."""
     expected_misclassified_volume: float
-    """Expected share of the space on the wrong side of the border: two to six times the true one where that could be known."""
+    """Expected share of the space on the wrong side of the border: two to six times the true share in cases where it is known."""
     expected_regret: float
-    """The same, each place weighted by how far its rate is from the level."""
+    """The same share, with each place weighted by the distance of its rate from the level."""
     regions: list[Region]
-    """The surest first."""
+    """The regions, the most certain first."""
     surface: Surface = field(repr=False, compare=False)
     """P(failure) over the space."""
 
     def to_mapping(self) -> dict[str, Any]:
-        """All but the surface."""
+        """All fields except the surface."""
         plain = {name: value for name, value in vars(self).items() if name != "surface"}
         return plain | {"regions": [region.to_mapping() for region in self.regions]}
 
     def table(self) -> pd.DataFrame:
-        """The regions."""
+        """The regions as text."""
         return region_table(self.regions)
 
     def sentences(self) -> list[str]:
-        """How sure the map is."""
+        """How certain the map is."""
         unsure = (
             f"{self.replicates} replicates; an expected {self.expected_misclassified_volume:.1%} of the space is on the wrong side "
             f"of the border as drawn (regret {self.expected_regret:.4f})."
@@ -54,7 +54,7 @@ class FailureMap:
         return [unsure] if self.regions else [f"No cell fails at a rate of {self.level:g} or more.", unsure]
 
     def files(self) -> dict[str, bytes]:
-        """map.json, and the figure as PNG and SVG."""
+        """The map as JSON, and its figure as PNG and SVG."""
         png, svg = draw(map_figure(self.surface, self.failure, self.level))
         return {
             MAP_FILE: json.dumps(self.to_mapping(), indent=2).encode(),
@@ -64,7 +64,7 @@ class FailureMap:
 
 
 def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
-    """The map of a study whose learner was led through its rows, and those that it started from."""
+    """The map of a study, from its folder and its learner, which has received all of its rows."""
     frame = load(folder.name, folder.storage.given)
     if (earlier := folder.read_earlier()) is not None:
         frame = pd.concat([frame, tidy(earlier)], ignore_index=True)

@@ -1,4 +1,7 @@
-"""What an L1 search came to: the safe interval and the best l1 of every architecture and sparsity, kept in the study's folder."""
+"""The result of an L1 search: the safe interval and the best l1 of every architecture and sparsity, stored in the study's folder.
+
+`recommend_l1` gives the result for a single architecture and sparsity, if need be by a search in this process.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 L1_FILE = "l1.json"
 SEARCHED = (1e-4, 10.0)
-"""The range of l1 where none is given."""
+"""The default range of l1."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class L1Result:
     protocol: Protocol
 
     def to_mapping(self) -> dict[str, Any]:
-        """The cells, and what is to be said of them."""
+        """The cells, and the sentences about them."""
         return {"cells": [asdict(interval) for interval in self.found], "findings": self.sentences()}
 
     def table(self) -> pd.DataFrame:
@@ -46,11 +49,11 @@ class L1Result:
         return pd.DataFrame([_shown(interval) for interval in self.found])
 
     def sentences(self) -> list[str]:
-        """Cells without a safe interval, replicates left out, the source's l1."""
+        """Sentences about cells without a safe interval, replicates left out, and the source's l1."""
         return l1_sentences(self.found, self.protocol)
 
     def files(self) -> dict[str, bytes]:
-        """JSON, CSV, the figure."""
+        """The cells as JSON and CSV, and the figure as PNG and SVG."""
         png, svg = draw(l1_figure(self.found))
         return {
             L1_FILE: json.dumps({"cells": [asdict(interval) for interval in self.found]}, indent=2).encode(),
@@ -61,7 +64,7 @@ class L1Result:
 
 
 def l1_result(folder: StudyFolder, learner: L1Learner) -> L1Result:
-    """The result of a study whose learner was led through its rows."""
+    """The result of a study, from its folder and its learner, which has received all of its rows."""
     return L1Result(tuple(learner.results()), read_spec(folder).protocol)
 
 
@@ -97,10 +100,11 @@ def recommend_l1(
     dtype: str = "float64",
     budget: int = L1Search().budget,
 ) -> L1Interval:
-    """The best l1 of one architecture and sparsity, and the interval around it in which SAEs neither die nor turn dense.
+    """The best l1 of one architecture and sparsity, and the interval around it in which SAEs neither die nor become dense.
 
-    study: an L1 search that was run with `sae-study l1` and has this cell. Without it the search runs here, in this process
-    and without Ray, under `protocol` (default: `dissertation`): `budget` replicates, a few seconds. Raises MisuseError.
+    study: an L1 search that was run with `sae-study l1` and has this cell. If it is not given, the search runs in this process,
+    without Ray, under `protocol` (default: `dissertation`): `budget` replicates, which take a few seconds. Raises MisuseError
+    for an invalid argument, a study without this cell, or both study and protocol.
     """
     name, sparsity = str(Architecture.parse(architecture)), SPARSITY.checked(sparsity)
     if study is not None and protocol is not None:
@@ -131,7 +135,7 @@ def _stored(folder: StudyFolder, name: str, sparsity: float) -> L1Interval:
 
 
 def read_l1(folder: StudyFolder) -> tuple[L1Interval, ...]:
-    """What a finished search left in the study's folder; () where nothing is. MisuseError for another version's file."""
+    """The stored result of a finished search; () if there is none. MisuseError for the file of another version."""
     found = folder.read_json(L1_FILE) or {"cells": []}
     cells: list[dict[str, Any]] = [
         {key: tuple(value) if isinstance(value, list) else value for key, value in cell.items()} for cell in found["cells"]
@@ -140,8 +144,8 @@ def read_l1(folder: StudyFolder) -> tuple[L1Interval, ...]:
         return tuple(L1Interval(**cell | {"upper": UpperEdge(cell["upper"]), "lower": LowerEdge(cell["lower"])}) for cell in cells)
     except (KeyError, TypeError, ValueError):
         raise MisuseError(
-            f"{folder.place(L1_FILE)} was written by another version of sae-study. `{folder.command('resume')}` writes it anew "
-            "from the rows; it trains nothing that is there."
+            f"{folder.place(L1_FILE)} was written by another version of sae-study. `{folder.command('resume')}` rewrites it "
+            "from the rows, without training them again."
         ) from None
 
 
@@ -160,14 +164,14 @@ def l1_table(found: Sequence[L1Interval]) -> pd.DataFrame:
 
 
 def l1_sentences(found: Sequence[L1Interval], protocol: Protocol) -> list[str]:
-    """What a reader should know beside the table."""
+    """What readers should know in addition to the table."""
     told = []
     bumpy = [interval for interval in found if not interval.monotone]
     if bumpy:
         told.append(f"Not monotone, so without an upper edge: {', '.join(map(_cell, bumpy))}.")
     empty = [interval for interval in found if nothing_safe(interval)]
     if empty:
-        told.append(f"No l1 is safe, SAEs die before their codes are sparse: {', '.join(map(_cell, empty))}.")
+        told.append(f"No l1 is safe, because SAEs die before their codes are sparse: {', '.join(map(_cell, empty))}.")
     collapsed = sum(interval.failed_before_sae for interval in found)
     if collapsed:
         kinds = ", ".join(kind for kind in before_sae() if kind != FailureKind.CRASHED)
@@ -193,14 +197,14 @@ def _on_the_source(interval: L1Interval) -> str:
 
 
 def nothing_safe(interval: L1Interval) -> bool:
-    """Whether the upper edge lies below the lower one, or one of them takes up the whole range."""
+    """Whether the upper edge lies below the lower one, or the whole range fails or is dense."""
     if interval.upper is UpperEdge.BELOW_RANGE or interval.lower is LowerEdge.ABOVE_RANGE:
         return True
     return interval.lower_edge is not None and interval.upper_edge is not None and interval.upper_edge <= interval.lower_edge
 
 
 def place_in(interval: L1Interval, l1: float) -> str:
-    """Where a value of l1 lies: inside the safe interval, or beyond which edge, or that nobody can say."""
+    """Where a value of l1 lies: inside the safe interval, beyond one of its edges, or unknown."""
     if not interval.monotone:
         return "not placed: the failure rate is not monotone here"
     if nothing_safe(interval):

@@ -1,4 +1,4 @@
-"""The result of a study's search: one line per learner in RESULTS."""
+"""Which result belongs to a search: each kind of learner has one entry in RESULTS."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from search_spaces.learners.l1_search import L1Learner
 from study.storage.study_folder import StudyFolder
 
 RESULTS: dict[type[Any], Callable[[StudyFolder, Any], SearchResult]] = {Refinement: failure_map, L1Learner: l1_result}
-"""What makes a result from a study's folder and its learner, done."""
+"""By type of learner, the function that makes the result from a study's folder and its finished learner."""
 
 
 def search_result(folder: StudyFolder, learner: Learner) -> SearchResult | None:
-    """What a study's search came to; None for a learner that has nothing to say beyond its rows."""
+    """The result of a study's search; None for a learner without a result beyond its rows."""
     made = RESULTS.get(type(learner))
     return made(folder, learner) if made else None
 
 
 def keep(folder: StudyFolder, result: SearchResult) -> list[str]:
-    """Write the result's files beside the rows. Their places."""
+    """Write the files of a result beside the rows; returns where they are."""
     files = result.files()
     for name, content in files.items():
         folder.write_bytes(name, content)

@@ -154,7 +154,7 @@ def test_poor_studies_give_a_page_that_says_so(tmp_path: Path, case: str) -> Non
     assert (packs["run"] == "").all()
     assert (cell_rates(frame)["replicates"].sum() if expected else 0) == expected
     page = Path(write_report("made", str(tmp_path), str(tmp_path / "out"))).read_text()
-    told = {"empty": "No row is there yet", "one row": "2 replicates", "all crashed": "crashed 6 (100.0%)", "half": "not finished"}
+    told = {"empty": "No row is stored yet", "one row": "2 replicates", "all crashed": "crashed 6 (100.0%)", "half": "not finished"}
     assert told[case] in page
     assert told[case] in " ".join(findings(frame, 18 if case == "half" else max(expected, 1)))
 

@@ -105,7 +105,7 @@ def test_perfect_separation_is_not_certain() -> None:
 
 
 def test_spread_is_between_seeds_of_a_cell() -> None:
-    """Not between cells; cells of fewer than five defined values do not count."""
+    """The spread is taken within cells; cells with fewer than five defined values do not count."""
     values, cell = np.array([0.0, 1, 2, 3, 4, 100, 101, 102, 103, 104, 7, 9, np.nan]), np.repeat([0, 1, 2], [5, 5, 3])
     everything = np.ones(13, dtype=bool)
     assert spread_between_seeds(values, everything, cell) == 2
@@ -139,12 +139,12 @@ def test_what_is_known_is_said() -> None:
     assert table.loc["mcc_corrected", "median_failing"] == pytest.approx(0.05 / 0.45)
     assert np.isnan(table.loc["procrustes_hidden_recon", "auc"])
     told = {sentence.split(":")[0]: sentence for sentence in of.sentences}
-    assert "tells failing from healthy in the same cell (AUC 1.00" in told["f1_latents_features"]
-    assert "cannot be shown to tell" in told["cka_hidden_recon"]
+    assert "separates failing from healthy in the same cell (AUC 1.00" in told["f1_latents_features"]
+    assert "is not shown to separate" in told["cka_hidden_recon"]
     assert "restates explained_variance (rank correlation within cells 1.00)" in told["cka_hidden_recon"]
-    assert "the verdict is made of it" in told["mcc_corrected"]
+    assert "the verdict depends on it" in told["mcc_corrected"]
     assert "not enough defined values" in told["procrustes_hidden_recon"]
-    assert told["unrecovered"].startswith("unrecovered: f1_latents_features tells it from healthy best")
+    assert told["unrecovered"].startswith("unrecovered: the best metric, f1_latents_features, separates it from healthy")
     assert "cka_hidden_recon (AUC 0." in told["unrecovered"]
 
 
@@ -152,8 +152,8 @@ def test_sentences_follow_the_data() -> None:
     """If F1 is turned into noise, the same study names another metric as the guide, or none."""
     frame = made()
     noise = frame.assign(f1_latents_features=frame["f1_latents_features"].sample(frac=1, random_state=0).to_numpy())
-    assert not any("f1_latents_features tells" in sentence for sentence in metric_trust(noise).sentences)
-    assert any("f1_latents_features tells" in sentence for sentence in metric_trust(frame).sentences)
+    assert not any("f1_latents_features, separates" in sentence for sentence in metric_trust(noise).sentences)
+    assert any("f1_latents_features, separates" in sentence for sentence in metric_trust(frame).sentences)
     shuffled = frame.sample(frac=1, random_state=1)
     assert metric_trust(shuffled).sentences == metric_trust(frame).sentences
 
@@ -185,7 +185,7 @@ def test_cells_that_fail_as_a_whole_are_compared_across_cells() -> None:
 
 @pytest.mark.parametrize("case", ["empty", "one row", "all failed", "none failed", "no metric", "all NaN"])
 def test_poor_studies_have_a_defined_answer(case: str) -> None:
-    """Tables with a row for each metric, and no claim."""
+    """Odd frames give tables with a row per metric, and no claim."""
     frame = made(rate={"all failed": 1.0, "none failed": 0.0}.get(case, 0.5))
     if case in ("empty", "one row"):
         frame = frame.head(0 if case == "empty" else 1)

@@ -40,7 +40,7 @@ def even(rate: float) -> dict[float, float]:
 
 
 def test_a_study_equals_itself() -> None:
-    """Every p is 1, every pair the same to the bit, no difference in any sentence; in any order of its rows."""
+    """Every p is 1, every pair is the same to the bit, and no sentence reports a difference, whatever the order of rows."""
     one = made(even(0.4), range(60), 0)
     of = compare(one, one.sample(frac=1, random_state=0))
     assert (of.pairs, of.same_verdict, of.identical) == (180, 180, 180)
@@ -53,7 +53,7 @@ def test_a_study_equals_itself() -> None:
 
 
 def test_common_seeds_are_paired_others_are_not() -> None:
-    """McNemar's p over the discordant pairs, Fisher's over the counts, as scipy gives them."""
+    """McNemar's p over the discordant pairs and Fisher's over the counts equal scipy's."""
     one, other = made(even(0.5), range(40), 1), made(even(0.2), range(40), 2)
     paired = compare(one, other).cells
     assert (paired["test"] == "McNemar").all()
@@ -75,7 +75,7 @@ def test_common_seeds_are_paired_others_are_not() -> None:
 
 
 def test_sides_can_be_exchanged() -> None:
-    """The same p values, the opposite shift."""
+    """Swapping the studies gives the same p values and the opposite shift."""
     one, other = made(even(0.5), range(40), 1), made(even(0.2), range(20, 70), 2)
     forth, back = compare(one, other), compare(other, one)
     np.testing.assert_allclose(forth.cells["p_value"], back.cells["p_value"])
@@ -149,7 +149,7 @@ def test_undefined_metrics_are_left_out_and_counted() -> None:
     assert table.loc["ae_loss", "defined_other"].tolist() == [20] * 3
     assert (table.loc["ae_loss", "p_value"] == 1).all()
     assert table.loc["l0", "p_value"].isna().all()
-    assert "l0 is defined on both sides in no cell." in of.sentences
+    assert "There is no cell in which l0 is defined on both sides." in of.sentences
     assert of.identical == 0
 
 
@@ -171,7 +171,7 @@ def test_poor_studies_have_a_defined_answer(case: str) -> None:
     if case in ("empty", "no common cell"):
         assert of.cells.empty
         assert of.metrics.empty
-        assert of.sentences == ["the first and the second have no cell in common: nothing can be compared."]
+        assert of.sentences == ["the first and the second share no cell, so nothing can be compared."]
         assert compare(other, other.head(0)).cells.empty
     else:
         assert (of.cells[["p_value", "p_holm", "p_fdr"]] == 1).all(axis=None)
@@ -183,16 +183,16 @@ def test_poor_studies_have_a_defined_answer(case: str) -> None:
 
 
 def test_a_replicate_twice_is_refused() -> None:
-    """Two studies in one frame cannot be compared with a third."""
+    """A frame of two studies cannot be compared with a third."""
     one = made(even(0.5), range(5), 0)
-    with pytest.raises(MisuseError, match="hold each replicate once"):
+    with pytest.raises(MisuseError, match="with each replicate once"):
         compare(pd.concat([one, one]), one)
     with pytest.raises(MisuseError, match="Did you mean"):
         compare(one, one, "sae_deed")
 
 
 def test_collapse_is_compared_once_for_each_autoencoder() -> None:
-    """Three SAEs on each AE are one outcome."""
+    """The collapse of an AE with three SAEs counts once."""
     rows = [(s, ae, sae, "ae_collapsed" if ae < 3 else "none") for s, ae, sae in product((0.9,), range(10), range(3))]
     frame = pd.DataFrame(rows, columns=["sparsity", "ae_seed", "sae_seed", "failure"]).assign(architecture="5-3-5", l1=0.01)
     frame = frame.assign(seed=frame["ae_seed"], data_seed=frame["ae_seed"], sae_all_dead=False)

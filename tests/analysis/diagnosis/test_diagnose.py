@@ -123,7 +123,7 @@ def test_the_start_is_ten_times_the_same(protocol: Protocol) -> None:
 
 
 def test_unit_norm_keeps_the_directions_of_the_decoder() -> None:
-    """Columns of norm 1 along those of the replicate, the encoder their transpose, free to grow afterwards."""
+    """Columns start at norm 1 along those of the replicate, the encoder as their transpose; both can grow afterwards."""
     changed = CHANGE["sae_unit_norm"].of_protocol(ONLINE)
     W_enc, W_dec = data.sae_initial_weights(ONE.cell.architecture, 3, changed)
     own = data.sae_initial_weights(ONE.cell.architecture, 3, ONLINE)[1]
@@ -152,7 +152,7 @@ def _exact(value: Any) -> Any:
 
 
 def test_each_lane_sees_its_own_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A permuted lane among others gives the row of data that were drawn in that order."""
+    """A permuted lane among others gives the same row as data that were drawn in that order."""
     order = data.sample_order(5, ONLINE.samples)
     assert sorted(order) == list(range(ONLINE.samples))
     orders = np.stack([np.arange(ONLINE.samples), order])
@@ -211,7 +211,7 @@ VARIANTS: list[tuple[Protocol, dict[str, Any]]] = [
 
 
 def naive_death(alive: NDArray[np.bool_]) -> list[int | None]:
-    """One after the last True of each column of (T, units), None where that is the last row."""
+    """The index after the last True in each column of (T, units); None if that is the last row."""
     died: list[int | None] = []
     for column in alive.T:
         last = max((t for t, living in enumerate(column) if living), default=-1)
@@ -222,7 +222,7 @@ def naive_death(alive: NDArray[np.bool_]) -> list[int | None]:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize(("base", "changes"), VARIANTS, ids=["relu", "topk", "jumprelu", "sound", "sound topk"])
 def test_deaths_are_those_of_a_look_at_every_state(base: Protocol, changes: dict[str, Any], dtype: str) -> None:
-    """Every state of a short training by the textbook, for four replicates, strong penalty and weak."""
+    """Every state of a short training equals the textbook's, for four replicates, with a strong and a weak penalty."""
     protocol = dataclasses.replace(base, **changes)
     died: list[int | None] = []
     for seed, sparsity, l1 in ((0, 0.95, 0.3), (1, 0.5, 0.0), (2, 0.9, 1.0), (3, 0.95, 0.01)):
@@ -261,7 +261,7 @@ def test_watched_training_has_the_bits_of_its_row(protocol: Protocol, dtype: str
 
 
 def test_a_diverged_training_has_no_deaths() -> None:
-    """NaN is not 0."""
+    """NaN does not count as 0."""
     history = training_history(pack_of(Replicate(Cell(Architecture(5, 3), 0.5, 1.7e308), 1)))
     assert latents_died_at(history, ONLINE) == [None] * 5
 
@@ -318,7 +318,7 @@ def test_a_rate_counts_the_same_failure_and_tells_the_others() -> None:
     ],
 )
 def test_a_change_cures_below_a_half(failures: int, trainings: int, draws: bool, cures: bool) -> None:
-    """The interval counts only where something was drawn."""
+    """The interval matters only if something was drawn."""
     rate = Rate.of(outcomes(failures, trainings), "sae_dead")
     assert Intervention("data_order", "", draws, rate).cures is cures
 
@@ -356,13 +356,13 @@ AE, DEAD = FailureKind.AE_COLLAPSED, FailureKind.SAE_DEAD
     ],
 )  # fmt: skip
 def test_the_cause_is_the_first_that_applies(failure: FailureKind, cures: set[str], early_death: bool, cause: Cause) -> None:
-    """The table of the definitions, from left to right."""
+    """Causes follow the table in the definitions, from left to right."""
     assert cause_of(failure, cures, early_death) is cause
 
 
 @pytest.mark.parametrize("failure", ["sae_dead", "sae_starved", "sae_dense", "unfaithful", "unrecovered"])
 def test_every_failure_of_the_sae_has_the_same_causes(failure: str) -> None:
-    """The rules are those of any SAE failure."""
+    """A registered SAE verdict follows the rules of any SAE failure."""
     assert cause_of(FailureKind(failure), {"l1*0", "sae_seed"}, False) is Cause.L1_AGAINST_INITIALISATION
 
 
@@ -378,7 +378,7 @@ def test_early_is_within_a_twentieth_of_the_steps() -> None:
 
 
 def test_every_cause_has_a_sentence() -> None:
-    """And the values are those of the design."""
+    """Every cause has a sentence, and its value is that of the definitions."""
     assert all(cause.sentence for cause in Cause)
     assert {cause.value for cause in Cause} == {
         "ae_early_death", "ae_undertrained", "data", "l1_against_initialisation", "sae_initialisation", "l1_above_death_line",
@@ -474,7 +474,7 @@ def test_a_healthy_replicate_has_no_cause() -> None:
 
 
 def test_base_rate_is_that_of_the_cell() -> None:
-    """The same failures as a grid of the same seeds has."""
+    """The base rate counts the same failures as a grid of the same seeds."""
     found = diagnose("3-2-3", 0.8, 0.01, first_without_failure(QUICK), QUICK)
     (replicates,) = grid(["3-2-3"], [0.8], [0.01], range(1001))
     kinds = run_pack(Pack(replicates, QUICK, "float64", "compiled"))["failure"].to_pylist()
@@ -502,7 +502,7 @@ def test_the_figures_numbers_are_the_diagnosis() -> None:
 
 
 def test_a_diagnosis_needs_no_ray() -> None:
-    """It trains in its own process: neither Ray nor PyTorch is imported."""
+    """A diagnosis trains in its own process and imports neither Ray nor PyTorch."""
     code = (
         "import sys, analysis.diagnosis.diagnose, analysis.figures.diagnosis; "
         "sys.exit('ray' in sys.modules or 'torch' in sys.modules)"

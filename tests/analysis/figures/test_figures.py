@@ -38,7 +38,7 @@ ODD = ["empty", "one row", "all failed", "none failed", "NaN metrics", "l1 = 0",
 
 
 def odd_frame(frame: pd.DataFrame, case: str) -> pd.DataFrame:
-    """What a study may have by accident."""
+    """Frames that a study may have by accident."""
     numbers = ["explained_variance", "l0", *(c for c in frame if c.startswith("ae_") and c != "ae_seed")]
     frame = frame[frame["seed"] < 2] if case not in ("empty", "one row", "one seed") else frame
     return {
@@ -64,7 +64,7 @@ def written(figure: Figure, *kinds: str) -> None:
 
 
 def lightness(colour: str) -> float:
-    """CIE L* of a colour #rrggbb, 0 (black) to 100 (white): what is left of it in black and white."""
+    """CIE L* of a colour #rrggbb, 0 (black) to 100 (white): its lightness in black and white."""
     channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ [0.2126, 0.7152, 0.0722])
@@ -72,7 +72,7 @@ def lightness(colour: str) -> float:
 
 
 def test_verdicts_differ_in_lightness_or_hatch_and_in_marker() -> None:
-    """In black and white: fills that are near in L* (closer than 8) have different hatches; no two share a marker."""
+    """In black and white, fills whose L* is closer than 8 have different hatches; no two verdicts share a marker."""
     for one, other in combinations(verdicts(), 2):
         apart = abs(lightness(one.colour) - lightness(other.colour))
         assert apart >= 8 or one.pattern != other.pattern, (one.name, other.name)
@@ -86,7 +86,7 @@ PROTANOPIA = np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.0
 
 @pytest.mark.parametrize("sight", [np.eye(3), DEUTERANOPIA, PROTANOPIA], ids=["full", "deuteranopia", "protanopia"])
 def test_verdicts_are_told_apart_by_the_colour_blind(sight: np.ndarray[Any, Any]) -> None:
-    """Machado, Oliveira, Fernandes 2009, full severity: seen colours lie at least 0.08 apart in linear RGB, or differ in hatch."""
+    """At full severity (Machado, Oliveira, Fernandes 2009) colours are at least 0.08 apart in linear RGB, or differ in hatch."""
 
     def seen(colour: str) -> np.ndarray[Any, Any]:
         c = np.array(to_rgb(colour))
@@ -106,7 +106,7 @@ def test_lightness_has_the_published_values(colour: str, expected: float) -> Non
 
 
 def test_edges_lie_between_their_values() -> None:
-    """Midway, in the logarithm where asked; a single value has a cell too."""
+    """Edges lie midway, on request in the logarithm; a single value has a cell too."""
     np.testing.assert_allclose(edges(np.array([0.0, 1.0, 3.0])), [-0.5, 0.5, 2.0, 4.0])
     np.testing.assert_allclose(edges(np.array([0.01, 0.1]), logarithmic=True), 10.0 ** np.array([-2.5, -1.5, -0.5]))
     np.testing.assert_allclose(edges(np.array([0.5])), [0.48, 0.52])
@@ -133,7 +133,7 @@ def test_levels_are_thinned_before_they_touch() -> None:
 
 
 def test_phase_diagram_has_the_rates_of_its_cells(frame: pd.DataFrame) -> None:
-    """As counted by hand; gaps are NaN; the closed forms of unit columns are there; the title's share is that of the cells."""
+    """Rates are as counted by hand; gaps are NaN; it has the closed forms of unit columns; the title gives the share of cells."""
     cut = frame[~((frame["sparsity"] == 0.3) & (frame["l1"] == 1))]
     diagram = phase_plots.phase_diagram(cut, "10-5-10", "sae_dead")
     assert diagram.rate.shape == (9, 9)
@@ -144,7 +144,7 @@ def test_phase_diagram_has_the_rates_of_its_cells(frame: pd.DataFrame) -> None:
     np.testing.assert_allclose(diagram.lines["death line 2‖w‖"], 2)
     measured = diagram.rate[np.isfinite(diagram.rate)]
     assert f"in {(measured >= 0.5).mean():.0%} of cells" in diagram.title
-    assert "480 replicates, 6 seeds a cell" in diagram.caption
+    assert "480 replicates, 6 seeds per cell" in diagram.caption
     assert all(point.crossing.low <= point.crossing.estimate for point in diagram.critical)
 
 
@@ -161,7 +161,7 @@ def test_phase_diagram_shows_what_was_not_measured(frame: pd.DataFrame) -> None:
 
 
 def test_surface_is_drawn_as_lines_over_the_cells(frame: pd.DataFrame) -> None:
-    """Level and certainty as three contours of the arrays that are given; none where the surface never reaches them."""
+    """Level and certainty are three contours of the given arrays, absent if the surface never reaches them."""
     S, l1 = np.linspace(0.3, 0.98, 30), np.geomspace(1e-4, 1, 40)
     mean = np.broadcast_to(np.linspace(0, 1, 40)[:, None], (40, 30))
     flat = np.full((40, 30), 0.2)
@@ -175,7 +175,7 @@ def test_surface_is_drawn_as_lines_over_the_cells(frame: pd.DataFrame) -> None:
 
 
 def test_curves_count_as_the_frame_does(frame: pd.DataFrame) -> None:
-    """By architecture and by kind, along both axes; intervals hold the rates; the title names the highest."""
+    """There are curves by architecture and by kind, along both axes; intervals hold the rates; the title names the highest."""
     curves = curve_plots.failure_curves(frame, "sae_dead", along=L1)
     assert curves["series"].drop_duplicates().tolist() == ["5-3-5", "10-5-10"]
     assert (curves["replicates"] == 54).all()
@@ -197,7 +197,7 @@ def test_order_parameter_of_perfect_pairs_is_its_closed_form(frame: pd.DataFrame
     """The theory's candidates lie on the theory's line, at every sparsity."""
     curve = order_plots.order_parameter_curve(frame, "10-5-10", column)
     np.testing.assert_allclose(curve.quantiles[2], np.interp(curve.sparsities, curve.theory_sparsities, curve.theory), rtol=1e-9)
-    assert curve.caption.startswith("54 autoencoders, 6 a sparsity")
+    assert curve.caption.startswith("54 autoencoders, 6 per sparsity")
 
 
 @pytest.mark.parametrize("by", ["sparsity", "l1", "architecture"])
@@ -212,7 +212,7 @@ def test_verdicts_are_composed_along_any_axis(frame: pd.DataFrame, by: str) -> N
 
 
 def test_scatter_leaves_out_what_is_missing_and_keeps_what_is_rare(frame: pd.DataFrame) -> None:
-    """Missing values are counted, not drawn; thinning caps each verdict apart; the rank correlation is Spearman's."""
+    """Missing values are counted, not drawn; each verdict is thinned separately; the rank correlation is Spearman's."""
     many = pd.concat([frame] * 4, ignore_index=True)
     many.loc[:9, "l0"] = np.nan
     many.loc[50, "failure"] = "diverged"
@@ -230,7 +230,7 @@ def test_scatter_leaves_out_what_is_missing_and_keeps_what_is_rare(frame: pd.Dat
 
 
 def test_gram_is_that_of_the_weights() -> None:
-    """WᵀW by loops, D_i by definition, represented by norm; weights that are not finite count as nothing."""
+    """WᵀW equals loops, D_i its definition, `represented` the norms; weights that are not finite count as 0."""
     W = np.random.default_rng(2).normal(size=(3, 5))
     shown = replicate_plots.gram(W)
     np.testing.assert_allclose(shown.matrix, [[a @ b for b in W.T] for a in W.T])

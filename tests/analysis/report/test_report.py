@@ -52,7 +52,7 @@ def spec_of(space: dict[str, Any], name: str = "made", protocol: object = TINY) 
 
 
 def store(storage: Path, spec: StudySpec, rows: pd.DataFrame | None = None, train: bool = True) -> None:
-    """A study on disk, written without Ray; `rows` in place of trained ones."""
+    """A study on disk, written without Ray; `rows` replace trained ones."""
     folder = Storage.at(storage).study(spec.name)
     folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
     packs = [Pack(own, spec.protocol, spec.dtype, "compiled") for own in spec.replicates()]
@@ -90,7 +90,7 @@ def told(study: StudyRows) -> dict[str, str]:
 
 
 def assert_whole(page: str, folder: Path) -> None:
-    """Nothing is fetched; every file that is named is there; every anchor has its place; every figure has both files."""
+    """Nothing is fetched; every named file exists; every link has its anchor; every figure has both files."""
     assert "http" not in page
     links = re.findall(r'(?:href|src)="([^"]*)"', page)
     local = {link for link in links if not link.startswith(("#", "data:"))}
@@ -104,18 +104,18 @@ def assert_whole(page: str, folder: Path) -> None:
 
 
 ODD = {
-    "empty": "No row is there yet, of 6 planned",
+    "empty": "No row is stored yet, of 6 planned",
     "one row": "1 replicate in 1 cell: 1 fail",
     "all crashed": "crashed 6 (100.0%)",
-    "none failed": "No replicate failed: the rate of failure is below",
+    "none failed": "No replicate failed: the failure rate is below",
     "no numbers": "6 replicates in 2 cells",
-    "half": "3 of 6 planned replicates are there: the study is not finished",
+    "half": "3 of 6 planned replicates are stored: the study is not finished",
 }
 
 
 @pytest.mark.parametrize("case", ODD)
 def test_odd_study_gives_a_page_that_says_so(tmp_path: Path, case: str) -> None:
-    """No row, one row, only crashes, no failure, metrics that are all missing, half of the rows."""
+    """A page is written for no row, one row, only crashes, no failure, no metrics, and half of the rows."""
     spec = spec_of(LINE)
     rows = trained(spec)
     if case == "one row":
@@ -150,7 +150,7 @@ def test_page_is_whole(plane: tuple[Path, StudyRows, str]) -> None:
 
 @pytest.mark.slow
 def test_rows_lie_beside_the_page(plane: tuple[Path, StudyRows, str]) -> None:
-    """The same frame as CSV and as Parquet, to the last digit."""
+    """CSV and Parquet files hold the frame to the last digit."""
     storage, study, _ = plane
     text, parquet = pd.read_csv(storage / "out" / "rows.csv"), pd.read_parquet(storage / "out" / "rows.parquet")
     assert list(text.columns) == list(parquet.columns) == list(study.rows.columns)
@@ -162,7 +162,7 @@ def test_rows_lie_beside_the_page(plane: tuple[Path, StudyRows, str]) -> None:
 
 @pytest.mark.slow
 def test_verdict_shares_are_those_of_the_rows(plane: tuple[Path, StudyRows, str]) -> None:
-    """Counted one by one."""
+    """The figures in the sentences equal counts of the rows."""
     _, study, _ = plane
     counts = Counter(study.rows["failure"])
     sentence = told(study)["Verdicts"]
@@ -188,7 +188,7 @@ def test_collapse_is_counted_once_an_autoencoder(plane: tuple[Path, StudyRows, s
 
 @pytest.mark.slow
 def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) -> None:
-    """Its replicates lie within the sparsities and l1 that it names, and more than half of what lies there fails in its way."""
+    """Its replicates lie within the sparsities and l1 that it names, and more than half of the rows there have its failure."""
     _, study, _ = plane
     sentence = told(study)["Surest failure regions"]
     form = r"^(\w+): (\S+) and (\S+), S ([\d.]+) to ([\d.]+), l1 ([\d.]+) to ([\d.]+) \([\d.]+% of the cells, (\d+) replicates\)"
@@ -207,7 +207,7 @@ def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) ->
 
 @pytest.mark.slow
 def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, StudyRows, str]) -> None:
-    """Below the first level with fewer than half dead no crossing, above the last with more than half none either."""
+    """Every critical l1 lies, within a factor of 1.5, between the levels at which half of the seeds die."""
     _, study, _ = plane
     crossed = [p for p in study.deaths if p.axis == L1 and p.crossing.answer is Answer.CROSSED]
     assert crossed
@@ -222,7 +222,7 @@ def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, Stud
 
 @pytest.mark.slow
 def test_trust_table_counts_pairs(plane: tuple[Path, StudyRows, str]) -> None:
-    """The AUC of a metric, by a loop over all pairs of a healthy and a failing replicate of the same cell."""
+    """The AUC of a metric equals a loop over all pairs of a healthy and a failing replicate of the same cell."""
     _, study, page = plane
     wins = pairs = 0.0
     for _, cell in study.rows.groupby(["architecture", "sparsity", "l1"]):
@@ -289,7 +289,7 @@ def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
     store(tmp_path, spec_of(space, "other"), rows.assign(failure=np.where(rows["sparsity"] == 0.9, "unfaithful", "none")))
     code, out, err = run("compare", "one", "other", "--storage", tmp_path)
     assert (code, err) == (0, "")
-    assert "one and other share 2 cells and 24 replicates, of which 12 (50.0%) have the same verdict" in out
+    assert "one and other share 2 cells and 24 replicates: 12 (50.0%) have the same verdict" in out
     assert "0 of 12" in out
     assert "12 of 12" in out
     document = json.loads(run("compare", "one", "other", "--storage", tmp_path, "--json")[1])
@@ -310,7 +310,7 @@ def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
 def test_comparison_refuses_what_is_not_there(
     run: Run, plane: tuple[Path, StudyRows, str], arguments: list[str], complaint: str
 ) -> None:
-    """One line, exit 2."""
+    """Misuse is one line and exit code 2."""
     code, out, err = run("compare", *arguments, "--storage", plane[0])
     assert (code, out) == (2, "")
     assert complaint in err
@@ -321,9 +321,9 @@ def test_a_registered_verdict_is_on_the_page(tmp_path: Path, monkeypatch: pytest
     """It is counted, drawn and compared like the built-in ones."""
     monkeypatch.setattr(table_of_verdicts, "VERDICTS", [*table_of_verdicts.VERDICTS])
     monkeypatch.setattr(conditions, "CONDITIONS", {**conditions.CONDITIONS})
-    blue = {"colour": "#0000ff", "pattern": "oo", "marker": "h", "of_sae": True}
+    blue = {"colour": "#0000ff", "pattern": "oo", "marker": "h"}
     lopsided = Verdict(
-        "lopsided", "one latent fires too often", "`max_firing_rate` > 0.1", ("max_firing_rate",), **blue, of_sae=True
+        "lopsided", "one latent fires too often", "`max_firing_rate` > 0.1", ("max_firing_rate",), of_sae=True, **blue
     )
     register_verdict(lopsided, lambda row, protocol: row["max_firing_rate"] > 0.1, before="sae_dead")
     store(tmp_path, spec_of(LINE, protocol="dissertation"))
