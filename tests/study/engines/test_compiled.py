@@ -43,11 +43,15 @@ def assert_same_bits(task: AeTask | SaeTask, lanes: list[int]) -> None:
 
 @DTYPES
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["5-3-5", "10-5-10", "20-10-20"])
-def test_whole_trainings_give_the_references_rows(architecture: str, dtype: str) -> None:
-    """The `dissertation` protocol in full, 10,000 and 40,000 steps, chaotic where S >= 0.8: every science column, to the bit."""
+@pytest.mark.parametrize(("architecture", "share"), [("5-3-5", 1), ("10-5-10", 1), ("20-10-20", 5)])
+def test_whole_trainings_give_the_references_rows(architecture: str, share: int, dtype: str) -> None:
+    """The `dissertation` protocol, 10,000 and 40,000 steps, chaotic where S >= 0.8: every science column, to the bit.
+
+    In full, but for a fifth of the largest architecture's steps.
+    """
+    protocol = dataclasses.replace(DISSERTATION, ae_epochs=5 // share, sae_epochs=20 // share)
     replicates = grid([architecture], [0.5, 0.9], [0.01], [123])[0]
-    ours, definition = (run_pack.run_pack(Pack(replicates, DISSERTATION, dtype, name)) for name in ("compiled", "reference"))
+    ours, definition = (run_pack.run_pack(Pack(replicates, protocol, dtype, name)) for name in ("compiled", "reference"))
     assert science(ours) == science(definition)
 
 

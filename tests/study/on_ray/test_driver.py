@@ -36,8 +36,8 @@ from tests.conftest import BUGGY_SEED, FRAGILE_SEED, POISONED_SEED, TINY
 
 pytestmark = pytest.mark.ray
 
-LONGER: dict[str, Any] = {"base": "dissertation", "samples": 500, "ae_epochs": 1, "sae_epochs": 8}
-"""About a second a pack by the reference engine: long enough to be killed in the middle."""
+LONGER: dict[str, Any] = {"base": "dissertation", "samples": 300, "ae_epochs": 1, "sae_epochs": 8}
+"""About half a second per pack by the reference engine: long enough to be killed in the middle."""
 
 
 def study(protocol: dict[str, Any] = TINY, name: str = "s", seeds: Any = "0:6", pack_size: int | str = 4) -> StudySpec:
