@@ -138,7 +138,8 @@ def read_l1(folder: StudyFolder) -> tuple[L1Interval, ...]:
     """The stored result of a finished search; () if there is none. MisuseError for the file of another version."""
     found = folder.read_json(L1_FILE) or {"cells": []}
     cells: list[dict[str, Any]] = [
-        {key: tuple(value) if isinstance(value, list) else value for key, value in cell.items()} for cell in found["cells"]
+        {FORMER.get(key, key): tuple(value) if isinstance(value, list) else value for key, value in cell.items()}
+        for cell in found["cells"]
     ]
     try:
         return tuple(L1Interval(**cell | {"upper": UpperEdge(cell["upper"]), "lower": LowerEdge(cell["lower"])}) for cell in cells)
@@ -147,6 +148,20 @@ def read_l1(folder: StudyFolder) -> tuple[L1Interval, ...]:
             f"{folder.place(L1_FILE)} was written by another version of sae-study. `{folder.command('resume')}` rewrites it "
             "from the rows, without training them again."
         ) from None
+
+
+FORMER = {
+    "safe_low": "lower_edge",
+    "safe_low_interval": "lower_edge_interval",
+    "safe_high": "upper_edge",
+    "safe_high_interval": "upper_edge_interval",
+    "best_mcc": "best_recovery",
+    "predicted_high": "predicted_edge",
+    "ae_collapsed": "failed_before_sae",
+    "low": "lower",
+    "high": "upper",
+}
+"""Names under which earlier searches stored the same figures: they are read, and no longer written."""
 
 
 def l1_table(found: Sequence[L1Interval]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import shutil
@@ -14,7 +15,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from analysis import load, recommend_l1
-from analysis.searches.l1 import l1_sentences, l1_table, nothing_safe, place_in, read_l1
+from analysis.searches.l1 import FORMER, l1_sentences, l1_table, nothing_safe, place_in, read_l1
 from search_spaces import Architecture, MisuseError, Replicates, grid, protocol_from
 from search_spaces.coordinates import L1, SPARSITY, Axis
 from search_spaces.learners.contract import Rows
@@ -262,6 +263,16 @@ def test_the_l1_command_tells_intervals_that_recommend_l1_reads(local_ray: Path,
         recommend_l1("5-3-5", 0.7, study="searched", storage=storage)
     with pytest.raises(MisuseError, match="a protocol of its own"):
         recommend_l1("5-3-5", 0.9, study="searched", storage=storage, protocol="sound")
+
+
+def test_results_of_earlier_searches_are_read(tmp_path: Path) -> None:
+    """An l1.json with the names that its figures had before gives the same result."""
+    folder = Storage.at(tmp_path).study("searched")
+    folder.write_text("study.yaml", json.dumps(mapping(kind="l1")))
+    now = dataclasses.asdict(interval())
+    before = {new: old for old, new in FORMER.items()}
+    folder.write_text("l1.json", json.dumps({"cells": [{before.get(key, key): value for key, value in now.items()}]}))
+    assert read_l1(folder) == (interval(),)
 
 
 def test_results_of_another_version_are_made_anew(tmp_path: Path) -> None:
