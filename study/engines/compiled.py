@@ -199,4 +199,4 @@ def _source(
     drawn = np.empty((1, 0, 1), np.int32) if batches is None else batches.drawn
     of_lane = np.zeros_like(lanes) if batches is None else batches.of_lane[lanes]
     alike = (samples_of == samples_of[0]).all() and (of_lane == of_lane[0]).all()
-    return Source(samples, samples_of, drawn, of_lane, bool(alike), batch_size, np.empty_like(lanes))
+    return Source(samples, samples_of, drawn, of_lane, bool(alike), batch_size)

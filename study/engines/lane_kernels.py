@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from study.engines.l1_controller import steer
 from study.kernels.compilation import called, inlined, kernel
 from study.kernels.forward import (
@@ -61,8 +63,6 @@ class Source(NamedTuple):
     alike: bool
     """Whether all lanes read the same samples."""
     batch_size: int
-    chosen: Any
-    """Scratch, (lanes,): the sample that each lane reads."""
 
 
 class Control(NamedTuple):
@@ -179,12 +179,12 @@ def train_sae_online(code, model, steps, first, last, Z, l1, at):
 
 
 @inlined
-def _gather(source, t, n, out, width):
+def _gather(source, chosen, t, n, out, width):
     """Copy samples n … n + TILE − 1 of minibatch t, each lane its own, into the first TILE·width rows of `out`.
 
     Rows beyond the minibatch's end are set to 0. The samples of the next step are prefetched, because their indexes are random.
     """
-    samples, lanes, drawn, of_lane, chosen = source.samples, source.lanes, source.drawn, source.of_lane, source.chosen
+    samples, lanes, drawn, of_lane = source.samples, source.lanes, source.drawn, source.of_lane
     stored, later = drawn.shape[1] == 0, t + 1 if t + 1 < drawn.shape[1] else t
     for tile in range(TILE):
         row, place = tile * width, t * source.batch_size + n + tile
@@ -234,10 +234,11 @@ class AeLayout(NamedTuple):
 def train_ae_minibatch(model, steps, first, last, source, twice_importances, at):
     """Steps first … last − 1 of the autoencoder on minibatches of samples (A, S, N)."""
     P, scratch, zero = model.P, model.scratch, constants_of(model.P, steps.settings).zero
+    chosen = np.empty(scratch.shape[1], np.int64)  # known to overlap nothing: a gather's offsets are then computed once
     for t in range(first, last):
         _clear(scratch, at.G, P.shape[0], zero)
         for n in range(0, source.batch_size, TILE):
-            _gather(source, t, n, scratch, at.n_features)
+            _gather(source, chosen, t, n, scratch, at.n_features)
             _ae_errors(P, at, scratch, twice_importances, source.batch_size - n, zero)
             _ae_gradients(P, at, scratch)
         step, mean = _adam_step(steps, t, zero), everywhere(steps.adam[3])
@@ -314,12 +315,13 @@ def train_sae_minibatch(code, model, steps, first, last, source, l1, control, at
     l1: (1, lanes), constant, if control is None; else the state (4, lanes) of an `L1Controller`, whose first row is l1.
     """
     P, scratch, k = model.P, model.scratch, constants_of(model.P, steps.settings)
+    chosen = np.empty(scratch.shape[1], np.int64)
     for t in range(first, last):
         penalty, count = load(l1, 0), k.zero
         _clear(scratch, rows.G, P.shape[0], k.zero)
         for n in range(0, source.batch_size, TILE):
             left = source.batch_size - n
-            _gather(source, t, n, scratch, at.n_hidden)
+            _gather(source, chosen, t, n, scratch, at.n_hidden)
             _sae_forward(code, P, at, rows, scratch, left, k)
             _sae_slopes(code, P, at, rows, scratch, left, penalty, k)
             if control is not None:
@@ -348,8 +350,9 @@ def _sae_forward(code, P, at, rows, scratch, left, k):
         _clear(scratch, rows.f + tile * at.n_latents, at.n_latents, k.zero)
     decode_tile(P, at, scratch, rows.f, rows.r)
     for row in range(TILE * n_hidden):
-        error = k.two * (load(scratch, rows.r + row) - load(scratch, row))
-        store(scratch, rows.r + row, error if row < left * n_hidden else k.zero)
+        store(scratch, rows.r + row, k.two * (load(scratch, rows.r + row) - load(scratch, row)))
+    for tile in range(left, TILE):
+        _clear(scratch, rows.r + tile * n_hidden, n_hidden, k.zero)
 
 
 @inlined
@@ -372,7 +375,9 @@ def _sae_slopes(code, P, at, rows, scratch, left, penalty, k):
                 own = own_gradient(code, load(scratch, rows.s + row), q, penalty, P, at.own + j, k)
                 store(scratch, rows.G + at.own + j, load(scratch, rows.G + at.own + j) + own)
             ds = slope(code, q, load(scratch, rows.s + row), load(scratch, rows.f + row), P, at.own + j, k)
-            store(scratch, rows.q + row, ds if tile < left else k.zero)
+            store(scratch, rows.q + row, ds)
+    for tile in range(left, TILE):
+        _clear(scratch, rows.q + tile * n_latents, n_latents, k.zero)
 
 
 @inlined

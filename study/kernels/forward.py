@@ -114,8 +114,10 @@ def encode_tile(code, P, at, X, u, s, f, k):
         b = load(P, at.b_enc + j)
         values = tile_products((b, b, b, b), P, j * at.n_hidden, 1, X, u, at.n_hidden, at.n_hidden)
         store_tile(X, s + j, width, values)
-        for n in range(TILE):
-            store(X, f + n * width + j, activate(code, load(X, s + n * width + j), P, at.own + j, k))
+        s0, s1, s2, s3 = values
+        f0, f1 = activate(code, s0, P, at.own + j, k), activate(code, s1, P, at.own + j, k)
+        f2, f3 = activate(code, s2, P, at.own + j, k), activate(code, s3, P, at.own + j, k)
+        store_tile(X, f + j, width, (f0, f1, f2, f3))
     for n in range(TILE):
         compete(code, X, s + n * width, f + n * width, width, k)
 
