@@ -23,10 +23,8 @@ from search_spaces.cells import Architecture
 from search_spaces.protocol import Protocol
 from study.engines.contract import Autoencoders, Minibatches, SaeTask, SparseAutoencoders, StepWatch
 from study.engines.lane_kernels import (
-    AeLayout,
     Control,
     Model,
-    SaeRows,
     Source,
     Steps,
     train_ae_minibatch,
@@ -94,7 +92,7 @@ class CompiledEngine:
             samples = samples.astype(parameters.dtype)
             for model, lanes in training.groups(scratch):
                 source = _source(samples, batches, lanes, lanes, protocol.ae_batch_size)
-                training.run(train_ae_minibatch, model, source, twice_importances, AeLayout.of(*sizes))
+                training.run(train_ae_minibatch, model, source, twice_importances, *sizes)
                 training.take_back(model, lanes)
         return Autoencoders(parameters[: n_hidden * n_features].reshape(start.W.shape), parameters[n_hidden * n_features :])
 
@@ -113,11 +111,10 @@ class CompiledEngine:
                 training.run(partial(train_sae_online, code), model, h, rows_of(l1, lanes), at)
                 training.take_back(model, lanes)
         else:
-            tiles = SaeRows.of(n_hidden, n_latents)
             for model, lanes in training.groups(scratch):
                 with _steering(task, model, lanes) as (state, control):
                     source = _source(task.activations, task.batches, lanes, task.ae_of_sae[lanes], protocol.sae_batch_size)
-                    training.run(partial(train_sae_minibatch, code), model, source, state, control, at, tiles)
+                    training.run(partial(train_sae_minibatch, code), model, source, state, control, at)
                 training.take_back(model, lanes)
         return task.start.with_values(parameters)
 

@@ -223,18 +223,20 @@ class AeLayout(NamedTuple):
     """dL/dh."""
     G: int
 
-    @classmethod
-    def of(cls, n_features: int, n_hidden: int) -> AeLayout:
-        h = TILE * n_features
-        ds, dh = h + TILE * n_hidden, 2 * h + TILE * n_hidden
-        return cls(n_features, n_hidden, h, ds, dh, dh + TILE * n_hidden)
+
+@inlined
+def _ae_layout(n_features, n_hidden):
+    h = TILE * n_features
+    ds = h + TILE * n_hidden
+    dh = ds + TILE * n_features
+    return AeLayout(n_features, n_hidden, h, ds, dh, dh + TILE * n_hidden)
 
 
 @kernel
-def train_ae_minibatch(model, steps, first, last, source, twice_importances, at):
+def train_ae_minibatch(model, steps, first, last, source, twice_importances, n_features, n_hidden):
     """Steps first … last − 1 of the autoencoder on minibatches of samples (A, S, N)."""
     P, scratch, zero = model.P, model.scratch, constants_of(model.P, steps.settings).zero
-    chosen = np.empty(scratch.shape[1], np.int64)  # known to overlap nothing: a gather's offsets are then computed once
+    chosen, at = np.empty(scratch.shape[1], np.int64), _ae_layout(n_features, n_hidden)
     for t in range(first, last):
         _clear(scratch, at.G, P.shape[0], zero)
         for n in range(0, source.batch_size, TILE):
@@ -302,20 +304,25 @@ class SaeRows(NamedTuple):
     """dL/df, then dL/ds."""
     G: int
 
-    @classmethod
-    def of(cls, n_hidden: int, n_latents: int) -> SaeRows:
-        u, latents = TILE * n_hidden, TILE * n_latents
-        return cls(u, 2 * u, 3 * u, 3 * u + latents, 3 * u + 2 * latents, 3 * u + 3 * latents)
+
+@inlined
+def _sae_rows(at):
+    u = TILE * at.n_hidden
+    r = u + TILE * at.n_hidden
+    s = r + TILE * at.n_hidden
+    f = s + TILE * at.n_latents
+    q = f + TILE * at.n_latents
+    return SaeRows(u, r, s, f, q, q + TILE * at.n_latents)
 
 
 @kernel
-def train_sae_minibatch(code, model, steps, first, last, source, l1, control, at, rows):
+def train_sae_minibatch(code, model, steps, first, last, source, l1, control, at):
     """Steps first … last − 1 of an SAE on minibatches of activations (A, S, H).
 
     l1: (1, lanes), constant, if control is None; else the state (4, lanes) of an `L1Controller`, whose first row is l1.
     """
     P, scratch, k = model.P, model.scratch, constants_of(model.P, steps.settings)
-    chosen = np.empty(scratch.shape[1], np.int64)
+    chosen, rows = np.empty(scratch.shape[1], np.int64), _sae_rows(at)
     for t in range(first, last):
         penalty, count = load(l1, 0), k.zero
         _clear(scratch, rows.G, P.shape[0], k.zero)
