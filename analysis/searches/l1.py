@@ -180,23 +180,23 @@ def l1_table(found: Sequence[L1Interval]) -> pd.DataFrame:
 
 def l1_sentences(found: Sequence[L1Interval], protocol: Protocol) -> list[str]:
     """What readers should know in addition to the table."""
-    told = []
+    sentences = []
     bumpy = [interval for interval in found if not interval.monotone]
     if bumpy:
-        told.append(f"Not monotone, so without an upper edge: {', '.join(map(_cell, bumpy))}.")
+        sentences.append(f"Not monotone, so without an upper edge: {', '.join(map(_cell, bumpy))}.")
     empty = [interval for interval in found if nothing_safe(interval)]
     if empty:
-        told.append(f"No l1 is safe, because SAEs die before their codes are sparse: {', '.join(map(_cell, empty))}.")
+        sentences.append(f"No l1 is safe, because SAEs die before their codes are sparse: {', '.join(map(_cell, empty))}.")
     collapsed = sum(interval.failed_before_sae for interval in found)
     if collapsed:
         kinds = ", ".join(kind for kind in before_sae() if kind != FailureKind.CRASHED)
-        told.append(
+        sentences.append(
             f"{collapsed} of {sum(interval.replicates for interval in found)} replicates ({kinds}) failed "
             "before the SAE: no l1 cures them, and no rate here counts them."
         )
     if protocol.protocol_id == PROTOCOLS["dissertation"].protocol_id:
-        told.extend(_on_the_source(interval) for interval in found if _is_published(interval))
-    return told
+        sentences.extend(_on_the_source(interval) for interval in found if _is_published(interval))
+    return sentences
 
 
 def _is_published(interval: L1Interval) -> bool:

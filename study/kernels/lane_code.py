@@ -101,7 +101,6 @@ def _fills(stub: Callable[..., Any]) -> Callable[[Callable[[LaneCode], Any]], An
 
 def activate(code, s, P, row, k):
     """f of one latent from its pre-activation; its first own parameter is P[row]."""
-    raise NotImplementedError  # numba fills it in
 
 
 @_fills(activate)
@@ -112,7 +111,6 @@ def _activate(own: LaneCode) -> Any:
 
 def compete(code, scratch, s, f, n_latents, k):
     """Let the latents of one sample compete: changes f in the scratch's rows from f on."""
-    raise NotImplementedError
 
 
 @_fills(compete)
@@ -125,7 +123,6 @@ def _compete(own: LaneCode) -> Any:
 
 def penalises_code(code):
     """Whether dL/df starts at l1: a constant when a kernel is compiled."""
-    raise NotImplementedError
 
 
 @_fills(penalises_code)
@@ -135,7 +132,6 @@ def _penalises_code(own: LaneCode) -> Any:
 
 def has_own(code):
     """Whether the variant has a parameter of its own: a constant when a kernel is compiled."""
-    raise NotImplementedError
 
 
 @_fills(has_own)
@@ -145,7 +141,6 @@ def _has_own(own: LaneCode) -> Any:
 
 def own_gradient(code, s, q, penalty, P, row, k):
     """The gradient of the variant's own parameter of one latent; 0 if it has none."""
-    raise NotImplementedError
 
 
 @_fills(own_gradient)
@@ -158,7 +153,6 @@ def _own_gradient(own: LaneCode) -> Any:
 
 def own_kept(code, value, k):
     """The variant's own parameter after a step, set back into its range."""
-    raise NotImplementedError
 
 
 @_fills(own_kept)
@@ -168,7 +162,6 @@ def _own_kept(own: LaneCode) -> Any:
 
 def slope(code, q, s, f, P, row, k):
     """dL/ds of one latent from q = dL/df."""
-    raise NotImplementedError
 
 
 @_fills(slope)
