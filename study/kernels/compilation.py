@@ -81,7 +81,10 @@ def kernel(function: Callable[..., Any]) -> Callable[..., None]:
 
 @contextmanager
 def _optimised(level: int) -> Iterator[None]:
-    """Compile at this optimisation level: LLVM's -O2 takes three quarters of the time of -O3, and the kernels run as fast."""
+    """Compile at this optimisation level: LLVM's -O2 takes about three quarters of the time of -O3.
+
+    Kernels are some percent faster or slower than at -O3, each in its own way; a whole pack takes as long.
+    """
     before = numba.config.OPT
     numba.config.OPT = type(before)(level)
     try:

@@ -213,11 +213,12 @@ run_pack(Pack(grid(["20-10-20"], [0.9], [0.01], range(4000))[0], PROTOCOLS["diss
         time.sleep(0.02)
     interrupted = processor_seconds(process.pid)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=30)
     after = os.times()
     used = after.children_user + after.children_system - before.children_user - before.children_system
     assert used - interrupted < 1
     assert process.returncode != 0
+    assert "KeyboardInterrupt" in errors
 
 
 # The SIMD type
