@@ -4,17 +4,20 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: run test test-fast lint docs install clean
+.PHONY: run test test-fast test-field lint docs install clean
 
 run: .venv/runs ## launch the dissertation space on a local Ray, print its verdicts, write its report
 	$(BIN)/sae-study launch dissertation
 	$(BIN)/sae-study report dissertation
 
-test: install ## all tests, in two processes of one thread each
-	$(PYTEST)
+test: install ## all tests but the field's, in two processes of one thread each
+	$(PYTEST) -m "not field"
 
 test-fast: install ## without those that start a Ray or take long
 	$(PYTEST) -m "not ray and not slow"
+
+test-field: install ## situations that need a process of their own: namespaces, small disks, signals (some of them as root alone)
+	$(PYTEST) tests/field
 
 lint: install
 	$(BIN)/ruff check .

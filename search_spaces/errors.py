@@ -1,4 +1,4 @@
-"""The one error that the user can fix."""
+"""The errors that users are told of in one line: their own mistakes, and faults of the machine."""
 
 
 class MisuseError(ValueError):
@@ -6,4 +6,11 @@ class MisuseError(ValueError):
 
     The command line prints it as one line on standard error and exits with 2. It is raised before anything
     is started or written.
+    """
+
+
+class MachineError(RuntimeError):
+    """The machine, its storage or its Ray failed; the message says what failed and what to do.
+
+    The command line prints it as one line on standard error and exits with 1. Rows that were stored before are kept.
     """

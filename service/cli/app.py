@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MachineError, MisuseError
 from search_spaces.searches import SEARCHES
 from service.cli import explain, inspect, run
 from service.cli.printing import complain
@@ -60,7 +60,7 @@ def main() -> None:
     except MisuseError as misuse:
         complain(misuse)
         code = 2
-    except OSError as error:  # a storage or file that fails during the work
+    except (MachineError, OSError) as error:  # a machine, storage or file that fails during the work
         complain(error)
         code = 1
     except (KeyboardInterrupt, typer.Abort):
