@@ -3,7 +3,7 @@
 A resumed study is a new Tuner run for exactly the replicates that no shard holds. `Tuner.restore` is not used, because
 a torn snapshot makes it restart a study silently. The driver's neighbours:
 
-* `session.py` starts or joins Ray; `cluster.py` says what a study needs from it.
+* `starting.py` starts or joins Ray, `session.py` keeps it for the run; `cluster.py` says what a study needs from it.
 * `pack_queues.py` gives Tune its packs; `trainable.py` trains one pack per trial; `retries.py` says how often a pack is retried.
 * `watch.py` counts rows while Tune runs, and stops the run when a user asks for it.
 """
@@ -43,7 +43,8 @@ from study.engines.registry import engine_for
 from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
 from study.on_ray.pack_queues import LearnerQueue, PackQueue
-from study.on_ray.session import CLIENT, interrupted_by_ctrl_c, local_workers, ray_running, refuse_unreachable
+from study.on_ray.session import interrupted_by_ctrl_c, ray_running
+from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
 from study.packs import Pack, missing_packs, plan_packs

@@ -1,68 +1,22 @@
-"""The Ray that a study runs on: starts or joins it, shuts it down if it was started here, and leaves it cleanly on Ctrl-C."""
+"""The Ray that a study runs on: has it started or joined, shuts it down if it was started here, and leaves it cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import ray
 
-from search_spaces.errors import MisuseError
-from study.on_ray.cluster import runtime_env
-from study.on_ray.watch import last_line
-from study.packs import physical_cores
+from study.on_ray.starting import start_ray
 
-CLIENT = "ray://"
-"""What the address of Ray's client server begins with."""
 PATIENCE_SECONDS = 0.3
 """How long Ctrl-C lets Tune save its result lines."""
 leave_at_once: Callable[[], NoReturn] | None = None
 """Set by a process that is nothing but the driver: ends that process on Ctrl-C while Ray starts. Ray cannot be interrupted
 at that point (it crashes, or takes seconds); what it has started ends with the process."""
-
-
-def local_workers(workers: int | None) -> int:
-    """How many workers a local Ray gets: as many as requested, or one per physical core.
-
-    Two threads of one core share its divider, which limits the speed of training.
-    """
-    if workers is not None and workers < 1:
-        raise MisuseError(f"workers={workers} is below 1. Leave it out for one per core.")
-    return workers or physical_cores()
-
-
-def refuse_unreachable(address: str | None) -> None:
-    """Raise MisuseError if nothing listens at the address of a Ray cluster."""
-    if address is None or address == "auto":
-        return
-    host, _, port = address.removeprefix(CLIENT).rpartition(":")
-    if not host or not port.isdigit():
-        raise MisuseError(f"address={address!r} is not a Ray address. Write host:port, or auto.")
-    try:
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
-            speaks_grpc = os.environ.get("RAY_USE_TLS") == "1" or _speaks_http2(connection)
-    except (OSError, UnicodeError) as error:
-        raise MisuseError(
-            f"address={address!r} cannot be reached ({error}). Start Ray there (`ray start --head`), or leave --address out "
-            "for a local Ray."
-        ) from None
-    if not speaks_grpc:
-        raise MisuseError(f"address={address!r} answers, but not as Ray does. Give the port of the head itself, 6379 by default.")
-
-
-def _speaks_http2(connection: socket.socket) -> bool:
-    """Whether a gRPC server listens, as Ray's does: it answers HTTP/2's preface with a SETTINGS frame (RFC 9113, 3.4).
-
-    Ray itself waits for minutes at the port of anything else, its own dashboard's included.
-    """
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-    head = connection.recv(9)
-    return len(head) > 3 and head[3] == 4
 
 
 @contextlib.contextmanager
@@ -72,7 +26,7 @@ def ray_running(address: str | None, workers: int | None, before_leaving: Callab
         yield
         return
     with _ctrl_c_held(before_leaving):
-        _start_ray(address, workers)
+        start_ray(address, workers)
     try:
         yield
     except KeyboardInterrupt:
@@ -81,21 +35,6 @@ def ray_running(address: str | None, workers: int | None, before_leaving: Callab
         raise
     finally:
         ray.shutdown()
-
-
-def _start_ray(address: str | None, workers: int | None) -> None:
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-    try:
-        if address is None:
-            cpus = local_workers(workers)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
-        else:
-            ray.init(address, runtime_env=runtime_env(), **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
-        raise MisuseError(
-            f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster requires a token, set "
-            "RAY_AUTH_MODE=token and give the token here too."
-        ) from None
 
 
 @contextlib.contextmanager
