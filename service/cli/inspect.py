@@ -94,6 +94,7 @@ def _progress_lines(statuses: list[Status], storage: str) -> Iterator[str]:
     for one in statuses:
         failures = ", ".join(f"{kind} {count}" for kind, count in one.failures.items()) or "none"
         yield f"{one.name}: {one.state}, {one.done} of {one.planned} replicates; failures: {failures}"
+        yield from (f"  error: {error}" for error in one.errors)
         if one.unreadable_shards:
             again = Storage.at(storage).study(one.name).command("resume")
             yield f"  corrupt shards: {len(one.unreadable_shards)}; `{again}` trains their replicates again"

@@ -43,7 +43,8 @@ from study.engines.registry import engine_for
 from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
 from study.on_ray.pack_queues import LearnerQueue, PackQueue
-from study.on_ray.session import interrupted_by_ctrl_c, ray_running
+from study.on_ray.session import ray_running
+from study.on_ray.signals import ended_by, tune_saves
 from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
@@ -51,7 +52,8 @@ from study.packs import Pack, missing_packs, plan_packs
 from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
-from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState, existing_study, read_spec
+from study.storage.drivers import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState
+from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
 CANCEL_SECONDS = 10.0
@@ -188,17 +190,19 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
         return _run_through_client(folder, spec, options)
     stop = threading.Event()
     began = time.monotonic()
-    with DriverRecord(folder, options.force, stop.set) as record:
+    record = DriverRecord(folder, options.force, stop.set)
+    with ended_by(record.interrupt), record:
         work = _work(folder, spec, options.retry_crashed)
         watch = Watch(folder, work.planned, work.done, options.on_progress, work.batches)
         if work.missing:
-            with ray_running(options.address, options.workers, record.__exit__):
+            with ray_running(options.address, options.workers):
                 refuse_unseen_storage(folder)
                 crew = Crew.of(work.missing[0].engine, options.workers)
                 _write_study(folder, spec, work.earlier)
                 _fit(folder, spec, work.missing, crew, watch, stop)
+        record.refuse_replaced()
         outcome = _outcome(folder, spec, work, watch, time.monotonic() - began)
-        record.end(StudyState.DONE if outcome.state == StudyState.DONE else StudyState.STOPPED)
+        record.end(outcome.state, outcome.errors)
     return outcome
 
 
@@ -260,18 +264,23 @@ def _outcome(folder: StudyFolder, spec: StudySpec, work: _Work, watch: Watch, se
 
 def _run_through_client(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     """`_run` as a task on the head, because Tune cannot be driven through Ray's client. Progress and Ctrl-C are passed on."""
-    with ray_running(options.address, None, lambda: None):
+    with ray_running(options.address, None):
         refuse_unseen_storage(folder)
         relay = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=pinned_here()).remote()
         drive = ray.remote(_run_there).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned_here())
         there = dataclasses.replace(options, address=None, on_progress=None)
         run = drive.remote(folder.storage.place(), folder.name, spec, there, relay)
-        try:
-            _follow(run, relay, options.on_progress)
-            outcome: Outcome = ray.get(run)
-        except KeyboardInterrupt:
+
+        def cancel() -> None:
             ray.cancel(run)
             ray.wait([run], timeout=CANCEL_SECONDS)
+
+        try:
+            with ended_by(cancel):
+                _follow(run, relay, options.on_progress)
+            outcome: Outcome = ray.get(run)
+        except KeyboardInterrupt:
+            cancel()
             raise
         except RayTaskError as error:
             if isinstance(error.cause, MisuseError):
@@ -305,7 +314,7 @@ def _fit(folder: StudyFolder, spec: StudySpec, missing: list[Pack], crew: Crew, 
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are reported in Outcome.errors
     returned = False
     try:
-        with interrupted_by_ctrl_c():
+        with tune_saves():
             tuner.fit()
         returned = True
     finally:

@@ -119,7 +119,7 @@ def test_study_lives_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     driver.communicate()
     time.sleep(1)
     there = status("s", bucket)
-    assert there.state == "cut off"
+    assert there.state == "interrupted"
     assert 0 < len(load("s", bucket)) == there.done < there.planned
 
     resumed = command("resume", "s", "--workers", "1", "--json")
