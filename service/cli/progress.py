@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, Progress, TextColumn
-
 from service.cli import interrupts
 from service.cli.printing import err
 
@@ -44,31 +42,18 @@ def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgre
 
 @contextlib.contextmanager
 def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
-    if not err.is_terminal:
+    from study.on_ray.progress import is_terminal, progress_bar, so_far
+
+    if not is_terminal(sys.stderr):
         said_at = -math.inf
 
         def say(progress: StudyProgress) -> None:
             nonlocal said_at
             if progress.done == progress.planned or time.monotonic() - said_at > LINE_SECONDS:
                 said_at = time.monotonic()
-                err.print(f"{name}: {progress.done}/{progress.planned} replicates, {_so_far(progress)}")
+                err.print(f"{name}: {progress.done}/{progress.planned} replicates, {so_far(progress)}")
 
         yield say
         return
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} {task.fields[so_far]}"))
-    with Progress(*columns, console=err) as bar:
-        task = bar.add_task(name, total=None, so_far="starting Ray")
-        yield lambda progress: bar.update(task, total=progress.planned, completed=progress.done, so_far=_so_far(progress))
-
-
-def _so_far(progress: StudyProgress) -> str:
-    left = f", {duration(progress.seconds_left)} left" if math.isfinite(progress.seconds_left) else ""
-    failures = ", ".join(f"{kind} {count}" for kind, count in progress.failures.items())
-    learned = "".join(f"; {name.replace('_', ' ')} {value:.3g}" for name, value in progress.learned.items() if name != "replicates")
-    return f"{progress.rate:.1f}/s{left}; failures: {failures or 'none'}{learned}"
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    with progress_bar(name) as show:
+        yield show

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from search_spaces.errors import MisuseError
+from search_spaces.paths import Given, shown, study_name
 from search_spaces.study_files import StudySpec, study_from_yaml
 from study.packs import missing_packs
 from study.storage.drivers import STOP_FILE, Driver, StudyState, is_running
@@ -32,7 +33,7 @@ class Status:
     """Why the last run failed."""
 
 
-def status(name: str, storage: str = DEFAULT_STORAGE) -> Status:
+def status(name: str, storage: Given = DEFAULT_STORAGE) -> Status:
     """The status of a study. Raises MisuseError if there is none of that name."""
     folder = existing_study(name, storage)
     shards = folder.read_shards(["replicate_id", "failure"])
@@ -64,14 +65,16 @@ def _state(folder: StudyFolder, driver: Driver | None, done: int, planned: int) 
     return StudyState.INTERRUPTED
 
 
-def existing_study(name: str, storage: str) -> StudyFolder:
+def existing_study(name: str, storage: Given) -> StudyFolder:
     """The folder of an existing study. Raises MisuseError, which lists the existing ones, if there is none of that name."""
     place = Storage.at(storage)
-    folder = place.study(name)
-    if "/" in name or not folder.exists():
+    folder = place.study(study_name(name))
+    if not folder.exists():
         there = place.studies()
         known = f"Studies there: {', '.join(there)}." if there else "No study is there."
-        raise MisuseError(f"study={name!r} is not in storage {storage!r}. {known} Name one of them, or give another --storage.")
+        raise MisuseError(
+            f"study={name!r} is not in storage {shown(place.given)}. {known} Name one of them, or give another --storage."
+        )
     return folder
 
 
@@ -83,7 +86,7 @@ def read_spec(folder: StudyFolder) -> StudySpec:
     return study_from_yaml(text, folder.place("study.yaml"))
 
 
-def request_stop(name: str, storage: str = DEFAULT_STORAGE) -> None:
+def request_stop(name: str, storage: Given = DEFAULT_STORAGE) -> None:
     """Ask the driver of a running study to stop. Raises MisuseError if none is running."""
     folder = existing_study(name, storage)
     driver = Driver.of(folder)

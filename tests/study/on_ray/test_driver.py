@@ -21,7 +21,7 @@ from ray import tune
 from analysis import load, tune_frame
 from search_spaces import MisuseError, StudySpec, study_from
 from study import launch, resume, run_here
-from study.on_ray.driver import Outcome
+from study.on_ray.outcome import Outcome
 from study.on_ray.retries import TRIES, Fault
 from study.on_ray.watch import Progress
 from study.packs import Pack
