@@ -35,7 +35,7 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.logger import JsonLoggerCallback
 
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MachineError, MisuseError
 from search_spaces.extensions import extensions
 from search_spaces.failures import FailureKind
 from search_spaces.protocol import PROCEDURE_VERSION
@@ -61,6 +61,8 @@ from study.storage.drivers import DRIVER_FILE, STOP_FILE, DriverRecord, StudySta
 from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
+LOGGERS = ("ray.tune.tune", "ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller")
+"""Tune's loggers of errors that this driver reports itself, and of snapshots that it does without."""
 CANCEL_SECONDS = 10.0
 """How long Ctrl-C waits for a driver on the cluster to record that it stopped."""
 ONE_AT_A_TIME = Turns()
@@ -218,6 +220,11 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
                 _write_study(folder, spec, work.earlier)
                 _fit(folder, spec, work.missing, crew, watch, Guarded(options.callbacks), stop)
         record.refuse_replaced()
+        if fault := watch.fault or record.fault:
+            raise MachineError(
+                f"{fault} {watch.done} of {work.planned} replicates are stored. Once that is mended, continue with: "
+                f"{folder.command('resume')}"
+            )
         outcome = _outcome(folder, spec, work, watch, time.monotonic() - began)
         record.end(outcome.state, outcome.errors)
     return outcome
@@ -300,7 +307,7 @@ def _run_through_client(folder: StudyFolder, spec: StudySpec, options: _Options)
             cancel()
             raise
         except RayTaskError as error:
-            if isinstance(error.cause, MisuseError):
+            if isinstance(error.cause, (MachineError, MisuseError)):
                 raise error.cause from None
             raise
     return outcome
@@ -330,18 +337,25 @@ def _fit(
     queue = _queue(folder, spec, packs, crew, watch, desk)
     watch.queue, watch.desk = queue, desk
     tuner = _tuner(folder, crew, watch, users, stop)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are reported in Outcome.errors
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     returned = False
     try:
         with tune_saves():
             tuner.fit()
         returned = True
+    except Exception as error:
+        watch.blame(error)
+        if not (watch.fault or stop.is_set()):
+            raise
+        # else Tune stumbled, at the end, over what it could not store
     finally:
         queue.end(wait=returned)
         # On a Ray that outlives the run, the desk would stay alive: Tune's copy of the trainable holds a handle to it.
         with contextlib.suppress(RayError, ConnectionError, RuntimeError):
             ray.kill(desk)
-    if queue.error is not None:
+    watch.blame(queue.error)
+    if queue.error is not None and watch.fault is None:
         watch.errors.append(f"the search cannot go on: {queue.error!r}")
 
 
@@ -385,7 +399,7 @@ def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, users: Guarded, stop: 
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), watch, users],
-            stop=StopWhen(stop, watch.queue),
+            stop=StopWhen(stop, watch),
             verbose=0,
         ),
     )

@@ -172,9 +172,12 @@ class StudyFolder:
 
         Raises MachineError.
         """
-        with self.storage.faults("written"), open(f"{self.path}/{name}", "r+b", buffering=0) as file:
-            file.write(text.encode())
-            file.truncate()
+        with self.storage.faults("written"):
+            if not self.storage.is_local:
+                raise OSError("an object store has no such writes")
+            with open(f"{self.path}/{name}", "r+b", buffering=0) as file:
+                file.write(text.encode())
+                file.truncate()
 
     def refuse_unwritable(self, folder: str = "", remedy: str = "Choose a folder that you can write to with --storage.") -> None:
         """Make the study's folder, or one in it, and raise MisuseError with this remedy if it cannot be written to."""
@@ -185,6 +188,11 @@ class StudyFolder:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)  # if it is empty, it was made here
             raise MisuseError(f"{error} {remedy}") from None
+
+    def refuse_gone(self) -> None:
+        """Raise MachineError if the study is not there any more, so that nobody writes to what is there instead."""
+        if not self.exists():
+            raise MachineError(f"{self.place('study.yaml')} is gone: the study was deleted, renamed or unmounted while it ran.")
 
     def refuse_inaccessible(self) -> None:
         """Raise MisuseError if this user may not write there. Nothing is tried: that is for `refuse_unwritable`."""
