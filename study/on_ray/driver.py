@@ -38,6 +38,7 @@ from ray.tune.logger import JsonLoggerCallback
 from search_spaces.errors import MachineError, MisuseError
 from search_spaces.extensions import extensions
 from search_spaces.failures import FailureKind
+from search_spaces.paths import refuse_gone_directory
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
 from study.arguments import refuse_wrong_type
@@ -200,6 +201,7 @@ def _run_in_turn(folder: StudyFolder, spec: StudySpec, options: _Options) -> Out
 
 def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     """Train what the study lacks. Raises MisuseError, before anything starts, if it cannot be run."""
+    refuse_gone_directory()
     local_workers(options.workers)  # raises MisuseError for a number below 1
     extensions()  # raises MisuseError for those that workers could not import
     engine_for(spec.engine, spec.protocol).check_installed()
@@ -222,7 +224,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
         record.refuse_replaced()
         if fault := watch.fault or record.fault:
             raise MachineError(
-                f"{fault} {watch.done} of {work.planned} replicates are stored. Once that is mended, continue with: "
+                f"{fault} {watch.done} of {work.planned} replicates were stored. Once that is mended, continue with: "
                 f"{folder.command('resume')}"
             )
         outcome = _outcome(folder, spec, work, watch, time.monotonic() - began)
@@ -336,7 +338,8 @@ def _fit(
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
     queue = _queue(folder, spec, packs, crew, watch, desk)
     watch.queue, watch.desk = queue, desk
-    tuner = _tuner(folder, crew, watch, users, stop)
+    run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    tuner = _tuner(folder, run, crew, watch, users, stop)
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     returned = False
@@ -354,6 +357,7 @@ def _fit(
         # On a Ray that outlives the run, the desk would stay alive: Tune's copy of the trainable holds a handle to it.
         with contextlib.suppress(RayError, ConnectionError, RuntimeError):
             ray.kill(desk)
+    folder.discard_if_gone(run)
     watch.blame(queue.error)
     if queue.error is not None and watch.fault is None:
         watch.errors.append(f"the search cannot go on: {queue.error!r}")
@@ -378,7 +382,7 @@ def _queue(folder: StudyFolder, spec: StudySpec, packs: list[Pack], crew: Crew, 
     )
 
 
-def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, users: Guarded, stop: threading.Event) -> tune.Tuner:
+def _tuner(folder: StudyFolder, run: str, crew: Crew, watch: Watch, users: Guarded, stop: threading.Event) -> tune.Tuner:
     """One trial per pack, in the queue's order; result lines are written as JSON under the study's folder."""
     assert watch.queue is not None
     trainable = tune.with_parameters(PackTrainable, storage=folder.storage.place(), study=folder.name, desk=watch.desk)
@@ -392,7 +396,7 @@ def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, users: Guarded, stop: 
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
+            name=run,
             storage_path=folder.tune_path,
             storage_filesystem=folder.storage.filesystem,
             # The queue retries failed trials, not Tune, which would count a lost node like a crash.

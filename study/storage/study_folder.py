@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -322,6 +323,15 @@ class StudyFolder:
         with self.storage.faults("read"):
             found = self.storage.filesystem.get_file_info(fs.FileSelector(self.tune_path, allow_not_found=True))
         return sorted(i.path for i in found if i.type == fs.FileType.Directory)
+
+    def discard_if_gone(self, run: str) -> None:
+        """Where the study itself is gone, remove the folder that Tune has made anew for this run, and what is empty around it."""
+        with contextlib.suppress(MachineError):
+            if self.storage.is_local and not self.exists():
+                shutil.rmtree(f"{self.tune_path}/{run}", ignore_errors=True)
+                for empty in (self.tune_path, f"{self.path}/rows", self.path):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(empty)
 
     def _is_file(self, name: str) -> bool:
         with self.storage.faults("read"):
