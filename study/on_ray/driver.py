@@ -63,7 +63,12 @@ from study.storage.drivers import DRIVER_FILE, STOP_FILE, DriverRecord, StudySta
 from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
-LOGGERS = ("ray.tune.tune", "ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller")
+LOGGERS = (
+    "ray.tune.tune",
+    "ray.tune.execution.experiment_state",
+    "ray.tune.execution.tune_controller",
+    "ray.train._internal.storage",
+)
 """Tune's loggers of errors that this driver reports itself, and of snapshots that it does without."""
 CANCEL_SECONDS = 10.0
 """How long Ctrl-C waits for a driver on the cluster to record that it stopped."""
