@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.diagnosis.diagnose import Diagnosis
+from analysis.figures.render import own_settings
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, verdict_named
 
@@ -128,8 +128,8 @@ def write_figure(diagnosis: Diagnosis, out: str) -> list[str]:
     cell = diagnosis.replicate.cell
     shape = str(cell.architecture).replace("/", "_")
     files = figure_files(out, f"diagnosis_{shape}_S{cell.sparsity:g}_l1_{cell.l1:g}_seed{diagnosis.replicate.seed}")
-    figure = diagnosis_figure(diagnosis)
-    with matplotlib.rc_context({"svg.hashsalt": "sae-study"}):
+    with own_settings():
+        figure = diagnosis_figure(diagnosis)
         for file in files:
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
