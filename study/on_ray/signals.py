@@ -28,13 +28,15 @@ def end_runs() -> None:
 
 def kill_with_descendants(pids: Iterable[int]) -> None:
     """Kill processes and all that they started. Some of Ray's notice only after many seconds that their parent is gone."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        roots = [psutil.Process(pid) for pid in pids]
-        for root in roots:
+    doomed = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            root = psutil.Process(pid)
             root.suspend()  # so that it starts no more of them
-        for process in [*(child for root in roots for child in root.children(recursive=True)), *roots]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+            doomed += [*root.children(recursive=True), root]
+    for process in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,17 +78,23 @@ class Moment:
         return self.code == 0
 
 
+@dataclass(frozen=True)
 class Bench:
-    """A folder with the studies, the commands and how long each of them takes when nobody interrupts it."""
+    """A folder with the studies, the commands, and how long each of them takes when nobody interrupts it."""
 
-    def __init__(self, folder: Path, commands: Iterable[str] = COMMANDS) -> None:
-        self.folder, self.storage = folder, folder / "studies"
-        self.seconds: dict[str, float] = {}
-        for command in commands:
-            if command == "report":
-                run_to_the_end(self.arguments("launch", storage=folder / "finished"), folder)
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def storage(self) -> Path:
+        return self.folder / "studies"
+
+    def measure(self) -> None:
+        """Run each command to its end once."""
+        run_to_the_end(self.arguments("launch", storage=self.folder / "finished"), self.folder)
+        for command in COMMANDS:
             began = time.monotonic()
-            run_to_the_end(self.arguments(command), folder)
+            run_to_the_end(self.arguments(command), self.folder)
             self.seconds[command] = time.monotonic() - began
             self.finish(command)
 
@@ -275,7 +281,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        fired = moments(options.times, options.seed, Bench(Path(folder)))
+        bench = Bench(Path(folder))
+        bench.measure()
+        fired = moments(options.times, options.seed, bench)
     print(machine())
     print(table(fired))
     sys.exit(any(moment.wrong for moment in fired))
