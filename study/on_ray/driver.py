@@ -40,6 +40,7 @@ from search_spaces.learners.contract import Learner
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_for
+from study.needs import refuse_oversized
 from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
 from study.on_ray.pack_queues import LearnerQueue, PackQueue
@@ -182,6 +183,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     local_workers(options.workers)  # raises MisuseError for a number below 1
     extensions()  # raises MisuseError for those that workers could not import
     engine_for(spec.engine, spec.protocol).check_installed()
+    refuse_oversized(spec, here=options.address is None and not ray.is_initialized())
     refuse_other_procedure(folder, spec)
     refuse_unreachable(options.address)
     if options.address is not None and options.address.startswith(CLIENT):

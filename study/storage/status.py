@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from search_spaces.errors import MisuseError
-from search_spaces.study_files import StudySpec, study_from_yaml
+from search_spaces.study_files import StudySpec, stored_study
 from study.packs import missing_packs
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
@@ -95,7 +95,7 @@ def read_spec(folder: StudyFolder) -> StudySpec:
     text = folder.read_text("study.yaml")
     if text is None:
         raise MisuseError(f"{folder.place('study.yaml')} is missing. A study cannot be read without it.")
-    return study_from_yaml(text, folder.place("study.yaml"))
+    return stored_study(text, folder.place("study.yaml"))
 
 
 DRIVER_FILE = "driver.json"
