@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import SerializeAsAny, ValidationError, field_validator, model_validator
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.coordinates import L1, SPARSITY, Axis
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MisuseError, reason
+from search_spaces.paths import Given, local_path, shown, study_name
 from search_spaces.protocol import Protocol, protocol_from, protocol_mapping
 from search_spaces.searches import Search, search_from
 from search_spaces.spaces import (
@@ -26,7 +25,7 @@ from search_spaces.spaces import (
 )
 from search_spaces.strict_yaml import MOST_BYTES, MOST_NODES, read_yaml
 from search_spaces.surface.domain import Domain
-from search_spaces.values import number, plain, quoted, whole
+from search_spaces.values import plain, quoted, whole
 
 
 class StudySpec(StrictModel):
@@ -46,14 +45,7 @@ class StudySpec(StrictModel):
     @field_validator("name", mode="before")
     @classmethod
     def _name(cls, given: object) -> object:
-        if number(given) is not None:
-            raise MisuseError(f'name={quoted(given)} is a number. Write it in quotes, as in name: "2024".')
-        if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}", given):
-            raise MisuseError(
-                f"name={quoted(given)} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
-                "the last two not first."
-            )
-        return given
+        return study_name(given)
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -157,7 +149,7 @@ def study_from(given: Mapping[str, Any], where: str = "") -> StudySpec:
         raise MisuseError(f"{where}: {complaint(error, StudySpec)}".removeprefix(": ")) from None
 
 
-def study_from_file(path: str | Path) -> StudySpec:
+def study_from_file(path: Given) -> StudySpec:
     """A validated study from a YAML file."""
     return study_from(mapping_from_file(path), str(path))
 
@@ -172,21 +164,21 @@ def stored_study(text: str, where: str) -> StudySpec:
     return study_from(_mapping(text, where, most_nodes=None), where)
 
 
-def mapping_from_file(path: str | Path) -> dict[str, Any]:
+def mapping_from_file(path: Given) -> dict[str, Any]:
     """The contents of a study file, not yet validated, because command-line options may complete them."""
     try:
-        with open(path, "rb") as file:
+        with local_path(path, "study file").open("rb") as file:
             read = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise MisuseError(
-            f"study file {str(path)!r} cannot be read ({error}). Give a YAML file, or a named space: {', '.join(SPACES)}."
+            f"study file {shown(path)} cannot be read ({reason(error)}). Give a YAML file, or a named space: {', '.join(SPACES)}."
         ) from None
     if len(read) > MOST_BYTES:
-        raise MisuseError(f"study file {str(path)!r} is longer than {MOST_BYTES:,} bytes. Write ranges, or give it from Python.")
+        raise MisuseError(f"study file {shown(path)} is longer than {MOST_BYTES:,} bytes. Write ranges, or give it from Python.")
     try:
         text = read.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise MisuseError(f"study file {str(path)!r} cannot be read as UTF-8 ({error.reason}). Save it as UTF-8 text.") from None
+        raise MisuseError(f"study file {shown(path)} cannot be read as UTF-8 ({error.reason}). Save it as UTF-8 text.") from None
     return _mapping(text, str(path))
 
 

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from search_spaces.errors import MisuseError
+from search_spaces.paths import STUDY_NAME, Given, written
 from search_spaces.searches import Search
 from search_spaces.spaces import SPACES, GridSpace, named_space, parse_seeds
 from search_spaces.study_files import StudySpec, mapping_from_file, study_from
@@ -17,7 +19,7 @@ from search_spaces.values import quoted
 
 
 def study_spec(
-    space: str | os.PathLike[str] | StudySpec | Mapping[str, Any],
+    space: Given | StudySpec | Mapping[str, Any],
     *,
     name: str | None = None,
     protocol: str | Mapping[str, Any] | None = None,
@@ -49,10 +51,15 @@ def _fields_of(space: object) -> tuple[dict[str, Any], str]:
             f"{quoted(space)} is not a study. Give a named space ({', '.join(SPACES)}), a study file, or the mapping that "
             "one holds."
         )
-    name = os.fspath(space)
-    if name.endswith((".yaml", ".yml")) or (name not in SPACES and os.path.isfile(name)):
-        return mapping_from_file(name), name
-    return {"name": name, "protocol": "dissertation", "space": named_space(name)}, ""
+    text = written(space, "space")
+    if text in SPACES or not _may_be_file(text):
+        return {"name": text, "protocol": "dissertation", "space": named_space(text)}, ""
+    return mapping_from_file(space), text
+
+
+def _may_be_file(text: str) -> bool:
+    """Whether a text is more likely a study file, or a pipe that holds one, than the misspelt name of a space."""
+    return text.endswith((".yaml", ".yml")) or not re.fullmatch(STUDY_NAME, text) or os.path.exists(text)
 
 
 def _searching(fields: Mapping[str, Any], search: object) -> dict[str, Any]:

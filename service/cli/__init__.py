@@ -1,5 +1,13 @@
 """The command `sae-study`."""
 
-from service.cli.app import main
+from service.cli import interrupts
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point. It listens for signals before it imports the libraries, which takes longer than many a command."""
+    interrupts.listen()
+    from service.cli.app import main
+
+    main()

@@ -5,10 +5,7 @@ Exit codes: 0 done, 1 the work failed, 2 misuse, 130 interrupted.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +14,8 @@ import typer
 from search_spaces.errors import MachineError, MisuseError
 from search_spaces.searches import SEARCHES
 from service.cli import explain, inspect, run
+from service.cli.interrupts import settle
 from service.cli.printing import complain
-from service.cli.progress import INTERRUPTED
 
 app = typer.Typer(add_completion=False, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
 
@@ -47,9 +44,7 @@ _UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """Entry point: every expected error is one line on standard error. SIGTERM, which clusters send, is treated as Ctrl-C."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Run the command that the arguments name. Every expected error is one line on standard error."""
     try:
         code = app(standalone_mode=False)
     except typer.Exit as ended:
@@ -63,9 +58,6 @@ def main() -> None:
     except (MachineError, OSError) as error:  # a machine, storage or file that fails during the work
         complain(error)
         code = 1
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:  # exit at once: the shutdown of Python and Ray would keep the user waiting
-        sys.stdout.flush()
-        os._exit(code)
+    finally:
+        settle()
     sys.exit(code or 0)

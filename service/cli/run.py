@@ -76,6 +76,7 @@ def _run(spec: StudySpec, resources: Resources, dry_run: bool, storage: str, as_
             address=resources.address,
             workers=resources.workers,
             force=resources.force,
+            progress=False,
             on_progress=on_progress,
         )
     show_outcome(outcome, storage, as_json)
@@ -110,7 +111,7 @@ def resume(
 
     how = asdict(resources) | {"pack_size": resources.replicates_per_pack, "retry_crashed": retry_crashed}
     with progress(as_json, Storage.at(storage).study(study)) as on_progress:
-        outcome = driver.resume(study, storage=storage, on_progress=on_progress, **how)
+        outcome = driver.resume(study, storage=storage, progress=False, on_progress=on_progress, **how)
     show_outcome(outcome, storage, as_json)
 
 
