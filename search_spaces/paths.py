@@ -22,7 +22,7 @@ _MOST_SHOWN = 300
 def study_name(given: object) -> str:
     """The name of a study; MisuseError unless it can name a folder everywhere and leads nowhere else."""
     if number(given) is not None:
-        raise MisuseError(f'name={quoted(given)} is a number. Write it in quotes, as in name: "2024".')
+        raise MisuseError(f'name={quoted(given)} is a number and cannot name a study\'s folder. Write it in quotes: name: "2024".')
     if not isinstance(given, str) or not re.fullmatch(STUDY_NAME, given):
         raise MisuseError(
             f"name={quoted(given)} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
