@@ -1,5 +1,6 @@
 """The command `sae-study`."""
 
+from sae_study import exit_if_shadowed
 from service.cli import interrupts
 
 __all__ = ["main"]
@@ -8,6 +9,7 @@ __all__ = ["main"]
 def main() -> None:
     """Entry point. It listens for signals before it imports the libraries, which takes longer than many a command."""
     interrupts.listen()
+    exit_if_shadowed()
     from service.cli.app import main
 
     main()
