@@ -69,14 +69,17 @@ def local_path(given: Given, what: str) -> Path:
     path = os.path.expanduser(text)
     if path.startswith("~"):  # there is no such user, or no home
         raise MisuseError(f"{what}={shown(text)} begins with a home folder that is not known here. Write the path itself.")
-    try:
-        os.path.abspath(path)
-    except FileNotFoundError:
-        raise MisuseError(
-            f"{what}={shown(text)} is relative, and the working directory is gone. `cd` to one that is there, or give a path "
-            "from / on."
-        ) from None
+    if not os.path.isabs(path):
+        refuse_gone_directory()
     return Path(path)
+
+
+def refuse_gone_directory() -> None:
+    """Raise MisuseError if the working directory was deleted: relative paths mean nothing there, and Ray does not start."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MisuseError("the working directory is gone. `cd` to one that is there.") from None
 
 
 def _why_not(text: str) -> str | None:
