@@ -16,11 +16,16 @@ import typer
 
 from search_spaces.errors import MachineError, MisuseError
 from search_spaces.searches import SEARCHES
-from service.cli import explain, inspect, run
-from service.cli.printing import complain
+from service.cli import explain, inspect, run, streams
+from service.cli.printing import complain, out
 from service.cli.progress import INTERRUPTED
 
-app = typer.Typer(add_completion=False, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
+app = typer.Typer(
+    add_completion=False,
+    help="Where sparse autoencoders fail, and why.",
+    rich_markup_mode=None,
+    context_settings={"terminal_width": max(min(out.width, 80) - 2, 18)},  # Click itself goes no lower than 50
+)
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "spaces": inspect.spaces,
@@ -50,8 +55,9 @@ def main() -> None:
     """Entry point: every expected error is one line on standard error. SIGTERM, which clusters send, is treated as Ctrl-C."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    streams.make_ready()
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="sae-study")
     except typer.Exit as ended:
         code = ended.exit_code
     except _UsageError as misuse:
@@ -65,7 +71,9 @@ def main() -> None:
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
+    except SystemExit:  # Click's, where the reader of `--help` has gone
+        code = streams.READER_GONE
+    streams.finish()
     if code == INTERRUPTED:  # exit at once: the shutdown of Python and Ray would keep the user waiting
-        sys.stdout.flush()
         os._exit(code)
     sys.exit(code or 0)
