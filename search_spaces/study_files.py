@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -12,7 +10,8 @@ from pydantic import SerializeAsAny, ValidationError, field_validator, model_val
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.coordinates import L1, SPARSITY, Axis
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MisuseError, reason
+from search_spaces.paths import Given, local_path, shown, study_name
 from search_spaces.protocol import Protocol, protocol_from, protocol_mapping
 from search_spaces.searches import Search, search_from
 from search_spaces.spaces import SPACES, GridSpace, ListedSpace, StrictModel, complaint, named_space, written_seeds
@@ -37,12 +36,7 @@ class StudySpec(StrictModel):
     @field_validator("name", mode="before")
     @classmethod
     def _name(cls, given: object) -> object:
-        if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}", given):
-            raise MisuseError(
-                f"name={given!r} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
-                "the last two not first."
-            )
-        return given
+        return study_name(given)
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -135,7 +129,7 @@ def study_from(given: Mapping[str, Any], where: str = "") -> StudySpec:
         raise MisuseError(f"{where}: {complaint(error, StudySpec)}".removeprefix(": ")) from None
 
 
-def study_from_file(path: str | Path) -> StudySpec:
+def study_from_file(path: Given) -> StudySpec:
     """A validated study from a YAML file."""
     return study_from(mapping_from_file(path), str(path))
 
@@ -145,13 +139,13 @@ def study_from_yaml(text: str, where: str) -> StudySpec:
     return study_from(_mapping(text, where), where)
 
 
-def mapping_from_file(path: str | Path) -> dict[str, Any]:
+def mapping_from_file(path: Given) -> dict[str, Any]:
     """The contents of a study file, not yet validated, because command-line options may complete them."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = local_path(path, "study file").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise MisuseError(
-            f"study file {str(path)!r} cannot be read ({error}). Give a YAML file, or a named space: {', '.join(SPACES)}."
+            f"study file {shown(path)} cannot be read ({reason(error)}). Give a YAML file, or a named space: {', '.join(SPACES)}."
         ) from None
     return _mapping(text, str(path))
 

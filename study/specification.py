@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from search_spaces.errors import MisuseError
+from search_spaces.paths import STUDY_NAME, Given, written
 from search_spaces.searches import Search
 from search_spaces.spaces import SPACES, GridSpace, named_space, parse_seeds
 from search_spaces.study_files import StudySpec, mapping_from_file, study_from
 
 
 def study_spec(
-    space: str | Path | StudySpec | Mapping[str, Any],
+    space: Given | StudySpec | Mapping[str, Any],
     *,
     name: str | None = None,
     protocol: str | Mapping[str, Any] | None = None,
@@ -39,13 +41,19 @@ def study_spec(
     return spec if seeds is None else _with_seeds(spec, seeds)
 
 
-def _fields_of(space: str | Path | StudySpec | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _fields_of(space: Given | StudySpec | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """The fields of a specification, not yet checked, and the file that they come from."""
     if isinstance(space, (StudySpec, Mapping)):
         return dict(space), ""
-    if str(space).endswith((".yaml", ".yml")) or (str(space) not in SPACES and Path(space).is_file()):
-        return mapping_from_file(space), str(space)
-    return {"name": str(space), "protocol": "dissertation", "space": named_space(str(space))}, ""
+    text = written(space, "space")
+    if text in SPACES or not _may_be_file(text):
+        return {"name": text, "protocol": "dissertation", "space": named_space(text)}, ""
+    return mapping_from_file(space), text
+
+
+def _may_be_file(text: str) -> bool:
+    """Whether a text is more likely a study file, or a pipe that holds one, than the misspelt name of a space."""
+    return text.endswith((".yaml", ".yml")) or not re.fullmatch(STUDY_NAME, text) or Path(text).exists()
 
 
 def _searching(fields: Mapping[str, Any], search: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from search_spaces.coordinates import SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, before_sae
 from search_spaces.learners.l1_search import Ends, L1Interval, L1Learner, LowerEdge, UpperEdge
+from search_spaces.paths import Given
 from search_spaces.protocol import PROTOCOLS, Protocol
 from search_spaces.searches import L1Search
 from search_spaces.study_files import study_from
@@ -95,7 +96,7 @@ def recommend_l1(
     sparsity: float,
     *,
     study: str | None = None,
-    storage: str = DEFAULT_STORAGE,
+    storage: Given = DEFAULT_STORAGE,
     protocol: str | dict[str, Any] | None = None,
     dtype: str = "float64",
     budget: int = L1Search().budget,

@@ -34,10 +34,10 @@ def diagnose(
 ) -> None:
     """Explain why one replicate fails. Trains it with one thing changed at a time, and shows which change cures it."""
     from analysis.diagnosis.diagnose import diagnose as diagnosed
-    from analysis.figures.diagnosis import figure_files, write_figure
+    from analysis.figures.diagnosis import refuse_unwritable, write_figure
 
     if out_place is not None:
-        figure_files(out_place, "")  # refused before the work, not after it
+        refuse_unwritable(out_place)
     with _progress_bar(f"diagnosing {architecture}", as_json) as on_progress:
         found = diagnosed(architecture, sparsity, l1, seed, protocol, on_progress)
     files = [] if out_place is None else write_figure(found, out_place)

@@ -10,7 +10,7 @@ import typer
 from rich.console import RenderableType
 
 from service.cli.printing import complain, err, show, table_of, verdicts_table, warn_of_gaps
-from study.storage.status import StudyState
+from study.storage.drivers import StudyState
 from study.storage.study_folder import Storage, StudyFolder
 
 if TYPE_CHECKING:

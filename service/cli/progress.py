@@ -1,17 +1,15 @@
-"""Progress of a running study, and the message after Ctrl-C."""
+"""Progress of a running study, and what an interrupt of it says."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-import typer
-
+from service.cli import interrupts
 from service.cli.printing import err
 
 if TYPE_CHECKING:
@@ -20,39 +18,26 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 10.0
 """Shortest time between two lines of progress, where no terminal shows a bar."""
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells expect it."""
 
 
 @contextlib.contextmanager
 def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgress], None] | None]:
-    """Show progress on standard error: replicates, rate, time left, failures so far. After Ctrl-C, say how to continue."""
-    from study.on_ray import session
+    """Show progress on standard error: replicates, rate, time left, failures so far. An interrupt says how to continue."""
+    from study.on_ray.signals import end_runs
 
-    def leave() -> NoReturn:
-        _say_interrupted(folder)
-        os._exit(INTERRUPTED)
+    def leave() -> str:
+        end_runs()
+        if folder.exists():
+            return f"interrupted: finished replicates are kept; continue with: {folder.command('resume')}"
+        return "interrupted: nothing was started"
 
-    session.leave_at_once = leave
-    try:
-        # Ray may print to standard output at any time; our own output follows afterwards.
-        with (
-            contextlib.redirect_stdout(sys.stderr),
-            contextlib.nullcontext() if quiet else _progress_bar(folder.name) as on_progress,
-        ):
-            yield on_progress
-    except KeyboardInterrupt:
-        _say_interrupted(folder)
-        raise typer.Exit(INTERRUPTED) from None
-    finally:
-        session.leave_at_once = None
-
-
-def _say_interrupted(folder: StudyFolder) -> None:
-    if folder.exists():
-        err.print(f"interrupted: finished replicates are kept; continue with: {folder.command('resume')}")
-    else:
-        err.print("interrupted: nothing was started")
+    interrupts.leave = leave
+    # Ray may print to standard output at any time; our own output follows afterwards.
+    with (
+        contextlib.redirect_stdout(sys.stderr),
+        contextlib.nullcontext() if quiet else _progress_bar(folder.name) as on_progress,
+    ):
+        yield on_progress
 
 
 @contextlib.contextmanager

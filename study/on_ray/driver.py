@@ -43,12 +43,14 @@ from search_spaces.study_files import StudySpec
 from study.arguments import refuse_wrong_type
 from study.engines.registry import engine_for
 from study.on_ray.callbacks import Guarded, Turns, refuse_other_callbacks, reporter
-from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_unseen_storage
+from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_other_sources, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
 from study.on_ray.outcome import Outcome
 from study.on_ray.pack_queues import LearnerQueue, PackQueue
 from study.on_ray.progress import progress_shown
-from study.on_ray.session import interrupted_by_ctrl_c, ray_running
+from study.on_ray.session import ray_running
+from study.on_ray.signals import ended_by, tune_saves
+from study.on_ray.sources import sources, warn_of_others
 from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
@@ -56,7 +58,8 @@ from study.packs import Pack, missing_packs, plan_packs
 from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
-from study.storage.status import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState, existing_study, read_spec
+from study.storage.drivers import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState
+from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
 CANCEL_SECONDS = 10.0
@@ -177,7 +180,10 @@ def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
 
 
 def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
-    """Raise MisuseError if the study's rows come from another procedure version or engine family than this run would use."""
+    """Raise MisuseError if the study's rows come from another procedure version or engine family than this run would use.
+
+    Sources that differ within one procedure version are a warning.
+    """
     manifest = folder.read_json("manifest.json") or {}
     for key, ours in (("procedure_version", PROCEDURE_VERSION), ("engine_family", engine_for(spec.engine, spec.protocol).family)):
         theirs = manifest.get(key, ours)
@@ -186,6 +192,7 @@ def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
                 f"study={folder.name!r} was made with {key}={theirs}, this is {ours}: their rows are not comparable. Launch a "
                 "study of another --name, or go on with the version that began this one (manifest.json names it)."
             )
+    warn_of_others(folder.name, manifest.get("sources", {}))
 
 
 def _run_in_turn(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
@@ -205,17 +212,20 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
         return _run_through_client(folder, spec, options)
     stop = threading.Event()
     began = time.monotonic()
-    with DriverRecord(folder, options.force, stop.set) as record:
+    record = DriverRecord(folder, options.force, stop.set)
+    with ended_by(record.interrupt), record:
         work = _work(folder, spec, options.retry_crashed)
         watch = Watch(folder, work.planned, work.done, options.on_progress, work.batches)
         if work.missing:
-            with ray_running(options.address, options.workers, record.__exit__):
+            with ray_running(options.address, options.workers):
+                refuse_other_sources()
                 refuse_unseen_storage(folder)
                 crew = Crew.of(work.missing[0].engine, options.workers)
                 _write_study(folder, spec, work.earlier)
                 _fit(folder, spec, work.missing, crew, watch, Guarded(options.callbacks), stop)
+        record.refuse_replaced()
         outcome = _outcome(folder, spec, work, watch, time.monotonic() - began)
-        record.end(StudyState.DONE if outcome.state == StudyState.DONE else StudyState.STOPPED)
+        record.end(outcome.state, outcome.errors)
     return outcome
 
 
@@ -277,18 +287,24 @@ def _outcome(folder: StudyFolder, spec: StudySpec, work: _Work, watch: Watch, se
 
 def _run_through_client(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     """`_run` as a task on the head, because Tune cannot be driven through Ray's client. Progress and Ctrl-C are passed on."""
-    with ray_running(options.address, None, lambda: None):
+    with ray_running(options.address, None):
+        refuse_other_sources()
         refuse_unseen_storage(folder)
         relay = ray.remote(Relay).options(num_cpus=0, scheduling_strategy=pinned_here()).remote()
         drive = ray.remote(_run_there).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned_here())
         there = dataclasses.replace(options, address=None, on_progress=None, progress=False)
         run = drive.remote(folder.storage.place(), folder.name, spec, there, relay)
-        try:
-            _follow(run, relay, options.on_progress)
-            outcome: Outcome = ray.get(run)
-        except KeyboardInterrupt:
+
+        def cancel() -> None:
             ray.cancel(run)
             ray.wait([run], timeout=CANCEL_SECONDS)
+
+        try:
+            with ended_by(cancel):
+                _follow(run, relay, options.on_progress)
+            outcome: Outcome = ray.get(run)
+        except KeyboardInterrupt:
+            cancel()
             raise
         except RayTaskError as error:
             if isinstance(error.cause, MisuseError):
@@ -324,7 +340,7 @@ def _fit(
     logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are reported in Outcome.errors
     returned = False
     try:
-        with interrupted_by_ctrl_c():
+        with tune_saves():
             tuner.fit()
         returned = True
     finally:
@@ -358,7 +374,9 @@ def _queue(folder: StudyFolder, spec: StudySpec, packs: list[Pack], crew: Crew, 
 def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, users: Guarded, stop: threading.Event) -> tune.Tuner:
     """One trial per pack, in the queue's order; result lines are written as JSON under the study's folder."""
     assert watch.queue is not None
-    trainable = tune.with_parameters(PackTrainable, storage=folder.storage.place(), study=folder.name, desk=watch.desk)
+    trainable = tune.with_parameters(
+        PackTrainable, storage=folder.storage.place(), study=folder.name, desk=watch.desk, sources=sources()
+    )
     return tune.Tuner(
         tune.with_resources(trainable, crew.resources),
         tune_config=tune.TuneConfig(
@@ -394,6 +412,7 @@ def _manifest(spec: StudySpec) -> dict[str, Any]:
         "engine": engine.name,
         "engine_family": engine.family,
         "dtype": spec.dtype,
+        "sources": {name: digest for name, (_, digest) in sources().items()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "environment": {"platform": platform.platform(), "machine": platform.machine(), "cpus": os.cpu_count()},
     }

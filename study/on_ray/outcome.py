@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from search_spaces.learners.contract import Learner
 from study.notebook import counts_html, paragraphs_html
-from study.storage.status import StudyState
+from study.storage.drivers import StudyState
 
 
 @dataclass(frozen=True, repr=False)

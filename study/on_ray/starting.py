@@ -9,7 +9,8 @@ from typing import Any
 import ray
 
 from search_spaces.errors import MisuseError
-from study.on_ray.cluster import runtime_env
+from study.on_ray.cluster import OwnPath, runtime_env
+from study.on_ray.sources import driver_path
 from study.on_ray.watch import last_line
 from study.packs import physical_cores
 
@@ -62,9 +63,12 @@ def start_ray(address: str | None, workers: int | None) -> None:
     try:
         if address is None:
             cpus = local_workers(workers)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
-        else:
+            small = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+            ray.init("local", num_cpus=cpus, job_config=OwnPath(driver_path()), **small, **quiet)
+        elif address.startswith(CLIENT):
             ray.init(address, runtime_env=runtime_env(), **quiet)
+        else:
+            ray.init(address, runtime_env=runtime_env(), job_config=OwnPath(), **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
         raise MisuseError(
             f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster requires a token, set "

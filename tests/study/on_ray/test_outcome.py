@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from study.on_ray.outcome import Outcome
-from study.storage.status import StudyState
+from study.storage.drivers import StudyState
 
 OUTCOME = Outcome("s", "s3://bucket/studies/s?region=eu", StudyState.STOPPED, 10, 5, 4, {"sae_dead": 3}, 2.0, "compiled", ("<b>",))
 
