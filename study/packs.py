@@ -9,13 +9,11 @@ import base64
 import hashlib
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -156,17 +154,6 @@ def estimated_seconds(pack: Pack) -> float:
     measured = (fresh or protocol.samples) * architecture.n_latents * architecture.n_features
     overhead = autoencoders * 1e-8 * drawn + saes * (4e-10 * measured + 5e-5)
     return pack.known_engine.load().seconds(architecture, protocol, autoencoders, saes, pack.dtype) + overhead
-
-
-def physical_cores(cpus: Iterable[int] | None = None, topology: Path = Path("/sys/devices/system/cpu")) -> int:
-    """The number of physical cores of the processors (default: those of this process), or of processors if Linux does not say."""
-    if cpus is None:
-        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = set()
-    for cpu in cpus:
-        siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
-        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
-    return len(cores)
 
 
 def autoencoder_keys(replicates: Replicates) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.diagnosis.diagnose import Diagnosis
+from analysis.figures.render import own_settings
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.paths import Given, local_path, shown
@@ -139,8 +139,8 @@ def write_figure(diagnosis: Diagnosis, out: Given) -> list[str]:
     shape = str(cell.architecture).replace("/", "_")
     files = figure_files(out, f"diagnosis_{shape}_S{cell.sparsity:g}_l1_{cell.l1:g}_seed{diagnosis.replicate.seed}")
     refuse_unwritable(out)
-    figure = diagnosis_figure(diagnosis)
-    with matplotlib.rc_context({"svg.hashsalt": "sae-study"}):
+    with own_settings():
+        figure = diagnosis_figure(diagnosis)
         for file in files:
             kind = file.suffix.lower().removeprefix(".")
             draw = partial(figure.savefig, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)

@@ -17,13 +17,12 @@ from importlib.resources import files
 from typing import Any
 
 import jinja2
-import matplotlib
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 from threadpoolctl import threadpool_limits
 
-from analysis.figures.render import STYLE, Artist, Images
+from analysis.figures.render import Artist, Images, own_settings
 from analysis.frames import load
 from analysis.report.findings import findings as findings
 from analysis.report.findings import page_findings
@@ -73,7 +72,7 @@ def write_report(study: str, storage: Given = DEFAULT_STORAGE, out: Given | None
     page, write = _destination(folder, out)
     rows = StudyRows(folder.name, read_spec(folder), load(study, storage), read_l1(folder))
     # One thread for the linear algebra library: matrices are small, and other cores are drawing.
-    with threadpool_limits(1, "blas"), matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
+    with threadpool_limits(1, "blas"), own_settings(), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
         drawn = [(section, [artist.draw(panel.figure) for panel in section.panels]) for section in sections(rows)]
         downloads = _write_rows(rows.rows, write)  # while the last figures are drawn
         shown = [_shown(section, [later.result() for later in images], write) for section, images in drawn]

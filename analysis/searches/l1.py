@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.comparisons.published import PUBLISHED
 from analysis.figures.l1 import l1_figure
-from analysis.figures.render import draw
+from analysis.figures.render import draw, own_settings
 from search_spaces.cells import Architecture
 from search_spaces.coordinates import SPARSITY
 from search_spaces.errors import MisuseError
@@ -55,7 +55,8 @@ class L1Result:
 
     def files(self) -> dict[str, bytes]:
         """The cells as JSON and CSV, and the figure as PNG and SVG."""
-        png, svg = draw(l1_figure(self.found))
+        with own_settings():
+            png, svg = draw(l1_figure(self.found))
         return {
             L1_FILE: json.dumps({"cells": [asdict(interval) for interval in self.found]}, indent=2).encode(),
             "l1.csv": l1_table(self.found).to_csv(index=False).encode(),

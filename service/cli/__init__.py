@@ -1,5 +1,6 @@
 """The command `sae-study`."""
 
+from sae_study import exit_if_shadowed
 from service.cli import interrupts, streams
 
 __all__ = ["main"]
@@ -9,6 +10,7 @@ def main() -> None:
     """Entry point. It listens for signals before it imports the libraries, which takes longer than many a command."""
     streams.make_ready()
     interrupts.listen()
+    exit_if_shadowed()
     from service.cli.app import main
 
     main()

@@ -65,7 +65,12 @@ def _wait(heard: int) -> None:
 def _end() -> None:
     """Say the sentence and end the process at once: the shutdown of Python and Ray would keep the user waiting."""
     sentence = [NOTHING_LOST]
-    preparation = threading.Thread(target=lambda: sentence.append(leave()), daemon=True)
+
+    def prepare() -> None:
+        with contextlib.suppress(Exception):  # whatever fails now must not hide that the command was interrupted
+            sentence.append(leave())
+
+    preparation = threading.Thread(target=prepare, daemon=True)
     preparation.start()
     preparation.join(LEAVE_SECONDS)
     if sys.stderr is not None:

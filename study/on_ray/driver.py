@@ -51,7 +51,7 @@ from study.on_ray.progress import progress_shown
 from study.on_ray.session import ray_running
 from study.on_ray.signals import ended_by, tune_saves
 from study.on_ray.sources import sources, warn_of_others
-from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
+from study.on_ray.starting import CLIENT, local_workers, refuse_deleted_folder, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
 from study.packs import Pack, missing_packs, plan_packs
@@ -207,6 +207,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     extensions()  # raises MisuseError for those that workers could not import
     engine_for(spec.engine, spec.protocol).check_installed()
     refuse_other_procedure(folder, spec)
+    refuse_deleted_folder()
     refuse_unreachable(options.address)
     if options.address is not None and options.address.startswith(CLIENT):
         return _run_through_client(folder, spec, options)

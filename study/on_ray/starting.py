@@ -9,23 +9,28 @@ from typing import Any
 import ray
 
 from search_spaces.errors import MisuseError
+from study.machine import usable_cores
 from study.on_ray.cluster import OwnPath, runtime_env
 from study.on_ray.sources import driver_path
 from study.on_ray.watch import last_line
-from study.packs import physical_cores
 
 CLIENT = "ray://"
 """What the address of Ray's client server begins with."""
 
 
 def local_workers(workers: int | None) -> int:
-    """How many workers a local Ray gets: as many as requested, or one per physical core.
-
-    Two threads of one core share its divider, which limits the speed of training.
-    """
+    """How many workers a local Ray gets: as many as requested, or one per usable core."""
     if workers is not None and workers < 1:
         raise MisuseError(f"workers={workers} is below 1. Leave it out for one per core.")
-    return workers or physical_cores()
+    return workers or usable_cores()
+
+
+def refuse_deleted_folder() -> None:
+    """Raise MisuseError if the working directory has been deleted: Ray asks for it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MisuseError("the working directory has been deleted, and Ray needs one. Change to a folder that exists.") from None
 
 
 def refuse_unreachable(address: str | None) -> None:

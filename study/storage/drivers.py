@@ -25,6 +25,8 @@ STOP_FILE = "stop.json"
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
 """A driver that cannot be seen from here and has been silent for this long is presumed dead."""
+SILENT_HERE_SECONDS = 15.0
+"""The same for a driver in another container of this machine, which shares our clock and our load."""
 LOOK_SECONDS = 2.5 * BEAT_SECONDS
 """How long it takes to see whether a driver whose clock differs from ours still beats."""
 CLOCKS_DIFFER_SECONDS = 86_400.0
@@ -118,23 +120,38 @@ class Driver:
         return None
 
 
-def is_running(folder: StudyFolder) -> bool:
-    """Whether the study has a driver at work. Where its process cannot be seen, its beats decide: the last one is recent or,
-    since clocks differ, another one follows within LOOK_SECONDS."""
+def is_running(folder: StudyFolder, claiming: bool = False) -> bool:
+    """Whether the study has a driver at work. Where its process cannot be seen, its beats decide: the last one is recent or, since
+    clocks differ, another one follows within LOOK_SECONDS.
+
+    claiming: wait for the next beat of a driver in another container of this machine. It may have been killed with its container
+    just now, and this be the container's next start.
+    """
     driver = Driver.of(folder)
     if driver is None or driver.state != StudyState.RUNNING:
         return False
     lives = driver.lives()
     if lives is not None:
         return lives
+    near = driver.boot is not None and driver.boot == _boot()
+    limit = SILENT_HERE_SECONDS if near else SILENT_SECONDS
     age = time.time() - driver.beat_at
-    if 0 <= age <= SILENT_SECONDS:
-        return True
-    if not abs(age) < CLOCKS_DIFFER_SECONDS:
-        return False
-    time.sleep(LOOK_SECONDS)
-    later = Driver.of(folder)
-    return later is not None and later.state == StudyState.RUNNING and later.beat_at != driver.beat_at
+    if 0 <= age <= limit:
+        return not (claiming and near) or _beats(folder, driver, limit - age)
+    return abs(age) < CLOCKS_DIFFER_SECONDS and _beats(folder, driver, LOOK_SECONDS)
+
+
+def _beats(folder: StudyFolder, driver: Driver, seconds: float) -> bool:
+    """Whether the study's driver gives a sign of life within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(min(0.2, seconds))
+        later = Driver.of(folder)
+        if later is None or later.state != StudyState.RUNNING:
+            return False
+        if (later.token, later.beat_at) != (driver.token, driver.beat_at):
+            return True
+    return False
 
 
 @cache
@@ -209,7 +226,7 @@ class DriverRecord:
     def refuse_second(self) -> None:
         """Raise MisuseError if another driver is at work and force was not given."""
         other = Driver.of(self._folder)
-        if not self._force and other and other.token != self._driver.token and is_running(self._folder):
+        if not self._force and other and other.token != self._driver.token and is_running(self._folder, claiming=True):
             raise MisuseError(
                 f"study={self._folder.name!r} is being run by process {other.pid} on {other.host}. Wait for it, "
                 f"stop it with `{self._folder.command('stop')}`, or add --force to run beside it."
