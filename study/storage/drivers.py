@@ -32,6 +32,10 @@ LOOK_SECONDS = 2.5 * BEAT_SECONDS
 CLOCKS_DIFFER_SECONDS = 86_400.0
 """Clocks that differ by more than this are not reckoned with: a beat that old is no sign of life."""
 MOST_ERRORS_KEPT = 20
+MOST_CHARACTERS = 1_000
+"""Of the one error that is kept where the storage is full."""
+MOST_REFUSED_BEATS = 3
+"""A storage that refuses so many beats one after another does not fail for a moment alone."""
 
 
 class StudyState(StrEnum):
@@ -207,6 +211,9 @@ class DriverRecord:
         self._folder, self._force, self._on_stop = folder, force, on_stop
         self._driver = Driver.here(force)
         self._successor: Driver | None = None
+        self._begun = False
+        self.fault: MachineError | None = None
+        """Why the storage cannot hold the study any more, if it cannot: the run is stopped."""
         self._open = False
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -214,6 +221,9 @@ class DriverRecord:
 
     def __enter__(self) -> DriverRecord:
         self.refuse_second()
+        for part in ("", "rows") if "rows" in self._folder.listing() else ("",):
+            self._folder.refuse_unwritable(part)
+        self._folder.sweep(alone=not self._force)
         with self._lock:
             self._open = True
             self._write()
@@ -241,18 +251,31 @@ class DriverRecord:
             )
 
     def _beat(self) -> None:
+        refused = 0
         while not self._ended.wait(BEAT_SECONDS):
-            with contextlib.suppress(MisuseError, MachineError, OSError):  # a storage that fails for a moment costs a beat alone
-                if self._replaced():
-                    self._on_stop()
-                    return
-                with self._lock:
-                    if self._open:
-                        self._driver = dataclasses.replace(self._driver, beat_at=time.time())
-                        self._write()
-                request = self._folder.read_json(STOP_FILE)
-                if request and request.get("token") == self._driver.token:
-                    self._on_stop()
+            try:
+                self._beat_once()
+                refused = 0
+            except MachineError as error:  # a storage that fails for a moment costs a beat alone
+                refused += 1
+                self.fault = error if refused >= MOST_REFUSED_BEATS else None
+            if self._successor or self.fault:
+                self._on_stop()
+                return
+
+    def _beat_once(self) -> None:
+        if self._replaced():
+            return
+        if self._begun:
+            self._folder.refuse_gone()
+        self._begun = self._begun or self._folder.exists()
+        with self._lock:
+            if self._open:
+                self._driver = dataclasses.replace(self._driver, beat_at=time.time())
+                self._write()
+        request = self._folder.read_json(STOP_FILE)
+        if request and request.get("token") == self._driver.token:
+            self._on_stop()
 
     def _replaced(self) -> bool:
         """Whether another driver has taken the study over, and not merely been forced to run beside this one."""
@@ -262,7 +285,13 @@ class DriverRecord:
         return self._successor is not None
 
     def _write(self) -> None:
-        self._folder.write_text(DRIVER_FILE, json.dumps(asdict(self._driver)))
+        try:
+            self._folder.write_text(DRIVER_FILE, json.dumps(asdict(self._driver)))
+        except MachineError:  # no room for a second file: a short record fits into the block of the old one
+            short = dataclasses.replace(self._driver, errors=tuple(error[:MOST_CHARACTERS] for error in self._driver.errors[:1]))
+            with contextlib.suppress(MachineError):
+                self._folder.write_over(DRIVER_FILE, json.dumps(asdict(short)))
+            raise
 
     def end(self, state: StudyState, errors: tuple[str, ...] = ()) -> None:
         """Say how the run ended; it is recorded on exit. Unless this is called, the run was stopped."""
