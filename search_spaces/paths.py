@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from search_spaces.errors import MisuseError
+from search_spaces.values import number, quoted
 
 Given = str | os.PathLike[str]
 """A path or URI as a caller gives it."""
@@ -20,9 +21,11 @@ _MOST_SHOWN = 300
 
 def study_name(given: object) -> str:
     """The name of a study; MisuseError unless it can name a folder everywhere and leads nowhere else."""
+    if number(given) is not None:
+        raise MisuseError(f'name={quoted(given)} is a number and cannot name a study\'s folder. Write it in quotes: name: "2024".')
     if not isinstance(given, str) or not re.fullmatch(STUDY_NAME, given):
         raise MisuseError(
-            f"name={shown(given)} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
+            f"name={quoted(given)} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
             "the last two not first."
         )
     return given

@@ -43,6 +43,7 @@ from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
 from study.arguments import refuse_wrong_type
 from study.engines.registry import engine_for
+from study.needs import refuse_oversized
 from study.on_ray.callbacks import Guarded, Turns, refuse_other_callbacks, reporter
 from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_other_sources, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
@@ -215,6 +216,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     local_workers(options.workers)  # raises MisuseError for a number below 1
     extensions()  # raises MisuseError for those that workers could not import
     engine_for(spec.engine, spec.protocol).check_installed()
+    refuse_oversized(spec, here=options.address is None and not ray.is_initialized())
     refuse_other_procedure(folder, spec)
     refuse_deleted_folder()
     refuse_unreachable(options.address)

@@ -28,7 +28,7 @@ def test_broken_study_hides_no_other(run: Run, stored: Path) -> None:
     code, out, err = run("status", "--storage", stored)
     assert code == 0
     assert "made: done" in out
-    assert "broken/study.yaml is not valid YAML" in err
+    assert "broken/study.yaml, line 2, column 1" in err
 
 
 def test_status_and_list_show_what_is_stored(run: Run, stored: Path) -> None:
