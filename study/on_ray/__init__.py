@@ -1,12 +1,6 @@
 """Studies on Ray Tune. Ray's environment is set here, before any file of this package imports Ray."""
 
 import os
-import sys
-
-from search_spaces.errors import MisuseError
-
-if sys.flags.optimize > 1:
-    raise MisuseError("Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which Ray cannot do. Unset it, or use -O.")
 
 # Read by Ray as it is imported: no telemetry, no chatter, result lines through the JSON logger alone, and a relative
 # path means the same in a worker as here.
