@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from search_spaces.errors import MisuseError
+from search_spaces.values import number, quoted
 
 Given = str | os.PathLike[str]
 """A path or URI as a caller gives it."""
@@ -20,9 +21,11 @@ _MOST_SHOWN = 300
 
 def study_name(given: object) -> str:
     """The name of a study; MisuseError unless it can name a folder everywhere and leads nowhere else."""
+    if number(given) is not None:
+        raise MisuseError(f'name={quoted(given)} is a number and cannot name a study\'s folder. Write it in quotes: name: "2024".')
     if not isinstance(given, str) or not re.fullmatch(STUDY_NAME, given):
         raise MisuseError(
-            f"name={shown(given)} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
+            f"name={quoted(given)} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
             "the last two not first."
         )
     return given
@@ -66,14 +69,17 @@ def local_path(given: Given, what: str) -> Path:
     path = os.path.expanduser(text)
     if path.startswith("~"):  # there is no such user, or no home
         raise MisuseError(f"{what}={shown(text)} begins with a home folder that is not known here. Write the path itself.")
-    try:
-        os.path.abspath(path)
-    except FileNotFoundError:
-        raise MisuseError(
-            f"{what}={shown(text)} is relative, and the working directory is gone. `cd` to one that is there, or give a path "
-            "from / on."
-        ) from None
+    if not os.path.isabs(path):
+        refuse_gone_directory()
     return Path(path)
+
+
+def refuse_gone_directory() -> None:
+    """Raise MisuseError if the working directory was deleted: relative paths mean nothing there, and Ray does not start."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MisuseError("the working directory is gone. `cd` to one that is there.") from None
 
 
 def _why_not(text: str) -> str | None:

@@ -6,6 +6,7 @@ compilation or of Ray's start, and is never disturbed by an exception. Imports l
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -64,10 +65,16 @@ def _wait(heard: int) -> None:
 def _end() -> None:
     """Say the sentence and end the process at once: the shutdown of Python and Ray would keep the user waiting."""
     sentence = [NOTHING_LOST]
-    preparation = threading.Thread(target=lambda: sentence.append(leave()), daemon=True)
+
+    def prepare() -> None:
+        with contextlib.suppress(Exception):  # whatever fails now must not hide that the command was interrupted
+            sentence.append(leave())
+
+    preparation = threading.Thread(target=prepare, daemon=True)
     preparation.start()
     preparation.join(LEAVE_SECONDS)
     if sys.stderr is not None:
         clear_bar = "\r\x1b[2K\x1b[?25h" if sys.stderr.isatty() else ""  # and show the cursor, which a progress bar hides
-        os.write(2, f"{clear_bar}{sentence[-1]}\n".encode(errors="replace"))
+        with contextlib.suppress(OSError):  # nobody reads it
+            os.write(2, f"{clear_bar}{sentence[-1]}\n".encode(errors="replace"))
     os._exit(INTERRUPTED)

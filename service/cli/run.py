@@ -89,6 +89,7 @@ def _show_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool
 
     folder = Storage.at(storage).study(spec.name)
     refuse_other_specification(folder, spec)
+    folder.refuse_inaccessible()
     summary = plan_study(folder, spec, local_workers(workers)).summary()
     width = max(map(len, summary))
     figures = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in summary.items()}

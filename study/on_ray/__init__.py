@@ -9,6 +9,9 @@ from pathlib import Path
 
 from search_spaces.errors import MisuseError
 
+if sys.flags.optimize > 1:
+    raise MisuseError("Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which Ray cannot do. Unset it, or use -O.")
+
 SET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -32,8 +35,6 @@ try:
     Path.home()
 except RuntimeError:  # a user whom the machine does not know, as in a container; Tune cannot be imported without a home
     os.environ["HOME"] = "/"
-if sys.flags.optimize > 1:
-    raise MisuseError("Ray needs the docstrings that -OO and PYTHONOPTIMIZE=2 drop. Leave them out, or use -O.")
 try:
     import ray  # noqa: F401
 except ValueError as error:

@@ -35,6 +35,8 @@ def runtime_env() -> dict[str, Any]:
     register variants, metrics or verdicts may lie there.
     """
     packages = [str(Path(package.__path__[0])) for package in (search_spaces, study)]
+    if not all(map(os.path.isdir, packages)):
+        raise MisuseError(f"sae-study is imported from an archive ({packages[0]}), and Ray ships folders. Install it.")
     folders = [folder for folder in driver_path() if not folder.startswith((sys.prefix, sys.base_prefix))]
     return {"py_modules": packages, "excludes": ["**/__pycache__"], "env_vars": {"PYTHONPATH": os.pathsep.join(folders)}}
 

@@ -35,13 +35,15 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.logger import JsonLoggerCallback
 
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MachineError, MisuseError
 from search_spaces.extensions import extensions
 from search_spaces.failures import FailureKind
+from search_spaces.paths import refuse_gone_directory
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
 from study.arguments import refuse_wrong_type
 from study.engines.registry import engine_for
+from study.needs import refuse_oversized
 from study.on_ray.callbacks import Guarded, Turns, refuse_other_callbacks, reporter
 from study.on_ray.cluster import Crew, Relay, pinned_here, refuse_other_sources, refuse_unseen_storage
 from study.on_ray.domains import study_from_domains
@@ -51,7 +53,7 @@ from study.on_ray.progress import progress_shown
 from study.on_ray.session import ray_running
 from study.on_ray.signals import ended_by, tune_saves
 from study.on_ray.sources import sources, warn_of_others
-from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
+from study.on_ray.starting import CLIENT, local_workers, refuse_deleted_folder, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
 from study.packs import Pack, missing_packs, plan_packs
@@ -62,6 +64,13 @@ from study.storage.drivers import DRIVER_FILE, STOP_FILE, DriverRecord, StudySta
 from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
 
+LOGGERS = (
+    "ray.tune.tune",
+    "ray.tune.execution.experiment_state",
+    "ray.tune.execution.tune_controller",
+    "ray.train._internal.storage",
+)
+"""Tune's loggers of errors that this driver reports itself, and of snapshots that it does without."""
 CANCEL_SECONDS = 10.0
 """How long Ctrl-C waits for a driver on the cluster to record that it stopped."""
 ONE_AT_A_TIME = Turns()
@@ -203,10 +212,13 @@ def _run_in_turn(folder: StudyFolder, spec: StudySpec, options: _Options) -> Out
 
 def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     """Train what the study lacks. Raises MisuseError, before anything starts, if it cannot be run."""
+    refuse_gone_directory()
     local_workers(options.workers)  # raises MisuseError for a number below 1
     extensions()  # raises MisuseError for those that workers could not import
     engine_for(spec.engine, spec.protocol).check_installed()
+    refuse_oversized(spec, here=options.address is None and not ray.is_initialized())
     refuse_other_procedure(folder, spec)
+    refuse_deleted_folder()
     refuse_unreachable(options.address)
     if options.address is not None and options.address.startswith(CLIENT):
         return _run_through_client(folder, spec, options)
@@ -224,6 +236,11 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
                 _write_study(folder, spec, work.earlier)
                 _fit(folder, spec, work.missing, crew, watch, Guarded(options.callbacks), stop)
         record.refuse_replaced()
+        if fault := watch.fault or record.fault:
+            raise MachineError(
+                f"{fault} {watch.done} of {work.planned} replicates were stored. Once that is mended, continue with: "
+                f"{folder.command('resume')}"
+            )
         outcome = _outcome(folder, spec, work, watch, time.monotonic() - began)
         record.end(outcome.state, outcome.errors)
     return outcome
@@ -307,7 +324,7 @@ def _run_through_client(folder: StudyFolder, spec: StudySpec, options: _Options)
             cancel()
             raise
         except RayTaskError as error:
-            if isinstance(error.cause, MisuseError):
+            if isinstance(error.cause, (MachineError, MisuseError)):
                 raise error.cause from None
             raise
     return outcome
@@ -336,19 +353,28 @@ def _fit(
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
     queue = _queue(folder, spec, packs, crew, watch, desk)
     watch.queue, watch.desk = queue, desk
-    tuner = _tuner(folder, crew, watch, users, stop)
-    logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)  # its errors are reported in Outcome.errors
+    run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    tuner = _tuner(folder, run, crew, watch, users, stop)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     returned = False
     try:
         with tune_saves():
             tuner.fit()
         returned = True
+    except Exception as error:
+        watch.blame(error)
+        if not (watch.fault or stop.is_set()):
+            raise
+        # else Tune stumbled, at the end, over what it could not store
     finally:
         queue.end(wait=returned)
         # On a Ray that outlives the run, the desk would stay alive: Tune's copy of the trainable holds a handle to it.
         with contextlib.suppress(RayError, ConnectionError, RuntimeError):
             ray.kill(desk)
-    if queue.error is not None:
+    folder.discard_if_gone(run)
+    watch.blame(queue.error)
+    if queue.error is not None and watch.fault is None:
         watch.errors.append(f"the search cannot go on: {queue.error!r}")
 
 
@@ -371,7 +397,7 @@ def _queue(folder: StudyFolder, spec: StudySpec, packs: list[Pack], crew: Crew, 
     )
 
 
-def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, users: Guarded, stop: threading.Event) -> tune.Tuner:
+def _tuner(folder: StudyFolder, run: str, crew: Crew, watch: Watch, users: Guarded, stop: threading.Event) -> tune.Tuner:
     """One trial per pack, in the queue's order; result lines are written as JSON under the study's folder."""
     assert watch.queue is not None
     trainable = tune.with_parameters(
@@ -387,14 +413,14 @@ def _tuner(folder: StudyFolder, crew: Crew, watch: Watch, users: Guarded, stop: 
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f"),
+            name=run,
             storage_path=folder.tune_path,
             storage_filesystem=folder.storage.filesystem,
             # The queue retries failed trials, not Tune, which would count a lost node like a crash.
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             callbacks=[JsonLoggerCallback(), watch, users],
-            stop=StopWhen(stop, watch.queue),
+            stop=StopWhen(stop, watch),
             verbose=0,
         ),
     )

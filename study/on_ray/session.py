@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import ray
 
-from study.on_ray.signals import ctrl_c_held, handlers_kept
+from study.on_ray.signals import ctrl_c_held, handlers_kept, kill_with_descendants
 from study.on_ray.starting import read_variables_again, start_ray
 
 
@@ -34,6 +34,9 @@ def _shut_down_at_once() -> None:
     """Let `ray.shutdown` kill the Ray that was started here without a grace period: packs in flight are lost anyway."""
     node = ray._private.worker._global_node
     kill = node.kill_all_processes
-    node.kill_all_processes = lambda check_alive=True, allow_graceful=True, wait=False: kill(
-        check_alive=False, allow_graceful=False
-    )
+
+    def kill_at_once(**_: object) -> None:
+        kill_with_descendants(process.pid for _, process in node.live_processes())
+        kill(check_alive=False, allow_graceful=False)
+
+    node.kill_all_processes = kill_at_once

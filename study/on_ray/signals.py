@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import ray
+from ray._private.utils import psutil
 
 PATIENCE_SECONDS = 0.3
 """How long an interrupted Tune may take to save its result lines."""
@@ -16,12 +17,26 @@ _leaving = threading.Event()
 
 
 def end_runs() -> None:
-    """Save what the runs of this process have reached, and record that they were stopped. The process ends afterwards: its main
-    thread does not go on."""
+    """Save what the runs of this process have reached, record that they were stopped, and kill the Ray that it started. The process
+    ends afterwards: its main thread does not go on."""
     _leaving.set()
     for ending in reversed(_endings):
         with contextlib.suppress(Exception):  # a storage or a Ray that fails now must not keep the process alive
             ending()
+    kill_with_descendants(child.pid for child in psutil.Process().children())
+
+
+def kill_with_descendants(pids: Iterable[int]) -> None:
+    """Kill processes and all that they started. Some of Ray's notice only after many seconds that their parent is gone."""
+    doomed = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            root = psutil.Process(pid)
+            root.suspend()  # so that it starts no more of them
+            doomed += [*root.children(recursive=True), root]
+    for process in doomed:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @contextlib.contextmanager

@@ -40,8 +40,8 @@ def _found(name: str) -> Found:
         return "", ""
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     files = [(file.relative_to(folder).as_posix(), file) for folder in folders for file in folder.rglob("*.py")]
-    if not folders:
-        files = [("", Path(spec.origin or name))]
+    if not files:  # a single file, or an archive that holds the package
+        files = [("", Path(getattr(spec.loader, "archive", None) or spec.origin or name))]
     digest = hashlib.sha256()
     for relative, file in sorted(files):
         content = file.read_bytes() if file.is_file() else b""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
 import socket
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
@@ -20,6 +19,7 @@ from search_spaces.errors import MachineError, MisuseError
 from study.machine import usable_cores
 from study.on_ray import local_environment
 from study.on_ray.cluster import OwnPath, runtime_env
+from study.on_ray.signals import kill_with_descendants
 from study.on_ray.sources import driver_path
 from study.on_ray.watch import last_line
 
@@ -38,6 +38,14 @@ def local_workers(workers: int | None) -> int:
     if workers is not None and workers < 1:
         raise MisuseError(f"workers={workers} is below 1. Leave it out for one per core.")
     return workers or usable_cores()
+
+
+def refuse_deleted_folder() -> None:
+    """Raise MisuseError if the working directory has been deleted: Ray asks for it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MisuseError("the working directory has been deleted, and Ray needs one. Change to a folder that exists.") from None
 
 
 def refuse_unreachable(address: str | None) -> None:
@@ -93,9 +101,7 @@ def _start_here(cpus: int) -> None:
             logged = {"logging_level": "CRITICAL", "log_to_driver": False}
             ray.init("local", num_cpus=cpus, job_config=OwnPath(driver_path()), _temp_dir=folder, **small, **logged)
         except Exception as error:  # Ray raises Exception itself
-            for pid in _children() - before:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill_with_descendants(_children() - before)
             raise MachineError(
                 f"Ray cannot start on this machine ({last_line(error)}). Its logs are in {folder}/session_latest/logs. Look at the "
                 "limits on processes, open files and memory (`ulimit -a`), and at the space in /dev/shm and in that folder."
@@ -149,8 +155,7 @@ def _store_folder(folder: str) -> str:
 
 
 def _children() -> set[int]:
-    """The processes that this one has started, as Linux counts them."""
-    return {int(pid) for tasks in Path("/proc/self/task").glob("*/children") for pid in tasks.read_text().split()}
+    return {child.pid for child in psutil.Process().children()}
 
 
 def _join(address: str) -> None:

@@ -122,6 +122,7 @@ class PackTrainable(tune.Trainable):
         began = time.perf_counter()
         pack = Pack.from_text(text)
         rows = run_pack(pack, study=self._folder.name, trial_id=self.trial_id)
+        self._folder.refuse_gone()
         shard = self._folder.write_shard(pack.pack_id, rows)
         failures = Counter(rows["failure"].to_pylist())
         return {

@@ -25,11 +25,17 @@ STOP_FILE = "stop.json"
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 60.0
 """A driver that cannot be seen from here and has been silent for this long is presumed dead."""
+SILENT_HERE_SECONDS = 15.0
+"""The same for a driver in another container of this machine, which shares our clock and our load."""
 LOOK_SECONDS = 2.5 * BEAT_SECONDS
 """How long it takes to see whether a driver whose clock differs from ours still beats."""
 CLOCKS_DIFFER_SECONDS = 86_400.0
 """Clocks that differ by more than this are not reckoned with: a beat that old is no sign of life."""
 MOST_ERRORS_KEPT = 20
+MOST_CHARACTERS = 1_000
+"""Of the one error that is kept where the storage is full."""
+MOST_REFUSED_BEATS = 3
+"""A storage that refuses so many beats one after another does not fail for a moment alone."""
 
 
 class StudyState(StrEnum):
@@ -118,23 +124,38 @@ class Driver:
         return None
 
 
-def is_running(folder: StudyFolder) -> bool:
-    """Whether the study has a driver at work. Where its process cannot be seen, its beats decide: the last one is recent or,
-    since clocks differ, another one follows within LOOK_SECONDS."""
+def is_running(folder: StudyFolder, claiming: bool = False) -> bool:
+    """Whether the study has a driver at work. Where its process cannot be seen, its beats decide: the last one is recent or, since
+    clocks differ, another one follows within LOOK_SECONDS.
+
+    claiming: wait for the next beat of a driver in another container of this machine. It may have been killed with its container
+    just now, and this be the container's next start.
+    """
     driver = Driver.of(folder)
     if driver is None or driver.state != StudyState.RUNNING:
         return False
     lives = driver.lives()
     if lives is not None:
         return lives
+    near = driver.boot is not None and driver.boot == _boot()
+    limit = SILENT_HERE_SECONDS if near else SILENT_SECONDS
     age = time.time() - driver.beat_at
-    if 0 <= age <= SILENT_SECONDS:
-        return True
-    if not abs(age) < CLOCKS_DIFFER_SECONDS:
-        return False
-    time.sleep(LOOK_SECONDS)
-    later = Driver.of(folder)
-    return later is not None and later.state == StudyState.RUNNING and later.beat_at != driver.beat_at
+    if 0 <= age <= limit:
+        return not (claiming and near) or _beats(folder, driver, limit - age)
+    return abs(age) < CLOCKS_DIFFER_SECONDS and _beats(folder, driver, LOOK_SECONDS)
+
+
+def _beats(folder: StudyFolder, driver: Driver, seconds: float) -> bool:
+    """Whether the study's driver gives a sign of life within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(min(0.2, seconds))
+        later = Driver.of(folder)
+        if later is None or later.state != StudyState.RUNNING:
+            return False
+        if (later.token, later.beat_at) != (driver.token, driver.beat_at):
+            return True
+    return False
 
 
 @cache
@@ -190,6 +211,9 @@ class DriverRecord:
         self._folder, self._force, self._on_stop = folder, force, on_stop
         self._driver = Driver.here(force)
         self._successor: Driver | None = None
+        self._begun = False
+        self.fault: MachineError | None = None
+        """Why the storage cannot hold the study any more, if it cannot: the run is stopped."""
         self._open = False
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -197,6 +221,9 @@ class DriverRecord:
 
     def __enter__(self) -> DriverRecord:
         self.refuse_second()
+        for part in ("", "rows") if "rows" in self._folder.listing() else ("",):
+            self._folder.refuse_unwritable(part)
+        self._folder.sweep(alone=not self._force)
         with self._lock:
             self._open = True
             self._write()
@@ -209,7 +236,7 @@ class DriverRecord:
     def refuse_second(self) -> None:
         """Raise MisuseError if another driver is at work and force was not given."""
         other = Driver.of(self._folder)
-        if not self._force and other and other.token != self._driver.token and is_running(self._folder):
+        if not self._force and other and other.token != self._driver.token and is_running(self._folder, claiming=True):
             raise MisuseError(
                 f"study={self._folder.name!r} is being run by process {other.pid} on {other.host}. Wait for it, "
                 f"stop it with `{self._folder.command('stop')}`, or add --force to run beside it."
@@ -224,18 +251,31 @@ class DriverRecord:
             )
 
     def _beat(self) -> None:
+        refused = 0
         while not self._ended.wait(BEAT_SECONDS):
-            with contextlib.suppress(MisuseError, MachineError, OSError):  # a storage that fails for a moment costs a beat alone
-                if self._replaced():
-                    self._on_stop()
-                    return
-                with self._lock:
-                    if self._open:
-                        self._driver = dataclasses.replace(self._driver, beat_at=time.time())
-                        self._write()
-                request = self._folder.read_json(STOP_FILE)
-                if request and request.get("token") == self._driver.token:
-                    self._on_stop()
+            try:
+                self._beat_once()
+                refused = 0
+            except MachineError as error:  # a storage that fails for a moment costs a beat alone
+                refused += 1
+                self.fault = error if refused >= MOST_REFUSED_BEATS else None
+            if self._successor or self.fault:
+                self._on_stop()
+                return
+
+    def _beat_once(self) -> None:
+        if self._replaced():
+            return
+        if self._begun:
+            self._folder.refuse_gone()
+        self._begun = self._begun or self._folder.exists()
+        with self._lock:
+            if self._open:
+                self._driver = dataclasses.replace(self._driver, beat_at=time.time())
+                self._write()
+        request = self._folder.read_json(STOP_FILE)
+        if request and request.get("token") == self._driver.token:
+            self._on_stop()
 
     def _replaced(self) -> bool:
         """Whether another driver has taken the study over, and not merely been forced to run beside this one."""
@@ -245,7 +285,13 @@ class DriverRecord:
         return self._successor is not None
 
     def _write(self) -> None:
-        self._folder.write_text(DRIVER_FILE, json.dumps(asdict(self._driver)))
+        try:
+            self._folder.write_text(DRIVER_FILE, json.dumps(asdict(self._driver)))
+        except MachineError:  # no room for a second file: a short record fits into the block of the old one
+            short = dataclasses.replace(self._driver, errors=tuple(error[:MOST_CHARACTERS] for error in self._driver.errors[:1]))
+            with contextlib.suppress(MachineError):
+                self._folder.write_over(DRIVER_FILE, json.dumps(asdict(short)))
+            raise
 
     def end(self, state: StudyState, errors: tuple[str, ...] = ()) -> None:
         """Say how the run ended; it is recorded on exit. Unless this is called, the run was stopped."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from search_spaces.errors import MisuseError
 from search_spaces.paths import Given, shown, study_name
-from search_spaces.study_files import StudySpec, study_from_yaml
+from search_spaces.study_files import StudySpec, stored_study
 from study.packs import missing_packs
 from study.storage.drivers import STOP_FILE, Driver, StudyState, is_running
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
@@ -83,7 +83,7 @@ def read_spec(folder: StudyFolder) -> StudySpec:
     text = folder.read_text("study.yaml")
     if text is None:
         raise MisuseError(f"{folder.place('study.yaml')} is missing. A study cannot be read without it.")
-    return study_from_yaml(text, folder.place("study.yaml"))
+    return stored_study(text, folder.place("study.yaml"))
 
 
 def request_stop(name: str, storage: Given = DEFAULT_STORAGE) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -172,9 +173,12 @@ class StudyFolder:
 
         Raises MachineError.
         """
-        with self.storage.faults("written"), open(f"{self.path}/{name}", "r+b", buffering=0) as file:
-            file.write(text.encode())
-            file.truncate()
+        with self.storage.faults("written"):
+            if not self.storage.is_local:
+                raise OSError("an object store has no such writes")
+            with open(f"{self.path}/{name}", "r+b", buffering=0) as file:
+                file.write(text.encode())
+                file.truncate()
 
     def refuse_unwritable(self, folder: str = "", remedy: str = "Choose a folder that you can write to with --storage.") -> None:
         """Make the study's folder, or one in it, and raise MisuseError with this remedy if it cannot be written to."""
@@ -185,6 +189,11 @@ class StudyFolder:
             with contextlib.suppress(OSError):
                 os.rmdir(self.path)  # if it is empty, it was made here
             raise MisuseError(f"{error} {remedy}") from None
+
+    def refuse_gone(self) -> None:
+        """Raise MachineError if the study is not there any more, so that nobody writes to what is there instead."""
+        if not self.exists():
+            raise MachineError(f"{self.place('study.yaml')} is gone: the study was deleted, renamed or unmounted while it ran.")
 
     def refuse_inaccessible(self) -> None:
         """Raise MisuseError if this user may not write there. Nothing is tried: that is for `refuse_unwritable`."""
@@ -314,6 +323,15 @@ class StudyFolder:
         with self.storage.faults("read"):
             found = self.storage.filesystem.get_file_info(fs.FileSelector(self.tune_path, allow_not_found=True))
         return sorted(i.path for i in found if i.type == fs.FileType.Directory)
+
+    def discard_if_gone(self, run: str) -> None:
+        """Where the study itself is gone, remove the folder that Tune has made anew for this run, and what is empty around it."""
+        with contextlib.suppress(MachineError):
+            if self.storage.is_local and not self.exists():
+                shutil.rmtree(f"{self.tune_path}/{run}", ignore_errors=True)
+                for empty in (self.tune_path, f"{self.path}/rows", self.path):
+                    with contextlib.suppress(OSError):
+                        os.rmdir(empty)
 
     def _is_file(self, name: str) -> bool:
         with self.storage.faults("read"):

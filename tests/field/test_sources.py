@@ -16,7 +16,7 @@ from search_spaces import study_from_file
 from study import run_here
 from study.storage.schema import science_columns
 from study.storage.study_folder import Storage
-from tests.field.conftest import ROOT, Run, environment
+from tests.field.conftest import COMMAND, ROOT, Run, environment
 
 
 @pytest.fixture
@@ -65,3 +65,60 @@ def test_a_ray_whose_workers_would_import_something_else_is_refused(tiny_file: P
     assert f"would import 'search_spaces' from {strange / 'search_spaces'}" in told or f"'study' from {strange / 'study'}" in told
     assert study.__path__[0] in told
     assert not (tmp_path / "kept" / "tiny" / "study.yaml").exists()
+
+
+@pytest.mark.parametrize("package", ["search_spaces", "study", "analysis", "service"])
+def test_a_file_in_the_place_of_a_package_is_named(package: str, tmp_path: Path) -> None:
+    """`PYTHONPATH=.` and a file of ours by name: one line says whose file was found, and it is not run."""
+    (tmp_path / f"{package}.py").write_text("raise SystemExit('a file of the user ran')")
+    told = _python("from sae_study import main; main()", tmp_path)
+
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith(f"error: {tmp_path / package}.py takes the place of sae-study's own package {package!r}")
+    assert told.stderr.count("\n") == 1
+
+
+def test_a_folder_by_the_name_of_a_package_is_none(tmp_path: Path) -> None:
+    """A user's folder of notes, without code, is not what Python imports."""
+    (tmp_path / "study").mkdir()
+    assert _python("from sae_study import shadow, ROOMS; print(repr(shadow(ROOMS)))", tmp_path).stdout == "''\n"
+
+
+def test_analysis_names_what_takes_the_place_of_study(tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text("raise SystemExit('a file of the user ran')")
+    told = _python("from analysis import load", tmp_path)
+
+    assert told.stderr.splitlines()[-1].startswith(f"ImportError: {tmp_path / 'study.py'} takes the place of")
+
+
+@pytest.mark.parametrize(
+    ("launched", "told"),
+    [
+        ("PYTHONOPTIMIZE=2 $SAE_STUDY launch smoke", "error: Python runs without docstrings"),
+        (
+            "mkdir gone; cd gone; rmdir ../gone; $SAE_STUDY launch smoke --storage /tmp",
+            "error: the working directory has been deleted",
+        ),
+    ],
+)
+def test_what_ray_cannot_start_from_is_refused(launched: str, told: str, tmp_path: Path) -> None:
+    line = ["bash", "-c", launched]
+    refused = subprocess.run(
+        line, cwd=tmp_path, env=environment(SAE_STUDY=" ".join(COMMAND)), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith(told)
+    assert refused.stderr.count("\n") == 1
+
+
+def _python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Python runs the code with this folder first on its path."""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=folder,
+        env=environment(PYTHONPATH=f".:{ROOT}"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -36,7 +36,7 @@ def test_a_number_of_numpy_is_a_number(value: Any) -> None:
         {"callbacks": [tune.Callback]},
         {"callbacks": tune.Callback()},
     ],
-    ids=str,
+    ids=lambda wrong: next(iter(wrong)),
 )
 @pytest.mark.parametrize("run", [launch, resume])
 def test_a_wrong_type_is_refused_by_name(run: Any, wrong: dict[str, Any]) -> None:

@@ -162,6 +162,8 @@ def test_bug_is_an_error_and_the_rest_is_kept(local_ray: Path, tmp_path: Path) -
     outcome = launch(study(seeds=[0, 1, 2, BUGGY_SEED]), storage=tmp_path, workers=1)
     assert outcome.state == "failed"
     assert any("a fault of the program" in error for error in outcome.errors)
+    there = status("s", str(tmp_path))
+    assert (there.state, there.errors) == ("failed", outcome.errors)
     frame = load("s", tmp_path)
     assert set(frame["seed"]) == {0, 1, 2}
     assert not (frame["failure"] == "crashed").any()

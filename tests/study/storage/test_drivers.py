@@ -29,6 +29,7 @@ UNKNOWN = {"boot": None, "pid_namespace": None, "process_started": None}
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyFolder:
     """A declared study without rows; looks and beats are quick."""
     monkeypatch.setattr(drivers, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(drivers, "SILENT_HERE_SECONDS", 0.5)
     monkeypatch.setattr(drivers, "BEAT_SECONDS", 0.05)
     folder = Storage.at(tmp_path).study("s")
     folder.write_text("study.yaml", SPEC)
@@ -86,6 +87,15 @@ def test_a_process_that_cannot_be_seen_is_judged_by_its_beats(folder: StudyFolde
     for age in (61, 3600, 1e9, -7200, -1e9):
         write(folder, **elsewhere, beat_at=time.time() - age)
         assert not is_running(folder)
+
+
+def test_a_container_that_starts_again_goes_on(folder: StudyFolder) -> None:
+    """Its first driver died with it just now: `resume` waits for a beat in vain. `status` does not wait."""
+    write(folder, pid_namespace="pid:[1]")
+    assert is_running(folder)
+    with record(folder):
+        pass
+    assert state(folder) == "stopped"
 
 
 @pytest.mark.parametrize("off", [7200, -7200])

@@ -16,6 +16,8 @@ import pytest
 
 from analysis import load, tune_frame
 from search_spaces import MachineError, MisuseError
+from study import launch
+from study.on_ray.watch import Progress
 from study.packs import missing_packs
 from study.storage.status import existing_study, status
 from study.storage.study_folder import Storage, StudyFolder
@@ -97,6 +99,23 @@ def test_bucket_that_is_not_there_is_misuse(bucket: str) -> None:
         Storage.at("s3://bucket/folder?endpoint=typo")
     with pytest.raises(MisuseError, match="No study is there"):
         existing_study("s", missing.given)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_bucket_that_goes_away_stops_the_study(bucket: str, local_ray: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """At once, with what is done and how to go on, by a machine's error and none of Tune's."""
+    place = bucket.replace("studies", "passing", 1)
+    Storage.at(f"{place}&allow_bucket_creation=true").filesystem.create_dir("passing")
+    filesystem = Storage.at(f"{place}&allow_bucket_deletion=true").filesystem
+
+    def delete(progress: Progress) -> None:
+        filesystem.delete_dir_contents("passing", missing_dir_ok=True)
+        filesystem.delete_dir("passing")
+
+    with pytest.raises(MachineError, match=r"\d+ of 24 replicates were stored\..*sae-study resume s"):
+        launch(study(LONGER, seeds="0:3"), storage=place, workers=1, on_progress=delete)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
