@@ -1,13 +1,14 @@
 """The command `sae-study`."""
 
 from sae_study import exit_if_shadowed
-from service.cli import interrupts
+from service.cli import interrupts, streams
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Entry point. It listens for signals before it imports the libraries, which takes longer than many a command."""
+    streams.make_ready()
     interrupts.listen()
     exit_if_shadowed()
     from service.cli.app import main

@@ -15,9 +15,15 @@ from search_spaces.errors import MachineError, MisuseError
 from search_spaces.searches import SEARCHES
 from service.cli import explain, inspect, run
 from service.cli.interrupts import settle
-from service.cli.printing import complain
+from service.cli.printing import complain, out
+from service.cli.streams import READER_GONE, finish
 
-app = typer.Typer(add_completion=False, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
+app = typer.Typer(
+    add_completion=False,
+    help="Where sparse autoencoders fail, and why.",
+    rich_markup_mode=None,
+    context_settings={"terminal_width": max(min(out.width, 80) - 2, 18)},  # Click itself goes no lower than 50
+)
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "spaces": inspect.spaces,
@@ -46,7 +52,7 @@ _UsageError: Any = typer.BadParameter.__base__
 def main() -> None:
     """Run the command that the arguments name. Every expected error is one line on standard error."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="sae-study")
     except typer.Exit as ended:
         code = ended.exit_code
     except _UsageError as misuse:
@@ -58,6 +64,9 @@ def main() -> None:
     except (MachineError, OSError) as error:  # a machine, storage or file that fails during the work
         complain(error)
         code = 1
+    except SystemExit:  # Click's, where the reader of `--help` has gone
+        code = READER_GONE
     finally:
         settle()
+    finish()
     sys.exit(code or 0)

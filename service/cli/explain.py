@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from search_spaces.protocol import PROTOCOLS
 from service.cli.options import AsJson
-from service.cli.printing import err, show
+from service.cli.printing import LEAN, err, show
 
 if TYPE_CHECKING:
     from analysis.diagnosis.diagnose import Diagnosis
@@ -48,14 +47,18 @@ def diagnose(
 @contextlib.contextmanager
 def _progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar of the replicates trained so far; only on a terminal, and removed when the work is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} replicates"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TextColumn("{task.completed}/{task.total} replicates"),
+    )
     with Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _diagnosis(found: Diagnosis, files: list[str]) -> Iterator[RenderableType]:
-    table = Table("change", "trainings", f"{found.base_rate.failure} [95 %]", "cures", "other failures", box=box.SIMPLE_HEAD)
+    table = Table("change", "trainings", f"{found.base_rate.failure} [95 %]", "cures", "other failures", **LEAN)
     for name, rate, cures in found.rates():
         outcome = "fails" if rate.failures else "–"
         measured = f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}]" if rate.replicates > 1 else outcome

@@ -16,7 +16,7 @@ from search_spaces.paths import local_path, shown
 from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES, GridSpace
 from service.cli.options import AsJson, Failure, Study, Where, grouped
-from service.cli.printing import complain, differing_table, err, show, table_of, warn_of_gaps
+from service.cli.printing import LEAN, complain, differing_table, err, show, table_of, warn_of_gaps
 from study.engines.registry import engine_for
 from study.storage.local_files import refuse_unwritable_file, write_out
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
@@ -57,7 +57,7 @@ def _size(space: GridSpace, protocol: str, engine: str) -> dict[str, Any]:
 
 
 def _spaces_table(listed: list[dict[str, Any]]) -> Table:
-    table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours")
+    table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", **LEAN)
     for row in listed:
         names = row["architectures"]
         shown = names if len(names) < 3 else [names[0], "…", names[-1]]
@@ -160,7 +160,7 @@ def replicate(
 
 
 def _columns_table(stored: dict[str, Any], again: dict[str, Any], differing: list[str]) -> Table:
-    table = Table("column", "stored", "trained again")
+    table = Table("column", "stored", "trained again", **LEAN)
     for column, value in stored.items():
         table.add_row(Text(column, "bold red" if column in differing else ""), str(value), str(again[column]))
     return table

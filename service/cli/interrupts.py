@@ -75,5 +75,6 @@ def _end() -> None:
     preparation.join(LEAVE_SECONDS)
     if sys.stderr is not None:
         clear_bar = "\r\x1b[2K\x1b[?25h" if sys.stderr.isatty() else ""  # and show the cursor, which a progress bar hides
-        os.write(2, f"{clear_bar}{sentence[-1]}\n".encode(errors="replace"))
+        with contextlib.suppress(OSError):  # nobody reads it
+            os.write(2, f"{clear_bar}{sentence[-1]}\n".encode(errors="replace"))
     os._exit(INTERRUPTED)

@@ -13,17 +13,34 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 if TYPE_CHECKING:
     from study.on_ray.watch import Progress
 
 STARTING = "starting Ray"
+UNBOUNDED = 10_000
+"""Columns of an output that is no terminal, where COLUMNS says nothing."""
+ROWS = 25
+"""Given to rich so that it does not look for the size itself: it fails at a COLUMNS that is no number."""
+WIDE = 60
+"""Columns of a terminal that has room for a bar beside the figures."""
 
 
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a person reads the stream on a screen that can redraw a line. Variables such as FORCE_COLOR do not count."""
     isatty = getattr(stream, "isatty", None)  # absent where a stream was replaced, as in some notebooks
     return isatty is not None and bool(isatty()) and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def columns_of(stream: TextIO | None) -> int:
+    """Width of the terminal in characters. COLUMNS, where somebody has set it to a number, holds for pipes too."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isascii() and given.isdecimal() and 0 < int(given[:9]) < UNBOUNDED:
+        return int(given)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, replaced by a StringIO, no terminal
+        return os.get_terminal_size(stream.fileno()).columns or UNBOUNDED  # type: ignore[union-attr]
+    return UNBOUNDED
 
 
 @contextlib.contextmanager
@@ -41,12 +58,13 @@ def progress_shown(name: str) -> Iterator[Callable[[Progress], None] | None]:
 @contextlib.contextmanager
 def progress_bar(name: str) -> Iterator[Callable[[Progress], None]]:
     """A bar on standard error, which is a terminal."""
+    console = Console(stderr=True, force_terminal=True, emoji=False, width=columns_of(sys.stderr), height=ROWS)
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(20),
-        TextColumn("{task.completed}/{task.total} {task.fields[so_far]}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column()),
+        *([BarColumn(20)] if console.width >= WIDE else []),
+        TextColumn("{task.completed}/{task.total} {task.fields[so_far]}", markup=False, table_column=Column()),  # wrapped, not cut
     )
-    with Bar(*columns, console=Console(stderr=True, force_terminal=True, emoji=False)) as bar:
+    with Bar(*columns, console=console) as bar:
         task = bar.add_task(name, total=None, so_far=STARTING)
         yield lambda progress: bar.update(task, total=progress.planned, completed=progress.done, so_far=so_far(progress))
 

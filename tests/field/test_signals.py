@@ -16,8 +16,7 @@ def test_random_moments(tmp_path: Path) -> None:
     """Each ends with 130, one sentence and no process left; the study's rows are those of an undisturbed one."""
     fired = moments(8, seed=5, bench=Bench(tmp_path, {"launch": 6.0, "diagnose": 2.0}))
 
-    assert [moment.wrong for moment in fired] == [[]] * 8
-    assert any(not moment.too_late for moment in fired)
+    assert [moment for moment in fired if moment.wrong] == []
 
 
 def test_under_nohup_a_hangup_changes_nothing(tmp_path: Path) -> None:
