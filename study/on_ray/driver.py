@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +27,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from search_spaces.errors import MachineError, MisuseError
-
-if sys.flags.optimize > 1:
-    raise MisuseError("Python runs without docstrings (-OO or PYTHONOPTIMIZE=2), which Ray cannot do. Unset it, or use -O.")
-
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -41,6 +35,7 @@ from ray import tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.logger import JsonLoggerCallback
 
+from search_spaces.errors import MachineError, MisuseError
 from search_spaces.extensions import extensions
 from search_spaces.failures import FailureKind
 from search_spaces.paths import refuse_gone_directory

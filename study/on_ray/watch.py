@@ -184,6 +184,8 @@ def _trial_exception(trial: Any) -> BaseException | str:
 
 
 def _of_files(error: OSError) -> str:
+    if isinstance(error, ConnectionError):
+        return f"Ray is gone ({last_line(error)})."
     return f"{error.filename or 'the storage'} cannot be read or written ({reason(error)})."
 
 
