@@ -1,4 +1,4 @@
-"""Whether an output is a terminal, and how wide it is."""
+"""Terminals, as streams and variables describe them."""
 
 from __future__ import annotations
 
