@@ -119,3 +119,9 @@ def test_core_needs_no_ray() -> None:
     core = "study.in_process, study.replicate"
     code = f"import sys, {core}; from analysis import *; sys.exit(bool({{'ray', 'torch'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_command_starts_without_heavy_libraries() -> None:
+    """`sae-study --help` must not wait for Ray, torch, pandas or matplotlib."""
+    code = "import sys, service.cli.app; sys.exit(bool({'ray', 'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -52,8 +52,8 @@ from study.on_ray.pack_queues import LearnerQueue, PackQueue
 from study.on_ray.progress import progress_shown
 from study.on_ray.session import ray_running
 from study.on_ray.signals import ended_by, tune_saves
-from study.on_ray.sources import sources, warn_of_others
-from study.on_ray.starting import CLIENT, local_workers, refuse_deleted_folder, refuse_unreachable
+from study.on_ray.sources import refuse_changed, sources, warn_of_others
+from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
 from study.packs import Pack, missing_packs, plan_packs
@@ -205,7 +205,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     engine_for(spec.engine, spec.protocol).check_installed()
     refuse_oversized(spec, here=options.address is None and not ray.is_initialized())
     refuse_other_procedure(folder, spec)
-    refuse_deleted_folder()
+    refuse_changed()
     refuse_unreachable(options.address)
     if options.address is not None and options.address.startswith(CLIENT):
         return _run_through_client(folder, spec, options)
@@ -216,8 +216,10 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
         work = _work(folder, spec, options.retry_crashed)
         watch = Watch(folder, work.planned, work.done, options.on_progress, work.batches)
         if work.missing:
+            elsewhere = options.address is not None or ray.is_initialized()
             with ray_running(options.address, options.workers):
-                refuse_other_sources()
+                if elsewhere:  # the workers of a Ray that is started for this run have its path
+                    refuse_other_sources()
                 refuse_unseen_storage(folder)
                 crew = Crew.of(work.missing[0].engine, options.workers)
                 _write_study(folder, spec, work.earlier)
