@@ -6,6 +6,11 @@ Each function is imported when it is first used, so that `import analysis` is ch
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sae_study import shadow
+
+if _sentence := shadow(("search_spaces", "study")):
+    raise ImportError(_sentence)
+
 if TYPE_CHECKING:
     from analysis.comparisons.studies import compare
     from analysis.diagnosis.diagnose import diagnose

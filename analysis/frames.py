@@ -6,6 +6,8 @@ Both work for studies that are running, were interrupted, or were copied.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +18,13 @@ import pyarrow as pa
 from pyarrow import fs
 
 from search_spaces.failures import failed, verdict_named, verdicts
+from search_spaces.paths import STUDY_NAME, Given, local_path, scheme_of, written
 from study.storage.schema import WHOLE, Group, columns
 from study.storage.status import existing_study
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 
-def load(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
+def load(study: Given, storage: Given | None = None) -> pd.DataFrame:
     """The tidy frame of a study: one row per replicate with the typed columns of the row schema, and `sae_all_dead`.
 
     `sae_all_dead` is what the source study would have called a failure: all latents dead, whatever the reason.
@@ -67,7 +70,7 @@ def _always_there() -> list[str]:
     return [column.name for column in columns(Group.IDENTITY) if column.type == WHOLE]
 
 
-def tune_frame(study: str | Path, storage: str | Path | None = None) -> pd.DataFrame:
+def tune_frame(study: Given, storage: Given | None = None) -> pd.DataFrame:
     """Tune's own result frame of all runs of a study: one row per pack, as `ResultGrid.get_dataframe()` gives it.
 
     `run` names the Tuner run (one per launch or resume), oldest first. If a run was interrupted, so that Tune's snapshot is
@@ -128,12 +131,16 @@ def _snapshot_frame(folder: StudyFolder, run: str) -> pd.DataFrame:
         return pd.DataFrame()
 
 
-def _folder(study: str | Path, storage: str | Path | None) -> StudyFolder:
-    if storage is None and ("/" in str(study) or Path(study, "study.yaml").is_file()):
-        base, mark, options = str(study).partition("?") if "://" in str(study) else (str(study), "", "")
-        parent, _, name = base.rstrip("/").rpartition("/")
-        return existing_study(name, (parent or ".") + mark + options)
-    return existing_study(str(study), str(storage or DEFAULT_STORAGE))
+def _folder(study: Given, storage: Given | None) -> StudyFolder:
+    text = written(study, "study")
+    if storage is not None or (re.fullmatch(STUDY_NAME, text) and not Path(text, "study.yaml").is_file()):
+        return existing_study(text, DEFAULT_STORAGE if storage is None else storage)
+    if scheme_of(text) in (None, "file"):
+        path = Path(os.path.abspath(local_path(text, "study")))
+        return existing_study(path.name, path.parent)
+    base, mark, options = text.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    return existing_study(name, parent + mark + options)
 
 
 def _result_lines(folder: StudyFolder, run: str | None = None) -> list[dict[str, Any]]:

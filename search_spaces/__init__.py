@@ -5,7 +5,7 @@ rates (`surface/`) that they learn. Nothing here trains anything: `study` does.
 """
 
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MachineError, MisuseError
 from search_spaces.protocol import PROTOCOLS, Protocol, protocol_from
 from search_spaces.spaces import SPACES, grid
 from search_spaces.study_files import StudySpec, study_from, study_from_file
@@ -15,6 +15,7 @@ __all__ = [
     "SPACES",
     "Architecture",
     "Cell",
+    "MachineError",
     "MisuseError",
     "Protocol",
     "Replicate",

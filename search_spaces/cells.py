@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 
 from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
+from search_spaces.values import quoted, whole
 
-_ARCHITECTURE = re.compile(r"(\d+)-(\d+)-(\d+)(?:/(\d+))?")
+MOST_WIDTH = 1_000_000
+"""The widest layer of an architecture. (What fits in memory is less: `study/needs.py`.)"""
+
+_ARCHITECTURE = re.compile(r"(\d{1,9})-(\d{1,9})-(\d{1,9})(?:/(\d{1,9}))?", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -31,6 +35,11 @@ class Architecture:
     """L, width of the SAE's code f; 0 means n_features."""
 
     def __post_init__(self) -> None:
+        for name in ("n_features", "n_hidden", "n_latents"):
+            width = whole(getattr(self, name))
+            if width is None or width > MOST_WIDTH:
+                raise MisuseError(f"{name}={quoted(getattr(self, name))} is not a whole number of at most {MOST_WIDTH:,}.")
+            object.__setattr__(self, name, width)
         if not 1 <= self.n_hidden < self.n_features:
             raise MisuseError(
                 f"architecture {self.n_features}-{self.n_hidden}-{self.n_features} has no bottleneck: "
@@ -54,17 +63,17 @@ class Architecture:
         found = _ARCHITECTURE.fullmatch(text.strip()) if isinstance(text, str) else None
         if found is None:
             raise MisuseError(
-                f"architecture={text!r} is not of the form n_features-n_hidden-n_features. Write 10-5-10, "
+                f"architecture={quoted(text)} is not of the form n_features-n_hidden-n_features. Write 10-5-10, "
                 "or 10-5-10/20 for an SAE of 20 latents."
             )
         left, hidden, right, latents = found.groups()
         if left != right:
             raise MisuseError(
-                f"architecture={text!r} has two outer widths, {left} and {right}: the autoencoder reconstructs "
+                f"architecture={quoted(text)} has two outer widths, {left} and {right}: the autoencoder reconstructs "
                 f"its input, so they must be equal. Write {left}-{hidden}-{left} or {right}-{hidden}-{right}."
             )
         if latents is not None and int(latents) == 0:
-            raise MisuseError(f"architecture={text!r} asks for an SAE of no latents. Give 1 or more after the slash.")
+            raise MisuseError(f"architecture={quoted(text)} asks for an SAE of no latents. Give 1 or more after the slash.")
         return cls(int(left), int(hidden), int(latents or 0))
 
     def __str__(self) -> str:
@@ -74,9 +83,10 @@ class Architecture:
 
 def checked_seed(value: object) -> int:
     """Return the seed as an int in [0, 2**32), or raise MisuseError."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 2**32:
-        raise MisuseError(f"seed={value!r} is not a whole number in [0, 2**32), the range of NumPy's generators.")
-    return int(value)
+    seed = whole(value)
+    if seed is None or not 0 <= seed < 2**32:
+        raise MisuseError(f"seed={quoted(value)} is not a whole number in [0, 2**32), the range of NumPy's generators.")
+    return seed
 
 
 @dataclass(frozen=True, order=True)

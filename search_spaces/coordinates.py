@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.errors import MisuseError
+from search_spaces.values import number, quoted
 
 Floats = NDArray[np.float64]
 
@@ -40,6 +41,8 @@ class Coordinate:
     """Its definition, if one is short enough for a label."""
     of_the_sae: bool = False
     """Whether only the SAE depends on it, so that SAEs of several values can share an autoencoder."""
+    smallest: float = 0.0
+    """The smallest value above 0 that is allowed."""
     plural: str = ""
     """Several of its values, in sentences; left out, "NAME values"."""
 
@@ -59,14 +62,16 @@ class Coordinate:
 
     def checked(self, value: object) -> float:
         """The value as a float; MisuseError if it is not a number in the allowed range."""
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-            raise MisuseError(f"{self.name}={value!r} is not a number. Write it without quotes, as in 0.01.")
-        number = float(value) + 0.0  # −0.0 is 0.0: one value, one replicate_id
+        found = number(value)
+        if found is None:
+            raise MisuseError(f"{self.name}={quoted(value)} is not a number. Write it without quotes, as in 0.01.")
         low, high = self.range
-        if not low <= number < high:
-            allowed = f"outside [{low:g}, {high:g})" if math.isfinite(high) else f"not a finite number >= {low:g}"
-            raise MisuseError(f"{self.name}={value!r} is {allowed}. {self.hint}")
-        return number
+        if not low <= found < high:
+            end = "]" if float(f"{high:g}") < high else ")"
+            raise MisuseError(f"{self.name}={quoted(value)} is outside [{low:g}, {high:g}{end}. {self.hint}")
+        if 0 < found < self.smallest:
+            raise MisuseError(f"{self.name}={quoted(value)} is above 0 and below {self.smallest:g}. {self.hint}")
+        return found
 
 
 SPARSITY = Coordinate(
@@ -83,7 +88,8 @@ SPARSITY = Coordinate(
 L1 = Coordinate(
     "l1",
     scale="log",
-    range=(0.0, math.inf),
+    range=(0.0, math.nextafter(1e6, math.inf)),
+    smallest=1e-12,
     label="l1",
     symbol="l1",
     hint="The source's value is 0.01; 0 switches it off.",

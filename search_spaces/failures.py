@@ -12,6 +12,7 @@ from typing import Any
 
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import closest
+from search_spaces.values import quoted
 
 
 class FailureKind(StrEnum):
@@ -164,7 +165,7 @@ def checked_failure(failure: str) -> str:
     """One of `failure_choices`, or MisuseError."""
     choices = failure_choices()
     if failure not in choices:
-        raise MisuseError(f"failure={failure!r} is unknown.{closest(failure, choices)} Expected one of {', '.join(choices)}.")
+        raise MisuseError(f"failure={quoted(failure)} is unknown.{closest(failure, choices)} Expected one of {', '.join(choices)}.")
     return failure
 
 

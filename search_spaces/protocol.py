@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
@@ -14,16 +15,22 @@ from typing import Annotated, Any, Literal, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from search_spaces.errors import MisuseError
+from search_spaces.values import MOST_CHARACTERS, named, plain, quoted
 from search_spaces.variants import VARIANTS, RegisteredVariant, check_variant
 
 PROCEDURE_VERSION = 2
 """To be raised when the same replicate under the same protocol would give a different row: rows made before are then no
 longer comparable with new ones. It is part of every `replicate_id`."""
 
-_Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+"""Samples, batch sizes and widths; samples are numbered in 32 bits."""
+_Duration = Annotated[int, Field(ge=0, le=1_000_000_000)]
 _Share = Annotated[float, Field(ge=0, le=1)]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Finite = Annotated[float, Field(allow_inf_nan=False)]
+Scale = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+"""Learning rates, standard deviations and factors."""
+Divisor = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+_Threshold = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+_Level = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 
 
 DEFAULT_VARIANT = "relu"
@@ -41,9 +48,9 @@ class Protocol:
     generator: Literal["legacy", "pcg64"] = "legacy"
     """`legacy`: NumPy's RandomState(seed), restarted for data, AE and SAE, as the source did. `pcg64`: one
     stream per purpose."""
-    samples: _Count = 2000
+    samples: Count = 2000
     """Training samples, the same for AE and SAE."""
-    eval_samples: _Count | None = None
+    eval_samples: Count | None = None
     """Number of fresh samples on which the metrics are computed; None: the training samples are used."""
     importance_decay: _Share = 0.7
     """The loss weighs feature i with importance_decay**i."""
@@ -52,16 +59,16 @@ class Protocol:
     at random."""
 
     # Autoencoder
-    ae_init_std: _Positive | Literal["xavier"] = 0.01
+    ae_init_std: Scale | Literal["xavier"] = 0.01
     """W ~ normal(0, ae_init_std); `xavier`: sqrt(2 / (n_features + n_hidden))."""
-    ae_init_scale: _Positive = 1.0
+    ae_init_scale: Scale = 1.0
     """The drawn weights are multiplied by this: the same weights, larger or smaller."""
-    ae_epochs: Annotated[int, Field(ge=0)] | None = 5
+    ae_epochs: _Duration | None = 5
     """Passes over the samples; an epoch is samples / ae_batch_size steps. Exactly one of epochs and steps is set."""
-    ae_steps: Annotated[int, Field(ge=0)] | None = None
-    ae_batch_size: _Count = 1
-    ae_learning_rate: _Positive = 0.01
-    ae_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    ae_steps: _Duration | None = None
+    ae_batch_size: Count = 1
+    ae_learning_rate: Scale = 0.01
+    ae_warmup_steps: _Duration = 0
     """The learning rate rises linearly over these first steps."""
     ae_schedule: Literal["constant", "cosine"] = "constant"
     """`cosine`: the learning rate falls to 0 as (1 + cos(pi t / T)) / 2."""
@@ -72,9 +79,9 @@ class Protocol:
     training samples and multiplied by sqrt(n_hidden); the SAE's columns are then those of the rescaled h."""
     sae_variant: str = DEFAULT_VARIANT
     """The name of a registered variant: how latents are computed from the pre-activations, and what their activity costs."""
-    sae_init_std: _Positive = 0.01
+    sae_init_std: Scale = 0.01
     """W_enc and W_dec ~ normal(0, sae_init_std), before the two settings below."""
-    sae_init_scale: _Positive = 1.0
+    sae_init_scale: Scale = 1.0
     """Both matrices are multiplied by this, after the two settings below."""
     sae_decoder_init: Literal["normal", "unit_norm"] = "normal"
     """`unit_norm`: the decoder's columns are scaled to norm 1 at the start."""
@@ -86,45 +93,45 @@ class Protocol:
     """`mean`: b_dec starts at the mean of h over the training samples."""
     sae_subtract_decoder_bias: bool = False
     """The encoder sees h - b_dec instead of h."""
-    sae_epochs: Annotated[int, Field(ge=0)] | None = 20
+    sae_epochs: _Duration | None = 20
     """0: no SAE is trained; the replicate is judged by its AE alone."""
-    sae_steps: Annotated[int, Field(ge=0)] | None = None
-    sae_batch_size: _Count = 1
-    sae_learning_rate: _Positive = 0.001
-    sae_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    sae_steps: _Duration | None = None
+    sae_batch_size: Count = 1
+    sae_learning_rate: Scale = 0.001
+    sae_warmup_steps: _Duration = 0
     sae_schedule: Literal["constant", "cosine"] = "constant"
-    sae_target_l0: _Positive | None = None
+    sae_target_l0: Divisor | None = None
     """The mean number of active latents to which l1 is steered during training (study/engines/l1_controller.py). Steering
     starts from the cell's l1, or from the closed form if that is 0. None: l1 is held constant."""
 
     # Adam, for both models
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    adam_epsilon: _Positive = 1e-8
+    adam_epsilon: Scale = 1e-8
     """Added after the square root of the bias-corrected second moment."""
 
     # Thresholds of metrics and verdicts (study/failures.py)
     dead_below: _Share = 0.01
     """A latent is alive when its firing rate is at least this."""
-    represented_above: _Positive = 0.5
+    represented_above: _Threshold = 0.5
     """Feature i is represented when |W_i|^2 is above this."""
-    constant_below: _Positive = 1e-12
+    constant_below: _Threshold = 1e-12
     """Similarities are NaN where the reconstruction's variance is under this share of h's."""
-    collapsed_from: _Positive = 0.95
+    collapsed_from: _Threshold = 0.95
     """`ae_collapsed` at or above this share of the bias-only loss."""
     starved_below: _Share = 0.5
     """`sae_starved` below this share of the represented features."""
-    dense_above: _Positive = 3.0
+    dense_above: _Threshold = 3.0
     """`sae_dense` above this multiple of (1 - S) |F|."""
-    unfaithful_below: _Finite = 0.9
+    unfaithful_below: _Level = 0.9
     """`unfaithful` below this explained variance."""
-    unrecovered_below: _Finite = 0.5
+    unrecovered_below: _Level = 0.5
     """`unrecovered` below this corrected MCC."""
     reached_within: _Share = 0.05
     """`sae_target_l0` counts as reached when l0 is within this share of it."""
 
     def __init__(self, **given: Any) -> None:
-        for name, value in _validator()(**given):
+        for name, value in _validator()(**plain(given)):
             object.__setattr__(self, name, value)
         self._check_training()
         self._check_data()
@@ -290,13 +297,13 @@ def protocol_from(given: object) -> Protocol:
         return given
     if isinstance(given, str):
         return _named(given)
-    if not isinstance(given, dict):
-        raise MisuseError(f"protocol={given!r} is neither a name nor a mapping of fields. Names: {', '.join(PROTOCOLS)}.")
-    changes = dict(given)
+    if not isinstance(given, Mapping):
+        raise MisuseError(f"protocol={quoted(given)} is neither a name nor a mapping of fields. Names: {', '.join(PROTOCOLS)}.")
+    changes = plain(given)
     base = _named(changes.pop("base", "dissertation"))
     for key in changes:
         if key not in fields():
-            raise MisuseError(f"protocol has no field {key!r}.{closest(key, fields())} Fields: {', '.join(fields())}.")
+            raise MisuseError(f"protocol has no field {quoted(key)}.{closest(key, fields())} Fields: {', '.join(fields())}.")
     for model in ("ae", "sae"):
         for one, other in ((f"{model}_epochs", f"{model}_steps"), (f"{model}_steps", f"{model}_epochs")):
             if changes.get(one) is not None:
@@ -326,19 +333,19 @@ def _differences(protocol: Protocol, base: Protocol) -> dict[str, Any]:
 
 def _named(name: object) -> Protocol:
     if not isinstance(name, str) or name not in PROTOCOLS:
-        raise MisuseError(f"protocol={name!r} is unknown.{closest(name, PROTOCOLS)} Named protocols: {', '.join(PROTOCOLS)}.")
+        raise MisuseError(f"protocol={quoted(name)} is unknown.{closest(name, PROTOCOLS)} Named protocols: {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]
 
 
 def closest(name: object, known: Any) -> str:
     """A hint that names the known name nearest to a wrong one; empty if none is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    near = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) and len(name) <= MOST_CHARACTERS else []
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def first_error(error: ValidationError) -> str:
     """Pydantic's first error as one line: the field, the value and what was expected."""
-    details = error.errors()
+    details = error.errors(include_url=False)
     fields = list(dict.fromkeys(_field(detail["loc"]) for detail in details))
     of_first = [detail for detail in details if _field(detail["loc"]) == fields[0]]
     cause = of_first[0].get("ctx", {}).get("error")
@@ -347,11 +354,12 @@ def first_error(error: ValidationError) -> str:
     else:
         # Pydantic reports a field of several alternatives once per alternative.
         expected = " or ".join(f"{detail['msg'][0].lower()}{detail['msg'][1:]}" for detail in of_first)
-        text = f"{of_first[0]['input']!r}: {expected}."
+        text = f"{quoted(of_first[0]['input'])}: {expected}."
     more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
     return f"{fields[0]}: {text}{more}" if fields[0] else f"{text}{more}"
 
 
 def _field(place: tuple[int | str, ...]) -> str:
     """The field that an error is about, without the names of its alternatives."""
-    return ".".join(str(part) for part in place if not re.match(r"(constrained-|literal\[|float$|int$|str$)", str(part)))
+    own = (part for part in place if not re.match(r"(constrained-|literal\[|float$|int$|str$)", str(part)))
+    return ".".join(str(part) if isinstance(part, int) else named(part) for part in own)

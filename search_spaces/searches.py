@@ -7,6 +7,7 @@ result.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -16,7 +17,8 @@ from pydantic import ConfigDict, ValidationError, model_validator
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, before_sae, checked_failure
 from search_spaces.protocol import closest
-from search_spaces.spaces import GridSpace, Range, StrictModel, complaint
+from search_spaces.spaces import MOST_LEVELS, MOST_REPLICATES, GridSpace, Range, StrictModel, complaint
+from search_spaces.values import plain, quoted
 
 RISING = tuple(
     kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
@@ -28,9 +30,17 @@ RECOVERY_COLUMNS = {"mcc": "mcc_decoder_features", "f1": "f1_latents_features"}
 class Search(StrictModel):
     """What a study searches for. Its fields are those of `search` in a study file."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = ConfigDict(use_attribute_docstrings=True, strict=True)
 
     kind: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_tuples(cls, given: Any) -> Any:
+        """Lists, as study files hold them, are tuples in a frozen class."""
+        if not isinstance(given, Mapping):
+            return given
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in plain(given).items()}
 
     @abstractmethod
     def most_replicates(self, space: GridSpace) -> int:
@@ -78,13 +88,13 @@ class MapSearch(Search):
     @model_validator(mode="after")
     def _checked(self) -> MapSearch:
         checked_failure(self.failure)
-        for name in ("budget", "first_pass", "l1s_per_autoencoder"):
-            if getattr(self, name) < 1:
-                raise MisuseError(f"{name}={getattr(self, name)!r} is not a number >= 1.")
+        for name, most in (("budget", MOST_REPLICATES), ("first_pass", MOST_REPLICATES), ("l1s_per_autoencoder", MOST_LEVELS)):
+            if not 1 <= getattr(self, name) <= most:
+                raise MisuseError(f"{name}={quoted(getattr(self, name))} is not a number from 1 to {most:,}.")
         for name in ("level", "misclassified_volume", "regret"):
             value = getattr(self, name)
             if value is not None and not 0 < value < 1:
-                raise MisuseError(f"{name}={value!r} is outside (0, 1).")
+                raise MisuseError(f"{name}={quoted(value)} is outside (0, 1).")
         return self
 
     def most_replicates(self, space: GridSpace) -> int:
@@ -127,15 +137,18 @@ class L1Search(Search):
     @model_validator(mode="after")
     def _checked(self) -> L1Search:
         if not 0.01 <= self.level <= 0.5:
-            raise MisuseError(f"level={self.level!r} is outside [0.01, 0.5].")
+            raise MisuseError(f"level={quoted(self.level)} is outside [0.01, 0.5].")
         if set(self.failure) & set(before_sae()):
-            raise MisuseError(f"failure={list(self.failure)}: expected failures of the SAE; no l1 cures {', '.join(before_sae())}.")
+            raise MisuseError(
+                f"failure={quoted(list(self.failure))}: expected failures of the SAE; no l1 cures {', '.join(before_sae())}."
+            )
         if not self.failure or set(self.failure) - set(RISING):
             raise MisuseError(
-                f"failure={list(self.failure)}: expected failures caused by too much l1: one or more of {', '.join(RISING)}."
+                f"failure={quoted(list(self.failure))}: expected failures caused by too much l1: one or more of "
+                f"{', '.join(RISING)}."
             )
-        if self.precision is not None and not self.precision > 0:
-            raise MisuseError(f"precision={self.precision!r} is not a number of decades above 0.")
+        if self.precision is not None and not 0 < self.precision < math.inf:
+            raise MisuseError(f"precision={quoted(self.precision)} is not a number of decades above 0.")
         return self
 
     def refuse_space(self, space: GridSpace) -> None:
@@ -168,13 +181,17 @@ SEARCHES: dict[str, type[Search]] = {kind_of(search): search for search in (MapS
 """The kinds of search, by name."""
 
 
-def search_from(given: Mapping[str, Any]) -> Search:
+def search_from(given: object) -> Search:
     """A validated search from the mapping in a study file; MisuseError names the field, the value and the remedy."""
+    if not isinstance(given, Mapping):
+        raise MisuseError(f"search={quoted(given)} is not a mapping of a kind and its fields. Write it as in {{kind: map}}.")
     kind = given.get("kind")
-    if kind not in SEARCHES:
-        raise MisuseError(f"kind={kind!r} is not a kind of search.{closest(kind, SEARCHES)} Expected one of {', '.join(SEARCHES)}.")
+    if not isinstance(kind, str) or kind not in SEARCHES:
+        raise MisuseError(
+            f"kind={quoted(kind)} is not a kind of search.{closest(kind, SEARCHES)} Expected one of {', '.join(SEARCHES)}."
+        )
     model = SEARCHES[kind]
     try:
-        return model.model_validate(dict(given))
+        return model.model_validate(given)
     except ValidationError as error:
         raise MisuseError(complaint(error, model)) from None

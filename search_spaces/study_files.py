@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import SerializeAsAny, ValidationError, field_validator, model_validator
 
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.coordinates import L1, SPARSITY, Axis
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MisuseError, reason
+from search_spaces.paths import Given, local_path, shown, study_name
 from search_spaces.protocol import Protocol, protocol_from, protocol_mapping
 from search_spaces.searches import Search, search_from
-from search_spaces.spaces import SPACES, GridSpace, ListedSpace, StrictModel, complaint, named_space, written_seeds
-from search_spaces.strict_yaml import StudyLoader
+from search_spaces.spaces import (
+    MOST_REPLICATES,
+    SPACES,
+    GridSpace,
+    ListedSpace,
+    StrictModel,
+    complaint,
+    named_space,
+    refuse_too_many,
+)
+from search_spaces.strict_yaml import MOST_BYTES, MOST_NODES, read_yaml
 from search_spaces.surface.domain import Domain
+from search_spaces.values import plain, quoted, whole
 
 
 class StudySpec(StrictModel):
@@ -37,12 +45,7 @@ class StudySpec(StrictModel):
     @field_validator("name", mode="before")
     @classmethod
     def _name(cls, given: object) -> object:
-        if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,119}", given):
-            raise MisuseError(
-                f"name={given!r} cannot name a study's folder. Use up to 120 letters, digits, '_', '-' and '.', "
-                "the last two not first."
-            )
-        return given
+        return study_name(given)
 
     @field_validator("protocol", mode="before")
     @classmethod
@@ -52,9 +55,14 @@ class StudySpec(StrictModel):
     @field_validator("pack_size", mode="before")
     @classmethod
     def _pack_size(cls, given: object) -> object:
-        if given != "auto" and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
-            raise MisuseError(f"pack_size={given!r} is neither 'auto' nor a number of replicates >= 1.")
-        return given
+        if isinstance(given, str) and given == "auto":
+            return given
+        size = whole(given)
+        if size is None or not 1 <= size <= MOST_REPLICATES:
+            raise MisuseError(
+                f"pack_size={quoted(given)} is neither 'auto' nor a number of replicates >= 1, at most {MOST_REPLICATES:,}."
+            )
+        return size
 
     @field_validator("space", mode="before")
     @classmethod
@@ -65,7 +73,7 @@ class StudySpec(StrictModel):
             return given
         if not isinstance(given, dict):
             raise MisuseError(
-                f"space={given!r} is neither a named space ({', '.join(SPACES)}) nor a mapping of architectures, "
+                f"space={quoted(given)} is neither a named space ({', '.join(SPACES)}) nor a mapping of architectures, "
                 "sparsities, l1 and seeds."
             )
         model = ListedSpace if "replicates" in given else GridSpace
@@ -77,13 +85,18 @@ class StudySpec(StrictModel):
     @field_validator("search", mode="before")
     @classmethod
     def _search(cls, given: object) -> object:
-        return search_from(given) if isinstance(given, dict) else given
+        return given if given is None or isinstance(given, Search) else search_from(given)
 
     @model_validator(mode="after")
     def _searched(self) -> StudySpec:
-        if isinstance(self.space, GridSpace):
-            self.search.refuse_space(self.space) if self.search else self.space.refuse_ranges()
-        elif self.search is not None:
+        if self.search is None:
+            if isinstance(self.space, GridSpace):
+                self.space.refuse_ranges()
+                refuse_too_many(self.space.size, self.space.factors)
+        elif isinstance(self.space, GridSpace):
+            self.search.refuse_space(self.space)
+            refuse_too_many(self.search_budget, "the budgets of this search")
+        else:
             raise MisuseError("a search needs a grid, whose ranges it covers. This study lists its replicates one by one.")
         return self
 
@@ -118,24 +131,25 @@ class StudySpec(StrictModel):
 
     def to_mapping(self) -> dict[str, Any]:
         """A mapping that `study_from` turns back into an equal specification."""
-        plain = self.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"protocol"})
-        if isinstance(self.space, GridSpace):
-            plain["space"]["seeds"] = written_seeds(self.space.seeds)
-        return {"name": plain.pop("name"), "protocol": protocol_mapping(self.protocol)} | plain
+        fields = self.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"protocol"})
+        return {"name": fields.pop("name"), "protocol": protocol_mapping(self.protocol)} | fields
 
 
 def study_from(given: Mapping[str, Any], where: str = "") -> StudySpec:
     """A validated study from the mapping in a study file; MisuseError names the field, the value and the remedy.
 
-    where: the name of the file, for error messages.
+    Lists may be NumPy arrays, pandas series, tuples or ranges, and numbers those of NumPy. where: the name of the file, for
+    error messages.
     """
+    if not isinstance(given, Mapping):
+        raise MisuseError(f"{quoted(given)} is not a study. Give a mapping of name, protocol, space, … as in the README.")
     try:
-        return StudySpec.model_validate(dict(given))
+        return StudySpec.model_validate(plain(given))
     except ValidationError as error:
         raise MisuseError(f"{where}: {complaint(error, StudySpec)}".removeprefix(": ")) from None
 
 
-def study_from_file(path: str | Path) -> StudySpec:
+def study_from_file(path: Given) -> StudySpec:
     """A validated study from a YAML file."""
     return study_from(mapping_from_file(path), str(path))
 
@@ -145,25 +159,32 @@ def study_from_yaml(text: str, where: str) -> StudySpec:
     return study_from(_mapping(text, where), where)
 
 
-def mapping_from_file(path: str | Path) -> dict[str, Any]:
+def stored_study(text: str, where: str) -> StudySpec:
+    """As `study_from_yaml`, from a file that a study wrote itself: it may list more values than one that a person writes."""
+    return study_from(_mapping(text, where, most_nodes=None), where)
+
+
+def mapping_from_file(path: Given) -> dict[str, Any]:
     """The contents of a study file, not yet validated, because command-line options may complete them."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with local_path(path, "study file").open("rb") as file:
+            read = file.read(MOST_BYTES + 1)
+    except OSError as error:
         raise MisuseError(
-            f"study file {str(path)!r} cannot be read ({error}). Give a YAML file, or a named space: {', '.join(SPACES)}."
+            f"study file {shown(path)} cannot be read ({reason(error)}). Give a YAML file, or a named space: {', '.join(SPACES)}."
         ) from None
+    if len(read) > MOST_BYTES:
+        raise MisuseError(f"study file {shown(path)} is longer than {MOST_BYTES:,} bytes. Write ranges, or give it from Python.")
+    try:
+        text = read.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MisuseError(f"study file {shown(path)} cannot be read as UTF-8 ({error.reason}). Save it as UTF-8 text.") from None
     return _mapping(text, str(path))
 
 
-def _mapping(text: str, where: str) -> dict[str, Any]:
-    try:
-        given = yaml.load(text, Loader=StudyLoader)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise MisuseError(f"{where} is not valid YAML: {problem}") from None
+def _mapping(text: str, where: str, most_nodes: int | None = MOST_NODES) -> dict[str, Any]:
+    given = read_yaml(text, where, most_nodes)
     if not isinstance(given, dict):
-        raise MisuseError(
-            f"{where} holds a {type(given).__name__}, not a mapping. Expected name, protocol, space, … as in the README."
-        )
+        held = "is empty" if given is None else f"holds a {type(given).__name__}, not a mapping"
+        raise MisuseError(f"{where} {held}. Expected name, protocol, space, … as in the README.")
     return given

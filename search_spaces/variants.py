@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from typing import Protocol as Interface
 
 from search_spaces.errors import MisuseError
+from search_spaces.values import quoted
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,20 @@ def check_variant(protocol: Any, default: str) -> None:
         for field in other.fields if other.name != protocol.sae_variant else ():
             if field.default is None and field.of(protocol) is not None:
                 raise MisuseError(
-                    f"{field.name}={field.of(protocol)} with sae_variant={protocol.sae_variant!r}: the field is that of "
+                    f"{field.name}={field.of(protocol)} with sae_variant={quoted(protocol.sae_variant)}: the field is that of "
                     f"{other.name!r}. Set sae_variant: {other.name}, or leave it out."
                 )
     variant = VARIANTS.get(protocol.sae_variant)
     if variant is not None:
         if protocol.sae_target_l0 is not None and not variant.steerable:
             raise MisuseError(
-                f"sae_target_l0={protocol.sae_target_l0} with sae_variant={protocol.sae_variant!r}: its l1 cannot be steered. Use "
-                f"sae_variant: {' or '.join(one.name for one in VARIANTS.values() if one.steerable)}, or sae_target_l0: null."
+                f"sae_target_l0={protocol.sae_target_l0} with sae_variant={quoted(protocol.sae_variant)}: its l1 cannot be "
+                f"steered. Use sae_variant: {' or '.join(one.name for one in VARIANTS.values() if one.steerable)}, or "
+                "sae_target_l0: null."
             )
         variant.check(protocol)
     elif protocol.sae_variant != default:
         raise MisuseError(
-            f"sae_variant={protocol.sae_variant!r} is unknown. Registered: {', '.join(VARIANTS) or 'none'}. `import study` "
+            f"sae_variant={quoted(protocol.sae_variant)} is unknown. Registered: {', '.join(VARIANTS) or 'none'}. `import study` "
             "registers the variants that come with it; register your own before the protocol is made."
         )

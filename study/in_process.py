@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from search_spaces.learners.contract import Learner
 from search_spaces.study_files import StudySpec
+from study.needs import refuse_oversized
 from study.packs import missing_packs, plan_packs
 from study.run_pack import run_pack
 from study.searching.batches import LEARNER_COLUMNS, Batches
@@ -27,6 +28,7 @@ def run_here(space: str | Path | StudySpec | Mapping[str, Any], learner: Learner
     Raises MisuseError.
     """
     spec = study_spec(space)
+    refuse_oversized(spec)
     return pa.concat_tables(_searched(spec, learner or learner_of(spec)) if spec.search else _grid(spec))
 
 

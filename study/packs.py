@@ -9,13 +9,11 @@ import base64
 import hashlib
 import json
 import math
-import os
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 
@@ -119,23 +117,25 @@ def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], in
 
 
 def plan_packs(wanted: list[Pack], pack_size: int | str, workers: int) -> list[Pack]:
-    """Cut the wanted replicates (one pack per architecture) into packs to train.
+    """Cut the wanted replicates (one pack per architecture) into packs to train; `pack_sizes` says how large."""
+    sizes = pack_sizes([len(pack) for pack in wanted], [estimated_seconds(pack) for pack in wanted], pack_size, workers)
+    return [part for pack, size in zip(wanted, sizes, strict=True) for part in _cut(pack, size)]
+
+
+def pack_sizes(counts: list[int], seconds: list[float], pack_size: int | str, workers: int) -> list[int]:
+    """The most replicates in a pack, for each architecture, from the number and the cost of its replicates.
 
     pack_size: a number of replicates, or "auto": about PACK_SECONDS per pack, at most about MOST_PACKS packs, and at
     least one pack per worker.
     """
-    total_seconds = sum(estimated_seconds(pack) for pack in wanted)
-    count = sum(len(pack) for pack in wanted)
-    packs: list[Pack] = []
-    for pack in wanted:
-        if isinstance(pack_size, int):
-            size = pack_size
-        else:
-            share = max(1, round(workers * estimated_seconds(pack) / total_seconds))
-            pieces = share * math.ceil(estimated_seconds(pack) / (share * PACK_SECONDS))
-            size = max(math.ceil(len(pack) / pieces), math.ceil(count / MOST_PACKS))
-        packs.extend(_cut(pack, size))
-    return packs
+    if isinstance(pack_size, int):
+        return [pack_size] * len(counts)
+    sizes = []
+    for count, cost in zip(counts, seconds, strict=True):
+        share = max(1, round(workers * cost / sum(seconds)))
+        pieces = share * math.ceil(cost / (share * PACK_SECONDS))
+        sizes.append(max(math.ceil(count / pieces), math.ceil(sum(counts) / MOST_PACKS)))
+    return sizes
 
 
 def _cut(pack: Pack, size: int) -> Iterator[Pack]:
@@ -147,26 +147,21 @@ def _cut(pack: Pack, size: int) -> Iterator[Pack]:
 
 def estimated_seconds(pack: Pack) -> float:
     """Seconds of one core for the pack: the engine's own estimate, plus the measured cost of data and metrics."""
-    architecture, protocol = pack.replicates.architecture, pack.protocol
-    autoencoders, saes = len(autoencoder_keys(pack.replicates)[0]), len(pack)
+    autoencoders = len(autoencoder_keys(pack.replicates)[0])
+    return training_seconds(pack.replicates.architecture, autoencoders, len(pack), pack.protocol, pack.dtype, pack.known_engine)
+
+
+def training_seconds(
+    architecture: Architecture, autoencoders: int, saes: int, protocol: Protocol, dtype: str, engine: KnownEngine
+) -> float:
+    """`estimated_seconds` of a pack of this many models."""
     fresh = protocol.eval_samples or 0
     drawn = architecture.n_features * (protocol.samples + fresh)
     if protocol.sample_order == "with_replacement":
         drawn += protocol.ae_training_steps * protocol.ae_batch_size + protocol.sae_training_steps * protocol.sae_batch_size
     measured = (fresh or protocol.samples) * architecture.n_latents * architecture.n_features
     overhead = autoencoders * 1e-8 * drawn + saes * (4e-10 * measured + 5e-5)
-    return pack.known_engine.load().seconds(architecture, protocol, autoencoders, saes, pack.dtype) + overhead
-
-
-def physical_cores(cpus: Iterable[int] | None = None, topology: Path = Path("/sys/devices/system/cpu")) -> int:
-    """The number of physical cores of the processors (default: those of this process), or of processors if Linux does not say."""
-    if cpus is None:
-        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = set()
-    for cpu in cpus:
-        siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
-        cores.add(siblings.read_text().strip() if siblings.is_file() else str(cpu))
-    return len(cores)
+    return engine.load().seconds(architecture, protocol, autoencoders, saes, dtype) + overhead
 
 
 def autoencoder_keys(replicates: Replicates) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +14,8 @@ from search_spaces.cells import Architecture, Replicates
 from search_spaces.spaces import GridSpace
 from search_spaces.study_files import StudySpec
 from study.engines.registry import engine_for
-from study.packs import Pack, estimated_seconds, missing_packs, plan_packs
+from study.needs import refuse_oversized
+from study.packs import Pack, autoencoder_keys, estimated_seconds, missing_packs, pack_sizes, training_seconds
 from study.run_pack import run_pack
 from study.searching.learner_of import earlier_rows, learner_of
 from study.storage.study_folder import StudyFolder
@@ -21,6 +24,8 @@ BYTES_PER_ROW = 400
 """Size of a shard per row, measured."""
 CALIBRATION_SECONDS = 0.5
 """Estimated duration of the pack that is timed."""
+SAMPLED = 1_000
+"""Most replicates of an architecture that are made for the timing."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +64,51 @@ class Plan:
 
 
 def plan_study(folder: StudyFolder, spec: StudySpec, workers: int) -> Plan:
-    """What the study still lacks, and what that costs. Trains and times a pack of it in this process."""
+    """What the study still lacks, and what that costs. Trains and times a pack of it in this process.
+
+    Raises MisuseError if it cannot be run.
+    """
+    plan, sample = untimed_plan(folder, spec, workers)
+    return dataclasses.replace(plan, calibration=calibration(sample))
+
+
+def untimed_plan(folder: StudyFolder, spec: StudySpec, workers: int) -> tuple[Plan, list[Pack]]:
+    """The plan without its calibration, and packs to calibrate it by, of a few of the missing replicates.
+
+    A study that holds no row yet is counted, not listed: the plan of ten million replicates takes no longer than that of ten.
+    """
+    refuse_oversized(spec)
     there = folder.read_shards(["replicate_id"]).rows["replicate_id"].to_pylist()
-    if spec.search is None:
-        missing, done = missing_packs(spec, there)
-        planned = done + sum(map(len, missing))
-    else:
+    if spec.search is not None:
         learner_of(spec, earlier_rows(folder, spec))  # raises MisuseError if the search cannot be run
-        done, planned = len(there), spec.search_budget
-        missing = _of_search(spec, planned - done)
-    packs = plan_packs(missing, spec.pack_size, workers)
-    largest = max(map(len, packs), default=0)
-    return Plan(spec, planned, done, len(packs), largest, sum(map(estimated_seconds, missing)), calibration(missing))
+        done, parts = len(there), _of_search(spec, spec.search_budget - len(there))
+    elif there or not isinstance(spec.space, GridSpace):
+        missing, done = missing_packs(spec, there)
+        parts = [_Part(pack, len(pack), len(autoencoder_keys(pack.replicates)[0])) for pack in missing]
+    else:
+        done, parts = 0, _of_grid(spec, spec.space)
+    counts, seconds = [part.saes for part in parts], [part.seconds for part in parts]
+    sizes = pack_sizes(counts, seconds, spec.pack_size, workers)
+    packs = [math.ceil(count / size) for count, size in zip(counts, sizes, strict=True)]
+    largest = max((math.ceil(count / pieces) for count, pieces in zip(counts, packs, strict=True)), default=0)
+    planned = done + sum(counts) if spec.search is None else spec.search_budget
+    return Plan(spec, planned, done, sum(packs), largest, sum(seconds), None), [part.sample for part in parts]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The missing replicates of one architecture."""
+
+    sample: Pack
+    """All of them, or the first."""
+    saes: int
+    autoencoders: int
+
+    @property
+    def seconds(self) -> float:
+        """The engine's estimate for all of them."""
+        of = self.sample
+        return training_seconds(of.replicates.architecture, self.autoencoders, self.saes, of.protocol, of.dtype, of.known_engine)
 
 
 def calibration(wanted: list[Pack]) -> float | None:
@@ -86,16 +124,22 @@ def calibration(wanted: list[Pack]) -> float | None:
     return (time.process_time() - began) / estimated_seconds(pack)
 
 
-def _of_search(spec: StudySpec, count: int) -> list[Pack]:
+def _of_grid(spec: StudySpec, space: GridSpace) -> list[_Part]:
+    sparsities = len(space.sparsities)
+    samples = (Pack(first, spec.protocol, spec.dtype, spec.engine) for first in space.replicates(most=SAMPLED))
+    saes = space.size // len(space.architectures)
+    return [_Part(sample, saes, len(space.seeds) * sparsities) for sample in samples]
+
+
+def _of_search(spec: StudySpec, count: int) -> list[_Part]:
     """Stand-ins for the replicates of a search, spread evenly over the architectures: only their cost is of interest."""
     assert isinstance(spec.space, GridSpace)
     assert spec.search is not None
-    each = -(-max(count, 0) // len(spec.space.architectures))
-    packs = []
+    each, shared = -(-max(count, 0) // len(spec.space.architectures)), spec.search.saes_per_autoencoder
+    first, parts = min(each, SAMPLED), []
+    seeds, sparsity = np.arange(first) // shared, np.full(first, spec.space.sparsities[0])
+    l1 = np.resize(spec.space.l1, first).astype(np.float64)
     for name in spec.space.architectures if each else ():
-        seeds = np.arange(each) // spec.search.saes_per_autoencoder
-        l1 = np.resize(spec.space.l1, each).astype(np.float64)
-        sparsity = np.full(each, spec.space.sparsities[0])
         replicates = Replicates(Architecture.parse(name), sparsity, l1, seeds, seeds, seeds, seeds)
-        packs.append(Pack(replicates, spec.protocol, spec.dtype, spec.engine))
-    return packs
+        parts.append(_Part(Pack(replicates, spec.protocol, spec.dtype, spec.engine), each, -(-each // shared)))
+    return parts

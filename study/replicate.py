@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from search_spaces.cells import SEED_COLUMNS, Architecture, Cell, Replicate, Replicates
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind
+from search_spaces.paths import Given
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.schema import science_columns
@@ -17,7 +18,7 @@ from study.storage.study_folder import DEFAULT_STORAGE
 
 
 def replicate_again(
-    study: str, replicate_id: str, storage: str = DEFAULT_STORAGE
+    study: str, replicate_id: str, storage: Given = DEFAULT_STORAGE
 ) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """The stored row, the row trained again in this process, and the science columns in which the two differ.
 

@@ -28,8 +28,10 @@ from study.engines.registry import exact_engine
 from study.failures import Cause
 from study.history.deaths import latents_died_at, outputs_died_at
 from study.history.history import training_history
+from study.machine import usable_cores
 from study.metrics.sae import corrected_mcc
-from study.packs import Pack, physical_cores
+from study.needs import refuse_replicates
+from study.packs import Pack
 from study.run_pack import run_pack
 
 DRAWS = 100
@@ -243,9 +245,11 @@ def diagnose_replicate(
     replicate: Replicate, protocol: Protocol, on_progress: Callable[[int, int], None] | None = None
 ) -> Diagnosis:
     """`diagnose` for a replicate whose data, AE and SAE may have seeds of their own."""
-    own = Pack(Replicates.of([replicate]), protocol, DTYPE, exact_engine(protocol).name)
+    engine = exact_engine(protocol)
+    refuse_replicates([replicate.cell.architecture], protocol, DTYPE, engine)
+    own = Pack(Replicates.of([replicate]), protocol, DTYPE, engine.name)
     # One thread for the linear algebra library in the whole process, since run_pack's own limit is process-wide too.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(physical_cores()) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cores()) as pool:
         try:
             following = pool.submit(trajectory_of, own)
             row = pool.submit(lambda: run_pack(own).to_pylist()[0])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,8 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis.diagnosis.diagnose import Diagnosis
+from analysis.figures.render import own_settings
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, verdict_named
+from search_spaces.paths import Given, local_path, shown
+from study.storage.local_files import refuse_unwritable_file, refuse_unwritable_folder, write_out
 
 _Float = NDArray[np.float64]
 
@@ -113,27 +116,33 @@ def diagnosis_figure(diagnosis: Diagnosis) -> Figure:
     return figure
 
 
-def figure_files(out: str, stem: str) -> list[Path]:
+def figure_files(out: Given, stem: str) -> list[Path]:
     """The files of a figure: `out` itself if it names a PNG or SVG, else both in that folder. MisuseError for another file."""
-    path = Path(out)
+    path = local_path(out, "--out")
     if path.suffix.lower() in KINDS and not path.is_dir():
         return [path]
     if path.exists() and not path.is_dir():
-        raise MisuseError(f"--out={out!r} is a file, neither .png nor .svg. Name such a file, or a folder.")
+        raise MisuseError(f"--out={shown(out)} is a file, neither .png nor .svg. Name such a file, or a folder.")
     return [path / f"{stem}{kind}" for kind in KINDS]
 
 
-def write_figure(diagnosis: Diagnosis, out: str) -> list[str]:
-    """Draw the figure into the files of `figure_files` and return their names. MisuseError if they cannot be written."""
+def refuse_unwritable(out: Given) -> None:
+    """Raise MisuseError if `write_figure` could not write there. Makes the folder that is missing."""
+    for file in figure_files(out, "figure"):
+        refuse_unwritable_folder(file.parent, "--out")
+        refuse_unwritable_file(file, "--out")
+
+
+def write_figure(diagnosis: Diagnosis, out: Given) -> list[str]:
+    """Draw the figure into the files of `figure_files` and return their names. MachineError if they cannot be written."""
     cell = diagnosis.replicate.cell
     shape = str(cell.architecture).replace("/", "_")
     files = figure_files(out, f"diagnosis_{shape}_S{cell.sparsity:g}_l1_{cell.l1:g}_seed{diagnosis.replicate.seed}")
-    figure = diagnosis_figure(diagnosis)
-    with matplotlib.rc_context({"svg.hashsalt": "sae-study"}):
+    refuse_unwritable(out)
+    with own_settings():
+        figure = diagnosis_figure(diagnosis)
         for file in files:
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                figure.savefig(file, dpi=130, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
-            except OSError as error:
-                raise MisuseError(f"--out={out!r} cannot be written ({error}). Name a writable folder or file.") from None
+            kind = file.suffix.lower().removeprefix(".")
+            draw = partial(figure.savefig, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else None)
+            write_out(file, "--out", draw)
     return [str(file) for file in files]

@@ -11,13 +11,15 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, Any, TypeAlias
 
 import matplotlib
 from matplotlib.figure import Figure
 
-STYLE: Any = {"font.family": "sans-serif", "svg.hashsalt": "sae-study", "svg.fonttype": "none", "hatch.linewidth": 0.5}
+STYLE: Any = {"svg.hashsalt": "sae-study", "svg.fonttype": "none", "hatch.linewidth": 0.5}
+"""How our figures differ from Matplotlib's defaults."""
 DOTS_PER_INCH = 130
 DOTS_PER_INCH_OF_DOTS = 100
 """Resolution of the rasterised parts of an SVG."""
@@ -26,10 +28,19 @@ Images: TypeAlias = tuple[bytes, bytes]
 """A figure as PNG and as SVG."""
 
 
+def own_settings() -> AbstractContextManager[None]:
+    """A context in which Matplotlib has its defaults and STYLE, whatever the user's file and session have set.
+
+    The backend stays, because changing it would close the user's figures; figures are drawn without one.
+    """
+    defaults: Any = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    return matplotlib.rc_context({**defaults, **STYLE})
+
+
 def draw(figure: Figure) -> Images:
     """The figure as PNG and SVG; equal figures give equal bytes."""
     png, svg = io.BytesIO(), io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with own_settings():
         figure.savefig(png, format="png", dpi=DOTS_PER_INCH)
         figure.savefig(svg, format="svg", dpi=DOTS_PER_INCH_OF_DOTS, metadata={"Date": None})
     return png.getvalue(), svg.getvalue()
@@ -64,7 +75,8 @@ def _start() -> subprocess.Popen[bytes]:
     """Start the process without this file's folder on its path, where a module may shadow one of the standard library."""
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     command = [sys.executable, "-P", __file__]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "agg", "MATPLOTLIBRC": matplotlib.get_data_path()}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
 def _drawn_by(process: subprocess.Popen[bytes], figure: bytes) -> Images:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -12,8 +9,9 @@ from analysis.rates.cells import rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, on_axes, plane_of
 from search_spaces.cells import Architecture
 from search_spaces.coordinates import PLANE, Plane
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MisuseError, reason
 from search_spaces.failures import failed
+from search_spaces.paths import Given, local_path, shown
 from search_spaces.surface.domain import Counts, Domain
 from search_spaces.surface.surface import Surface
 
@@ -72,26 +70,15 @@ def one_cell(architecture: str | None, x: float | None, y: float | None, plane: 
     return checked_cells(pd.DataFrame([(architecture, x, y)], columns=plane.cell), plane)
 
 
-def read_cells(path: str, plane: Plane = PLANE) -> pd.DataFrame:
+def read_cells(path: Given, plane: Plane = PLANE) -> pd.DataFrame:
     """The cells in a CSV file; MisuseError if it cannot be read."""
+    file = local_path(path, "cells")
     try:
-        return checked_cells(pd.read_csv(path, dtype={"architecture": str}, keep_default_na=False), plane)
+        return checked_cells(pd.read_csv(file, dtype={"architecture": str}, keep_default_na=False), plane)
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        problem = " ".join(str(error).split())
         raise MisuseError(
-            f"cells={path!r} cannot be read ({problem}). Give a CSV file with the columns {', '.join(plane.cell)}."
+            f"cells={shown(path)} cannot be read ({reason(error)}). Give a CSV file with the columns {', '.join(plane.cell)}."
         ) from None
-
-
-def write_whole(table: pd.DataFrame, path: str) -> None:
-    """Write a CSV file under another name, then rename it, so that it is complete or absent. MisuseError if that fails."""
-    beside = Path(f"{path}.{os.getpid()}.part")
-    try:
-        table.to_csv(beside, index=False)
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise MisuseError(f"out={path!r} cannot be written ({error}). Name a file in an existing folder.") from None
 
 
 def _maps(frame: pd.DataFrame, asked: pd.DataFrame, plane: Plane) -> list[tuple[Bools, Bools]]:

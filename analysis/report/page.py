@@ -14,17 +14,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
 from threadpoolctl import threadpool_limits
 
-from analysis.figures.render import STYLE, Artist, Images
+from analysis.figures.render import Artist, Images, own_settings
 from analysis.frames import load
 from analysis.report.findings import findings as findings
 from analysis.report.findings import page_findings
@@ -32,6 +30,8 @@ from analysis.report.findings import verdict_table as verdict_table
 from analysis.report.sections import MOST_LINES, Panel, Section, Sheet, cell_text, sections
 from analysis.report.study_rows import StudyRows
 from analysis.searches.l1 import read_l1
+from search_spaces.paths import Given, local_path
+from study.storage.local_files import refuse_unwritable_folder, write_out
 from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
@@ -62,17 +62,17 @@ class _Drawn:
     """The width of the image on the page, in CSS pixels."""
 
 
-def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = None) -> str:
+def write_report(study: str, storage: Given = DEFAULT_STORAGE, out: Given | None = None) -> str:
     """Write index.html, its figures (PNG, SVG), tables (CSV), the rows (CSV, Parquet), study.yaml; returns where the page is.
 
     The files go to report/ in the study's folder unless `out` names a local folder. A few autoencoders are trained again for
-    their WᵀW matrices, because rows hold no weights.
+    their WᵀW matrices, because rows hold no weights. Raises MisuseError, before any work, if nothing can be written there.
     """
     folder = existing_study(study, storage)
-    rows = StudyRows(folder.name, read_spec(folder), load(study, storage), read_l1(folder))
     page, write = _destination(folder, out)
+    rows = StudyRows(folder.name, read_spec(folder), load(study, storage), read_l1(folder))
     # One thread for the linear algebra library: matrices are small, and other cores are drawing.
-    with threadpool_limits(1, "blas"), matplotlib.rc_context(STYLE), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
+    with threadpool_limits(1, "blas"), own_settings(), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
         drawn = [(section, [artist.draw(panel.figure) for panel in section.panels]) for section in sections(rows)]
         downloads = _write_rows(rows.rows, write)  # while the last figures are drawn
         shown = [_shown(section, [later.result() for later in images], write) for section, images in drawn]
@@ -81,14 +81,16 @@ def write_report(study: str, storage: str = DEFAULT_STORAGE, out: str | None = N
     return page
 
 
-def _destination(folder: StudyFolder, out: str | None) -> tuple[str, Write]:
+def _destination(folder: StudyFolder, out: Given | None) -> tuple[str, Write]:
+    """Where the page will be, and what writes its files there. Raises MisuseError if nothing can be written there."""
     if out is None:
+        folder.refuse_unwritable("report", "Choose another folder for the report with --out.")
         return folder.place("report/index.html"), lambda name, content: folder.write_bytes(f"report/{name}", content)
-    place = Path(out)
-    place.mkdir(parents=True, exist_ok=True)
+    place = local_path(out, "--out")
+    refuse_unwritable_folder(place, "--out")
 
     def write(name: str, content: bytes) -> None:
-        (place / name).write_bytes(content)
+        write_out(place / name, "--out", lambda part: part.write_bytes(content))
 
     return f"{place}/index.html", write
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.failure_map import map_figure
-from analysis.figures.render import draw
+from analysis.figures.render import draw, own_settings
 from analysis.frames import load, tidy
 from analysis.rates.regions import Region, failure_regions, region_table
 from search_spaces.learners.failure_map import Refinement
@@ -55,7 +55,8 @@ class FailureMap:
 
     def files(self) -> dict[str, bytes]:
         """The map as JSON, and its figure as PNG and SVG."""
-        png, svg = draw(map_figure(self.surface, self.failure, self.level))
+        with own_settings():
+            png, svg = draw(map_figure(self.surface, self.failure, self.level))
         return {
             MAP_FILE: json.dumps(self.to_mapping(), indent=2).encode(),
             "report/map.png": png,

@@ -14,12 +14,13 @@ import pandas as pd
 
 from analysis.comparisons.published import PUBLISHED
 from analysis.figures.l1 import l1_figure
-from analysis.figures.render import draw
+from analysis.figures.render import draw, own_settings
 from search_spaces.cells import Architecture
 from search_spaces.coordinates import SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, before_sae
 from search_spaces.learners.l1_search import Ends, L1Interval, L1Learner, LowerEdge, UpperEdge
+from search_spaces.paths import Given
 from search_spaces.protocol import PROTOCOLS, Protocol
 from search_spaces.searches import L1Search
 from search_spaces.study_files import study_from
@@ -54,7 +55,8 @@ class L1Result:
 
     def files(self) -> dict[str, bytes]:
         """The cells as JSON and CSV, and the figure as PNG and SVG."""
-        png, svg = draw(l1_figure(self.found))
+        with own_settings():
+            png, svg = draw(l1_figure(self.found))
         return {
             L1_FILE: json.dumps({"cells": [asdict(interval) for interval in self.found]}, indent=2).encode(),
             "l1.csv": l1_table(self.found).to_csv(index=False).encode(),
@@ -95,7 +97,7 @@ def recommend_l1(
     sparsity: float,
     *,
     study: str | None = None,
-    storage: str = DEFAULT_STORAGE,
+    storage: Given = DEFAULT_STORAGE,
     protocol: str | dict[str, Any] | None = None,
     dtype: str = "float64",
     budget: int = L1Search().budget,

@@ -29,6 +29,7 @@ from search_spaces.failures import FailureKind, before_sae
 from search_spaces.learners.contract import Rows
 from search_spaces.learners.l1_curves import STEP, CrossingPosterior, Descent, Floats, Ints, Monotony, RisingRate, Score
 from search_spaces.searches import L1Search
+from search_spaces.values import quoted
 
 BATCH = 24
 """Replicates per cell in a batch."""
@@ -76,7 +77,7 @@ class L1SearchSpec:
     def __post_init__(self) -> None:
         cells = tuple((str(Architecture.parse(name)), SPARSITY.checked(sparsity)) for name, sparsity in self.cells)
         if not cells or len(set(cells)) < len(cells):
-            raise MisuseError(f"cells={list(cells)} must name at least one (architecture, sparsity), and none twice.")
+            raise MisuseError(f"cells={quoted(list(cells))} must name at least one (architecture, sparsity), and none twice.")
         object.__setattr__(self, "cells", cells)
         low, high = (L1.checked(end) for end in self.l1)
         if not 0 < low < high or np.log10(high / low) < 0.5:
@@ -84,7 +85,7 @@ class L1SearchSpec:
         object.__setattr__(self, "l1", (low, high))
         if self.search.budget < SWEEPS * BATCH:
             least = f"{SWEEPS * BATCH}, the replicates per cell that are first spread over the range"
-            raise MisuseError(f"budget={self.search.budget!r} is below {least}.")
+            raise MisuseError(f"budget={quoted(self.search.budget)} is below {least}.")
         object.__setattr__(self, "predicted_edges", tuple(self.predicted_edges) or (None,) * len(cells))
         if len(self.predicted_edges) != len(cells):
             raise MisuseError(f"predicted_edges has {len(self.predicted_edges)} values for {len(cells)} cells. Give one per cell.")

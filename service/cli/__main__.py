@@ -1,5 +1,5 @@
 """`python -m service.cli` runs `sae-study`."""
 
-from service.cli.app import main
+from service.cli import main
 
 main()

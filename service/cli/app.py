@@ -5,10 +5,7 @@ Exit codes: 0 done, 1 the work failed, 2 misuse, 130 interrupted.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +14,16 @@ import typer
 from search_spaces.errors import MachineError, MisuseError
 from search_spaces.searches import SEARCHES
 from service.cli import explain, inspect, run
-from service.cli.printing import complain
-from service.cli.progress import INTERRUPTED
+from service.cli.interrupts import settle
+from service.cli.printing import complain, out
+from service.cli.streams import READER_GONE, finish
 
-app = typer.Typer(add_completion=False, help="Where sparse autoencoders fail, and why.", rich_markup_mode=None)
+app = typer.Typer(
+    add_completion=False,
+    help="Where sparse autoencoders fail, and why.",
+    rich_markup_mode=None,
+    context_settings={"terminal_width": max(min(out.width, 80) - 2, 18)},  # Click itself goes no lower than 50
+)
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "spaces": inspect.spaces,
@@ -47,11 +50,9 @@ _UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """Entry point: every expected error is one line on standard error. SIGTERM, which clusters send, is treated as Ctrl-C."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Run the command that the arguments name. Every expected error is one line on standard error."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="sae-study")
     except typer.Exit as ended:
         code = ended.exit_code
     except _UsageError as misuse:
@@ -63,9 +64,9 @@ def main() -> None:
     except (MachineError, OSError) as error:  # a machine, storage or file that fails during the work
         complain(error)
         code = 1
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
-    if code == INTERRUPTED:  # exit at once: the shutdown of Python and Ray would keep the user waiting
-        sys.stdout.flush()
-        os._exit(code)
+    except SystemExit:  # Click's, where the reader of `--help` has gone
+        code = READER_GONE
+    finally:
+        settle()
+    finish()
     sys.exit(code or 0)

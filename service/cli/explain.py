@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
 from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from search_spaces.protocol import PROTOCOLS
 from service.cli.options import AsJson
-from service.cli.printing import err, show
+from service.cli.printing import LEAN, err, show
 
 if TYPE_CHECKING:
     from analysis.diagnosis.diagnose import Diagnosis
@@ -35,10 +34,10 @@ def diagnose(
 ) -> None:
     """Explain why one replicate fails. Trains it with one thing changed at a time, and shows which change cures it."""
     from analysis.diagnosis.diagnose import diagnose as diagnosed
-    from analysis.figures.diagnosis import figure_files, write_figure
+    from analysis.figures.diagnosis import refuse_unwritable, write_figure
 
     if out_place is not None:
-        figure_files(out_place, "")  # refused before the work, not after it
+        refuse_unwritable(out_place)
     with _progress_bar(f"diagnosing {architecture}", as_json) as on_progress:
         found = diagnosed(architecture, sparsity, l1, seed, protocol, on_progress)
     files = [] if out_place is None else write_figure(found, out_place)
@@ -48,14 +47,18 @@ def diagnose(
 @contextlib.contextmanager
 def _progress_bar(title: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar of the replicates trained so far; only on a terminal, and removed when the work is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total} replicates"))
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(20),
+        TextColumn("{task.completed}/{task.total} replicates"),
+    )
     with Progress(*columns, console=err, disable=quiet or not err.is_terminal, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _diagnosis(found: Diagnosis, files: list[str]) -> Iterator[RenderableType]:
-    table = Table("change", "trainings", f"{found.base_rate.failure} [95 %]", "cures", "other failures", box=box.SIMPLE_HEAD)
+    table = Table("change", "trainings", f"{found.base_rate.failure} [95 %]", "cures", "other failures", **LEAN)
     for name, rate, cures in found.rates():
         outcome = "fails" if rate.failures else "–"
         measured = f"{rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}]" if rate.replicates > 1 else outcome

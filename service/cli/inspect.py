@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,14 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from search_spaces.errors import MisuseError
+from search_spaces.paths import local_path, shown
 from search_spaces.protocol import PROTOCOLS
 from search_spaces.spaces import SPACES, GridSpace
 from service.cli.options import AsJson, Failure, Study, Where, grouped
-from service.cli.printing import complain, differing_table, err, show, table_of, warn_of_gaps
+from service.cli.printing import LEAN, complain, differing_table, err, show, table_of, warn_of_gaps
 from study.engines.registry import engine_for
+from study.storage.local_files import refuse_unwritable_file, write_out
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from analysis.comparisons.studies import Comparison
@@ -54,7 +57,7 @@ def _size(space: GridSpace, protocol: str, engine: str) -> dict[str, Any]:
 
 
 def _spaces_table(listed: list[dict[str, Any]]) -> Table:
-    table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours")
+    table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", **LEAN)
     for row in listed:
         names = row["architectures"]
         shown = names if len(names) < 3 else [names[0], "…", names[-1]]
@@ -94,6 +97,7 @@ def _progress_lines(statuses: list[Status], storage: str) -> Iterator[str]:
     for one in statuses:
         failures = ", ".join(f"{kind} {count}" for kind, count in one.failures.items()) or "none"
         yield f"{one.name}: {one.state}, {one.done} of {one.planned} replicates; failures: {failures}"
+        yield from (f"  error: {error}" for error in one.errors)
         if one.unreadable_shards:
             again = Storage.at(storage).study(one.name).command("resume")
             yield f"  corrupt shards: {len(one.unreadable_shards)}; `{again}` trains their replicates again"
@@ -115,24 +119,24 @@ def rows(
 ) -> None:
     """Write the tidy frame of a study: one row per replicate."""
     from analysis.frames import load
+    from study.storage.status import existing_study
 
-    if Path(out_file).suffix.lower() not in (".parquet", ".csv"):
+    file = local_path(out_file, "--out")
+    if file.suffix.lower() not in (".parquet", ".csv"):
         raise MisuseError(
-            f"--out={out_file!r} is neither .parquet nor .csv. The ending selects the format: name a file that ends in one of them."
+            f"--out={shown(out_file)} is neither .parquet nor .csv. The ending selects the format: name a file that ends in one."
         )
+    existing_study(study, storage)
+    refuse_unwritable_file(file, "--out")
     frame = load(study, storage)
-    _write(frame, out_file)
+    write_out(file, "--out", lambda place: _write(frame, place, file.suffix))
     warn_of_gaps(frame, Storage.at(storage).study(study))
-    document = {"study": study, "out": out_file, "rows": len(frame), **frame.attrs}
-    show(document, [f"{len(frame)} rows of {study} written to {out_file}."], as_json)
+    document = {"study": study, "out": str(file), "rows": len(frame), **frame.attrs}
+    show(document, [f"{len(frame)} rows of {study} written to {file}."], as_json)
 
 
-def _write(frame: pd.DataFrame, file: str) -> None:
-    """Write CSV or Parquet, by the file's ending. Raises MisuseError where the file cannot be written."""
-    try:
-        frame.to_csv(file, index=False) if file.lower().endswith(".csv") else frame.to_parquet(file, index=False)
-    except OSError as error:
-        raise MisuseError(f"--out={file!r} cannot be written ({error}). Name a file in an existing folder.") from None
+def _write(frame: pd.DataFrame, place: Path, suffix: str) -> None:
+    frame.to_csv(place, index=False) if suffix.lower() == ".csv" else frame.to_parquet(place, index=False)
 
 
 def replicate(
@@ -156,7 +160,7 @@ def replicate(
 
 
 def _columns_table(stored: dict[str, Any], again: dict[str, Any], differing: list[str]) -> Table:
-    table = Table("column", "stored", "trained again")
+    table = Table("column", "stored", "trained again", **LEAN)
     for column, value in stored.items():
         table.add_row(Text(column, "bold red" if column in differing else ""), str(value), str(again[column]))
     return table
@@ -227,14 +231,17 @@ def rate(
     as_json: AsJson = False,
 ) -> None:
     """Show the failure rate at one cell or at each cell of a file. It is measured or interpolated, with a 90 % interval."""
-    from analysis.rates.at_cells import failure_rates, write_whole
+    from analysis.rates.at_cells import failure_rates
 
     cells = _cells(cell, files)
+    file = None if files.out_file is None else local_path(files.out_file, "--out")
+    if file is not None:
+        refuse_unwritable_file(file, "--out")
     frame, domain = _rows_and_domain(study, storage)
     rates = failure_rates(frame, cells, failure, domain=domain)
-    if files.out_file is not None:
-        write_whole(rates, files.out_file)
-    _show_rates(rates, study, failure, files.out_file, as_json)
+    if file is not None:
+        write_out(file, "--out", lambda place: rates.to_csv(place, index=False))
+    _show_rates(rates, study, failure, file, as_json)
 
 
 def _cells(cell: CellOptions, files: CellFiles) -> pd.DataFrame:
@@ -248,15 +255,15 @@ def _cells(cell: CellOptions, files: CellFiles) -> pd.DataFrame:
     return one_cell(cell.architecture, cell.sparsity, cell.l1) if files.cells is None else read_cells(files.cells)
 
 
-def _show_rates(rates: pd.DataFrame, study: str, failure: str, out_file: str | None, as_json: bool) -> None:
+def _show_rates(rates: pd.DataFrame, study: str, failure: str, file: Path | None, as_json: bool) -> None:
     measured = int((rates["source"] == "measured").sum())
     counts = {"cells": len(rates), "measured": measured, "surface": len(rates) - measured}
     document = {"study": study, "failure": failure, **counts}
-    if out_file is None:
+    if file is None:
         show({**document, "rates": rates.to_dict("records")}, [_rate_sentence(rates, failure)], as_json)
     else:
         by = f"{measured} measured, {counts['surface']} from the surface"
-        show({**document, "out": out_file}, [f"{len(rates)} rates of {study} ({by}) written to {out_file}."], as_json)
+        show({**document, "out": str(file)}, [f"{len(rates)} rates of {study} ({by}) written to {file}."], as_json)
 
 
 def _rate_sentence(rates: pd.DataFrame, failure: str) -> str:

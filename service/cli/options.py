@@ -44,7 +44,7 @@ class Resources:
         typer.Option(help="Ray cluster to use: host:port, ray://host:10001, or auto. Default: start Ray on this machine."),
     ] = None
     pack_size: Annotated[str | None, typer.Option(help="Replicates per pack, or auto.")] = None
-    workers: Annotated[int | None, typer.Option(help="Packs trained at the same time. Default: one per physical core.")] = None
+    workers: Annotated[int | None, typer.Option(help="Packs trained at the same time. Default: one per usable core.")] = None
     force: Annotated[bool, typer.Option(help="Run even if another driver is running this study.")] = False
 
     @property

@@ -10,12 +10,12 @@ import typer
 from rich.console import RenderableType
 
 from service.cli.printing import complain, err, show, table_of, verdicts_table, warn_of_gaps
-from study.storage.status import StudyState
+from study.storage.drivers import StudyState
 from study.storage.study_folder import Storage, StudyFolder
 
 if TYPE_CHECKING:
     from analysis.searches.contract import SearchResult
-    from study.on_ray.driver import Outcome
+    from study.on_ray.outcome import Outcome
 
 MOST_ERRORS_SHOWN = 10
 
@@ -27,12 +27,8 @@ def show_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
     """Print the outcome, and exit with code 1 unless the study is done."""
     folder = Storage.at(storage).study(outcome.study)
     document, shown = _found(outcome, folder)
-    sentence = (
-        f"Study {outcome.study}: {outcome.state}, {outcome.trained} replicates trained in {outcome.seconds:.0f} s by the "
-        f"{outcome.engine} engine, rows in {outcome.path}"
-    )
     fields = {name: value for name, value in vars(outcome).items() if name != "learner"}
-    show(fields | document, chain(shown, [sentence]), as_json)
+    show(fields | document, chain(shown, [str(outcome)]), as_json)
     for error in outcome.errors[:MOST_ERRORS_SHOWN]:
         complain(error)
     if len(outcome.errors) > MOST_ERRORS_SHOWN:

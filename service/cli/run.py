@@ -76,6 +76,7 @@ def _run(spec: StudySpec, resources: Resources, dry_run: bool, storage: str, as_
             address=resources.address,
             workers=resources.workers,
             force=resources.force,
+            progress=False,
             on_progress=on_progress,
         )
     show_outcome(outcome, storage, as_json)
@@ -88,6 +89,7 @@ def _show_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool
 
     folder = Storage.at(storage).study(spec.name)
     refuse_other_specification(folder, spec)
+    folder.refuse_inaccessible()
     summary = plan_study(folder, spec, local_workers(workers)).summary()
     width = max(map(len, summary))
     figures = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in summary.items()}
@@ -110,7 +112,7 @@ def resume(
 
     how = asdict(resources) | {"pack_size": resources.replicates_per_pack, "retry_crashed": retry_crashed}
     with progress(as_json, Storage.at(storage).study(study)) as on_progress:
-        outcome = driver.resume(study, storage=storage, on_progress=on_progress, **how)
+        outcome = driver.resume(study, storage=storage, progress=False, on_progress=on_progress, **how)
     show_outcome(outcome, storage, as_json)
 
 

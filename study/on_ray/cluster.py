@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import ray
 import ray.util.client
 from ray.exceptions import RayError
+from ray.job_config import JobConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import search_spaces
 import study
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MachineError, MisuseError
+from study.on_ray.sources import driver_path, found, refuse_others, sources
 from study.storage.study_folder import Storage, StudyFolder
 
 GPU_SHARE = 0.25
@@ -25,9 +29,29 @@ PROBE_SECONDS = 30.0
 
 
 def runtime_env() -> dict[str, Any]:
-    """Ships the packages that workers import: a cluster's nodes need only the dependencies, not this project itself."""
+    """Ships the packages that workers import: a cluster's nodes need only the dependencies, not this project itself.
+
+    They come first on the workers' path. The folders of this process's own path follow, for nodes that mount them: modules that
+    register variants, metrics or verdicts may lie there.
+    """
     packages = [str(Path(package.__path__[0])) for package in (search_spaces, study)]
-    return {"py_modules": packages, "excludes": ["**/__pycache__"]}
+    if not all(map(os.path.isdir, packages)):
+        raise MisuseError(f"sae-study is imported from an archive ({packages[0]}), and Ray ships folders. Install it.")
+    folders = [folder for folder in driver_path() if not folder.startswith((sys.prefix, sys.base_prefix))]
+    return {"py_modules": packages, "excludes": ["**/__pycache__"], "env_vars": {"PYTHONPATH": os.pathsep.join(folders)}}
+
+
+class OwnPath(JobConfig):
+    """Gives workers this path and no other: Ray would put the working directory and the script's folder first, whatever lies there.
+
+    It leaves them out for a job whose runtime environment has a working directory.
+    """
+
+    def __init__(self, path: Sequence[str] = ()) -> None:
+        super().__init__(_py_driver_sys_path=list(reversed(path)))  # workers put one after the other first
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -98,6 +122,13 @@ class Relay:
         return reports
 
 
+def refuse_other_sources() -> None:
+    """Raise MisuseError if the workers of a node would import other sources than this process did."""
+    ours = sources()
+    for host, theirs in _answers(found, [*ours], nodes=_alive_nodes()):
+        refuse_others(ours, theirs, host)
+
+
 def refuse_unseen_storage(folder: StudyFolder) -> None:
     """Raise MisuseError if a node that may train packs does not see what the driver writes, as with a path of this machine alone.
 
@@ -113,7 +144,8 @@ def refuse_unseen_storage(folder: StudyFolder) -> None:
     token = f"visible.{uuid.uuid4().hex}"
     folder.write_text(token, "")
     try:
-        blind = _blind_hosts(folder, token, others)
+        answers = _answers(_sees, folder.storage.place(), folder.name, token, nodes=others)
+        blind = [host for host, sees in answers if not sees]
     finally:
         folder.delete(token)
     if blind:
@@ -124,23 +156,24 @@ def refuse_unseen_storage(folder: StudyFolder) -> None:
         )
 
 
-def _blind_hosts(folder: StudyFolder, file: str, nodes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The hosts of the nodes that answer within PROBE_SECONDS and do not see a file of the study."""
-    looks = {
-        ray.remote(_sees)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote(folder.storage.place(), folder.name, file): node
+def _answers(question: Callable[..., Any], *arguments: Any, nodes: Sequence[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """What a task on each node returns, by host, for the nodes that answer within PROBE_SECONDS and do not leave meanwhile."""
+    tasks = {
+        ray.remote(question)
+        .options(num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(*arguments): node
         for node in nodes
     }
-    answered, _ = ray.wait(list(looks), num_returns=len(looks), timeout=PROBE_SECONDS)
-    return [looks[look]["NodeManagerHostname"] for look in answered if not _answer(look)]
-
-
-def _answer(look: ray.ObjectRef) -> bool:
-    try:
-        return bool(ray.get(look))
-    except RayError:  # the node is gone and does not count
-        return True
+    answered, _ = ray.wait(list(tasks), num_returns=len(tasks), timeout=PROBE_SECONDS)
+    answers = []
+    for task in answered:
+        node, host = tasks[task]["NodeID"], tasks[task]["NodeManagerHostname"]
+        try:
+            answers.append((host, ray.get(task)))
+        except RayError as error:
+            if is_alive(node):
+                raise MachineError(f"workers on {host} do not work: {str(error).strip().splitlines()[-1]}") from None
+    return answers
 
 
 def _sees(storage: str, study: str, name: str) -> bool:

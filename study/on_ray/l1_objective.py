@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -70,7 +70,7 @@ def l1_objective(
     return objective
 
 
-def _pack(at: dict[str, Any], seeds: tuple[int, ...], protocol: Protocol, engine: str, dtype: str) -> Pack:
+def _pack(at: dict[str, Any], seeds: Iterable[int], protocol: Protocol, engine: str, dtype: str) -> Pack:
     for name in ("architecture", "sparsity", "l1"):
         if name not in at:
             raise MisuseError(f"{name} is in neither l1_objective(…) nor the trial's configuration. Give it in one of them.")

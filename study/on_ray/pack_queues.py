@@ -225,5 +225,5 @@ class LearnerQueue(PackQueue):
             self._go_on()
 
 
-READ_AGAIN_AFTER = (0.5, 2.0, 10.0)
+READ_AGAIN_AFTER = (0.5, 2.0, 4.0)
 """Seconds between attempts to read a shard."""

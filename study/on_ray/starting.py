@@ -9,22 +9,28 @@ from typing import Any
 import ray
 
 from search_spaces.errors import MisuseError
-from study.on_ray.cluster import runtime_env
+from study.machine import usable_cores
+from study.on_ray.cluster import OwnPath, runtime_env
+from study.on_ray.sources import driver_path
 from study.on_ray.watch import last_line
-from study.packs import physical_cores
 
 CLIENT = "ray://"
 """What the address of Ray's client server begins with."""
 
 
 def local_workers(workers: int | None) -> int:
-    """How many workers a local Ray gets: as many as requested, or one per physical core.
-
-    Two threads of one core share its divider, which limits the speed of training.
-    """
+    """How many workers a local Ray gets: as many as requested, or one per usable core."""
     if workers is not None and workers < 1:
         raise MisuseError(f"workers={workers} is below 1. Leave it out for one per core.")
-    return workers or physical_cores()
+    return workers or usable_cores()
+
+
+def refuse_deleted_folder() -> None:
+    """Raise MisuseError if the working directory has been deleted: Ray asks for it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise MisuseError("the working directory has been deleted, and Ray needs one. Change to a folder that exists.") from None
 
 
 def refuse_unreachable(address: str | None) -> None:
@@ -62,9 +68,12 @@ def start_ray(address: str | None, workers: int | None) -> None:
     try:
         if address is None:
             cpus = local_workers(workers)
-            ray.init("local", num_cpus=cpus, include_dashboard=False, object_store_memory=200 * 2**20, **quiet)
-        else:
+            small = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
+            ray.init("local", num_cpus=cpus, job_config=OwnPath(driver_path()), **small, **quiet)
+        elif address.startswith(CLIENT):
             ray.init(address, runtime_env=runtime_env(), **quiet)
+        else:
+            ray.init(address, runtime_env=runtime_env(), job_config=OwnPath(), **quiet)
     except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
         raise MisuseError(
             f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster requires a token, set "

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray import tune
 
 from search_spaces.failures import verdicts
+from study.on_ray.sources import Found, found, refuse_others
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.study_folder import Storage
@@ -89,7 +91,16 @@ class PackTrainable(tune.Trainable):
     Its configuration is {"pack_id": id}; or {"pack_id": "", "spare_for": trial_id} for a trial that waits for a spare pack.
     """
 
-    def setup(self, config: dict[str, Any], storage: str = "", study: str = "", desk: Any = None) -> None:
+    def setup(
+        self,
+        config: dict[str, Any],
+        storage: str = "",
+        study: str = "",
+        desk: Any = None,
+        sources: Mapping[str, Found] | None = None,
+    ) -> None:
+        if sources:  # the driver's; a node that joined late may have others
+            refuse_others(sources, found(sources), os.uname().nodename)
         self._folder = Storage.at(storage).study(study)
         if not self._folder.exists():  # a node that joined late and does not mount the storage
             raise FileNotFoundError(f"{self._folder.place('study.yaml')} is not seen on node {os.uname().nodename}")
@@ -111,6 +122,7 @@ class PackTrainable(tune.Trainable):
         began = time.perf_counter()
         pack = Pack.from_text(text)
         rows = run_pack(pack, study=self._folder.name, trial_id=self.trial_id)
+        self._folder.refuse_gone()
         shard = self._folder.write_shard(pack.pack_id, rows)
         failures = Counter(rows["failure"].to_pylist())
         return {

@@ -16,6 +16,7 @@ import ray
 from ray import cloudpickle, tune
 from ray.exceptions import RayError
 
+from search_spaces.errors import MachineError, reason
 from study.on_ray.pack_queues import PackQueue
 from study.on_ray.retries import fault_of
 from study.packs import Pack
@@ -72,6 +73,8 @@ class Watch(tune.Callback):
         self.trained = 0
         self.failures: Counter[str] = Counter()
         self.errors: list[str] = []
+        self.fault: MachineError | None = None
+        """What failed that every pack needs, such as the storage: the run is stopped."""
 
     @property
     def done(self) -> int:
@@ -92,16 +95,29 @@ class Watch(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assert self.queue is not None
         error = _trial_exception(trial)
+        cause = getattr(error, "cause", error)
+        if isinstance(cause, MachineError):
+            self.blame(cause)
+            return
         laid_out_as = trial.config["pack_id"] or trial.trial_id
         fault = fault_of(error, lambda: ray.get(self.desk.node_of.remote(laid_out_as)))
         pack = self.queue.retry(trial.trial_id, fault)
         if pack is not None:
             self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates, {fault.value} again and again: {last_line(error)}")
 
+    def blame(self, error: object) -> None:
+        """Stop the run if this is an error of the machine or its storage. On a worker an OSError may be that of a single pack."""
+        if self.fault is None and isinstance(error, (MachineError, OSError)):
+            self.fault = error if isinstance(error, MachineError) else MachineError(_of_files(error))
+
     def poison(self, pack: Pack) -> None:
         """Record a replicate that killed every worker that tried it."""
-        self._folder.write_shard(pack.pack_id, crashed_rows(pack, study=self._folder.name))
-        self._count(1, {"crashed": 1})
+        try:
+            self._folder.write_shard(pack.pack_id, crashed_rows(pack, study=self._folder.name))
+        except MachineError as fault:
+            self.blame(fault)
+        else:
+            self._count(1, {"crashed": 1})
 
     def _count(self, replicates: int, failures: Mapping[str, int]) -> None:
         self.trained += replicates
@@ -123,18 +139,19 @@ class Watch(tune.Callback):
 
 
 class StopWhen(tune.Stopper):
-    """Stops the run when `sae-study stop` has asked for it."""
+    """Stops the run when `sae-study stop` has asked for it, or when what every pack needs has failed."""
 
-    def __init__(self, stop: threading.Event, queue: PackQueue) -> None:
-        self._stop, self._queue = stop, queue
+    def __init__(self, stop: threading.Event, watch: Watch) -> None:
+        self._stop, self._watch = stop, watch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if self._stop.is_set():
-            self._queue.end(wait=False)  # releases the trials that wait for a pack
-        return self._stop.is_set()
+        stop = self._stop.is_set() or self._watch.fault is not None
+        if stop and self._watch.queue:
+            self._watch.queue.end(wait=False)  # releases the trials that wait for a pack
+        return stop
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # pickled with the run's configuration, never used from there
@@ -164,6 +181,12 @@ def _trial_exception(trial: Any) -> BaseException | str:
     if path and Path(path).is_file():
         return cloudpickle.loads(Path(path).read_bytes())
     return Path(trial.error_file).read_text() if trial.error_file else "no error was recorded"
+
+
+def _of_files(error: OSError) -> str:
+    if isinstance(error, ConnectionError):
+        return f"Ray is gone ({last_line(error)})."
+    return f"{error.filename or 'the storage'} cannot be read or written ({reason(error)})."
 
 
 def last_line(error: BaseException | str) -> str:

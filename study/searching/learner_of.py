@@ -73,7 +73,7 @@ def _l1_learner(search: L1Search, spec: StudySpec, _: Rows | None) -> L1Learner:
             l1=(min(space.l1), max(space.l1)),
             score=search.recovery_column,
             predicted_edges=tuple(predicted_edge(Architecture.parse(name), sparsity, protocol) for name, sparsity in cells),
-            seed=min(space.seeds),
+            seed=min(run.start for run in space.seeds.runs),
         )
     )
 

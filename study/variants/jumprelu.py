@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from search_spaces.cells import Architecture
-from search_spaces.protocol import Protocol
+from search_spaces.protocol import Divisor, Protocol, Scale
 from search_spaces.variants import VariantField
 from study.sums import mean_over_batch
 from study.variants.contract import Code, Parameter, Penalised, Theta, TorchLoss, Variant
@@ -19,13 +18,12 @@ if TYPE_CHECKING:
     from study.kernels.lane_code import LaneCode
 
 _Array = NDArray[Any]
-_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 THRESHOLD_INIT = VariantField(
-    "sae_threshold_init", _Positive, 0.05, "`jumprelu`: where the thresholds start. They are kept at 0 or above."
+    "sae_threshold_init", Scale, 0.05, "`jumprelu`: where the thresholds start. They are kept at 0 or above."
 )
 BANDWIDTH = VariantField(
     "sae_threshold_bandwidth",
-    _Positive,
+    Divisor,
     0.1,
     "`jumprelu`: width of the window around the threshold in which its straight-through gradient is not 0.",
 )

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from search_spaces.errors import MisuseError
-from search_spaces.protocol import Protocol
+from search_spaces.protocol import Count, Protocol
 from search_spaces.variants import VariantField
 from study.variants.contract import Theta, TorchLoss, Variant
 
 if TYPE_CHECKING:
     from study.kernels.lane_code import LaneCode
 
-K = VariantField("sae_k", Annotated[int, Field(ge=1)] | None, None, "`topk` alone: how many latents may be active.")
+K = VariantField("sae_k", Count | None, None, "`topk` alone: how many latents may be active.")
 
 
 class TopK(Variant):

@@ -246,9 +246,9 @@ def test_a_diverging_replicate_is_a_row_and_leaves_its_mates_alone(protocol: Pro
     """One row says `diverged` with NaN in the SAE's columns; the others are those of the pack without it."""
     healthy = mixed(count=7)
     expected = rows_of(pack_of(healthy, protocol, dtype))
-    culprit = Replicate(Cell(healthy.architecture, float(healthy.sparsity[2]), l1), int(healthy.seed[2]))
-    cells = list(healthy)
-    rows = run_pack.run_pack(pack_of(Replicates.of([*cells[:3], culprit, *cells[3:]]), protocol, dtype))
+    mixture = healthy.take(np.array([0, 1, 2, 2, 3, 4, 5, 6]))
+    mixture.l1[3] = l1  # beyond what a cell may have
+    rows = run_pack.run_pack(pack_of(mixture, protocol, dtype))
     (diverged,) = (row for row in rows.to_pylist() if row["l1"] == l1)
     assert diverged["failure"] == "diverged"
     assert diverged["cause"] == "unknown"

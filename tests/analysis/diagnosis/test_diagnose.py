@@ -262,7 +262,9 @@ def test_watched_training_has_the_bits_of_its_row(protocol: Protocol, dtype: str
 
 def test_a_diverged_training_has_no_deaths() -> None:
     """NaN does not count as 0."""
-    history = training_history(pack_of(Replicate(Cell(Architecture(5, 3), 0.5, 1.7e308), 1)))
+    pack = pack_of(Replicate(Cell(Architecture(5, 3), 0.5, 0.1), 1))
+    pack.replicates.l1[:] = 1.7e308  # beyond what a cell may have
+    history = training_history(pack)
     assert latents_died_at(history, ONLINE) == [None] * 5
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from analysis.frames import load
-from analysis.rates.at_cells import RATE_COLUMNS, failure_rates, one_cell, read_cells, write_whole
+from analysis.rates.at_cells import RATE_COLUMNS, failure_rates, one_cell, read_cells
 from analysis.rates.cells import rate_interval
 from analysis.rates.regions import failure_regions
 from analysis.rates.tally import ENOUGH, Tally
@@ -143,19 +142,9 @@ def test_cells_go_round_by_csv(frame: pd.DataFrame, tmp_path: Path) -> None:
     )
     cells.to_csv(tmp_path / "cells.csv", index=False)
     told = failure_rates(frame, read_cells(str(tmp_path / "cells.csv")))
-    write_whole(told, str(tmp_path / "rates.csv"))
+    told.to_csv(tmp_path / "rates.csv", index=False)
     again = failure_rates(frame, read_cells(str(tmp_path / "rates.csv")))
     pd.testing.assert_frame_equal(again, told)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.csv", "rates.csv"]
-
-
-def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    """A missing folder, and a folder in the file's place, are misuse."""
-    (tmp_path / "folder").mkdir()
-    for place in (tmp_path / "absent" / "rates.csv", tmp_path / "folder"):
-        with pytest.raises(MisuseError, match="cannot be written"):
-            write_whole(one_cell("5-3-5", 0.5, 0.01), str(place))
-    assert os.listdir(tmp_path) == ["folder"]
 
 
 def test_command_tells_one_cell(run: Run, stored: Path) -> None:  # noqa: F811

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -134,6 +135,42 @@ def test_odd_study_gives_a_page_that_says_so(tmp_path: Path, case: str) -> None:
     assert ODD[case] in page
     assert ODD[case].partition(":")[0] in " ".join(findings(load("made", tmp_path), 6))
     assert_whole(page, folder)
+
+
+WILD = {
+    "text.usetex": True,
+    "font.family": "no such font",
+    "font.size": 30,
+    "savefig.bbox": "tight",
+    "savefig.facecolor": "black",
+    "savefig.transparent": True,
+    "figure.dpi": 300,
+    "figure.autolayout": True,
+    "axes.prop_cycle": matplotlib.cycler(color=["red"]),
+    "axes.grid": True,
+    "axes.formatter.use_locale": True,
+    "axes.unicode_minus": False,
+    "image.cmap": "hot",
+    "lines.linewidth": 9,
+    "path.sketch": (5, 50, 5),
+    "svg.fonttype": "path",
+    "svg.hashsalt": None,
+    "hatch.color": "red",
+    "errorbar.capsize": 9,
+}
+"""Settings of Matplotlib that a user may have in a file or set in a notebook."""
+
+
+@pytest.mark.slow
+def test_report_does_not_depend_on_the_users_settings_of_matplotlib(tmp_path: Path) -> None:
+    """Every file has the same bytes, and the settings stay as they were."""
+    store(tmp_path, spec_of({**LINE, "l1": [0.01, 0.1]}))
+    files = {path.name: path.read_bytes() for path in written(tmp_path)[1].iterdir()}
+    with matplotlib.rc_context(WILD):
+        before = dict(matplotlib.rcParams)
+        again = {path.name: path.read_bytes() for path in written(tmp_path)[1].iterdir()}
+        assert dict(matplotlib.rcParams) == before
+    assert [name for name in files if files[name] != again[name]] == []
 
 
 @pytest.mark.slow

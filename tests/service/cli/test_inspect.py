@@ -28,7 +28,7 @@ def test_broken_study_hides_no_other(run: Run, stored: Path) -> None:
     code, out, err = run("status", "--storage", stored)
     assert code == 0
     assert "made: done" in out
-    assert "broken/study.yaml is not valid YAML" in err
+    assert "broken/study.yaml, line 2, column 1" in err
 
 
 def test_status_and_list_show_what_is_stored(run: Run, stored: Path) -> None:
@@ -39,6 +39,20 @@ def test_status_and_list_show_what_is_stored(run: Run, stored: Path) -> None:
     assert json.loads(run("list", "--storage", stored, "--json")[1]) == {"studies": ["made"]}
     assert "made: done" in run("status", "--storage", stored)[1]
     assert run("list", "--storage", stored / "empty")[0] == 0
+
+
+def test_status_says_why_a_study_failed(run: Run, stored: Path) -> None:
+    """In text and in JSON, from the record that the driver left."""
+    folder = Storage.at(stored).study("made")
+    for shard in folder.shard_ids():
+        folder.set_aside([shard])
+    folder.write_text("driver.json", json.dumps({"state": "failed", "errors": ["pack p raised again and again: out of luck"]}))
+    code, out, _ = run("status", "made", "--storage", stored)
+    assert (code, out.splitlines()[0]) == (0, "made: failed, 0 of 16 replicates; failures: none")
+    assert out.splitlines()[1] == "  error: pack p raised again and again: out of luck"
+    assert json.loads(run("status", "--storage", stored, "--json")[1])["studies"][0]["errors"] == [
+        "pack p raised again and again: out of luck"
+    ]
 
 
 def test_rows_are_written(run: Run, stored: Path) -> None:

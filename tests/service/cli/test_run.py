@@ -52,7 +52,7 @@ def test_storage_that_cannot_be_written_is_refused(run: Run, tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     code, _, err = run("launch", "smoke", "--storage", tmp_path / "file")
     assert code == 2
-    assert "cannot be written" in err
+    assert "is no folder" in err
     assert len(err.strip().splitlines()) == 1
     code, _, err = run("list", "--storage", "gopher://x/y")
     assert code == 2

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -59,7 +62,8 @@ def test_whole_trainings_give_the_references_rows(architecture: str, share: int,
 def test_a_mixed_pack_gives_the_references_rows(dtype: str) -> None:
     """Lanes of different sparsity, l1 and seeds, some sharing an autoencoder, one diverging, no whole group: the same bits."""
     protocol = dataclasses.replace(DISSERTATION, samples=500, ae_epochs=2, sae_epochs=2)
-    everything = grid(["10-5-10"], [0.0, 0.5, 0.9, 0.98], [0.0, 0.01, 0.3, 1.7e308], range(4))[0]
+    everything = grid(["10-5-10"], [0.0, 0.5, 0.9, 0.98], [0.0, 0.01, 0.3, 1e6], range(4))[0]
+    everything.l1[everything.l1 == 1e6] = 1.7e308  # beyond what a cell may have
     mixed = everything.take(np.random.default_rng(3).permutation(len(everything))[:37])
     ours, definition = (run_pack.run_pack(Pack(mixed, protocol, dtype, name)) for name in ("compiled", "reference"))
     assert science(ours) == science(definition)
@@ -172,17 +176,70 @@ def test_two_processes_that_compile_at_once_leave_a_sound_cache(tmp_path: Path) 
     assert expected[0] == finished(started(PRINT_SCIENCE))
 
 
-def test_a_cache_that_cannot_be_written_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cache_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Path]]:
+    """The given folder and the user's, which nobody has made yet."""
+    places = tmp_path / "given", tmp_path / "user"
+    for variable, place in zip(("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"), places, strict=True):
+        monkeypatch.setenv(variable, str(place))
+    cache_folder.cache_clear()
+    yield places
+    cache_folder.cache_clear()
+
+
+def test_a_cache_that_cannot_be_written_is_passed_over(cache_places: tuple[Path, Path]) -> None:
     """If neither the given folder nor the user's can be created, the cache goes to the machine's temporary folder."""
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "file"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    for place in cache_places:
+        place.write_text("not a folder")
+    assert cache_folder().is_dir()
+    assert Path(tempfile.gettempdir()) == cache_folder().parent
+
+
+def test_a_cache_that_others_may_write_is_passed_over(cache_places: tuple[Path, Path]) -> None:
+    """Who knows the name can make the folder first: it is used only as this user's own, and is open to nobody else."""
+    given, user = cache_places
+    assert cache_folder().parent == given
+    assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
+    cache_folder().chmod(0o777)
+    cache_folder.cache_clear()
+    assert cache_folder().parent == user
+    cache_folder().rename(user / "elsewhere")
+    (user / next(given.iterdir()).name).symlink_to(user / "elsewhere")
+    cache_folder.cache_clear()
+    assert cache_folder().parent == Path(tempfile.gettempdir())
+
+
+def test_without_a_home_the_cache_is_in_the_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user may be unknown to the machine and have no HOME."""
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     cache_folder.cache_clear()
     try:
-        assert "file" not in cache_folder().parts
-        assert cache_folder().is_dir()
+        assert cache_folder().parent == Path(tempfile.gettempdir())
     finally:
         cache_folder.cache_clear()
+
+
+# The caller's settings of numba
+
+SETTINGS = {"NUMBA_DISABLE_JIT": "1", "NUMBA_OPT": "0", "NUMBA_BOUNDSCHECK": "1", "NUMBA_DUMP_BYTECODE": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "variables"),
+    [
+        ("pass", {**SETTINGS, "NUMBA_NUM_THREADS": "many", "NUMBA_CACHE_LOCATOR_CLASSES": "Nowhere"}),
+        ("import numba", SETTINGS),
+        (f"import os, yaml; yaml.safe_dump({SETTINGS!r}, open('.numba_config.yaml', 'w'))", {}),
+    ],
+    ids=["variables", "of a caller who uses numba", "file"],
+)
+def test_settings_of_numba_change_nothing(first: str, variables: dict[str, str], tmp_path: Path) -> None:
+    """Neither rows nor what is printed depend on the caller's settings of numba, though they be invalid."""
+    first = f"import os; os.chdir({str(tmp_path)!r}); {first.replace('NUMBA_', '')}"
+    assert finished(started(f"{first}\n{PRINT_SCIENCE}", PYTHONPATH=str(ROOT), **variables)) == finished(started(PRINT_SCIENCE))
 
 
 def processor_seconds(pid: int) -> float:

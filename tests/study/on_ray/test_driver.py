@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,7 +21,7 @@ from ray import tune
 from analysis import load, tune_frame
 from search_spaces import MisuseError, StudySpec, study_from
 from study import launch, resume, run_here
-from study.on_ray.driver import Outcome
+from study.on_ray.outcome import Outcome
 from study.on_ray.retries import TRIES, Fault
 from study.on_ray.watch import Progress
 from study.packs import Pack
@@ -163,6 +162,8 @@ def test_bug_is_an_error_and_the_rest_is_kept(local_ray: Path, tmp_path: Path) -
     outcome = launch(study(seeds=[0, 1, 2, BUGGY_SEED]), storage=tmp_path, workers=1)
     assert outcome.state == "failed"
     assert any("a fault of the program" in error for error in outcome.errors)
+    there = status("s", str(tmp_path))
+    assert (there.state, there.errors) == ("failed", outcome.errors)
     frame = load("s", tmp_path)
     assert set(frame["seed"]) == {0, 1, 2}
     assert not (frame["failure"] == "crashed").any()
@@ -300,7 +301,7 @@ def test_killed_driver_loses_only_what_was_in_flight(local_ray: Path, tmp_path: 
     process.wait()
     time.sleep(1)
     there = status("s", str(tmp_path))
-    assert there.state == "cut off"
+    assert there.state == "interrupted"
     assert 0 < there.done < there.planned
     assert len(load("s", tmp_path)) == there.done
     outcome = resume("s", storage=tmp_path, pack_size=3)
@@ -355,21 +356,3 @@ def test_stop_ends_a_running_study(tmp_path: Path) -> None:
     assert status("s", str(tmp_path)).state == "stopped"
     with pytest.raises(MisuseError, match="not running"):
         request_stop("s", str(tmp_path))
-
-
-def test_driver_that_is_gone_is_not_running(tmp_path: Path) -> None:
-    """Its record says running, but its process is dead or its last beat is too old."""
-    from study.storage.status import DriverRecord, is_running
-
-    folder = Storage.at(tmp_path).study("s")
-    with DriverRecord(folder, force=False, on_stop=lambda: None):
-        record = folder.read_json("driver.json")
-        assert record is not None
-        assert is_running(record)
-        assert record["pid"] == os.getpid()
-    assert not is_running(folder.read_json("driver.json"))
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    assert not is_running(record | {"pid": gone.pid})
-    assert not is_running(record | {"host": "elsewhere", "beat_at": time.time() - 3600})
-    assert is_running(record | {"host": "elsewhere"})

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from study.on_ray.watch import Progress, Watch, last_line
 from study.packs import missing_packs
 from study.storage.study_folder import Storage
@@ -35,3 +37,25 @@ def test_time_left_is_told_from_the_first_pack_on() -> None:
 def test_an_error_is_told_by_its_last_line() -> None:
     assert last_line("Traceback …\n  here\nValueError: so\n\n") == "ValueError: so"
     assert last_line(KeyError()) == "KeyError()"
+
+
+def test_fault_of_the_machine_stops_the_run_and_no_other_does(tmp_path: Path) -> None:
+    """The first one is kept; a pack's own exception, an OSError of its code too, is for the queue to try again."""
+    watch = Watch(Storage.at(tmp_path).study("s"), planned=48, done=8, on_progress=None)
+    for error in (None, ValueError("a bug"), "no error was recorded"):
+        watch.blame(error)
+    assert watch.fault is None
+    watch.blame(ConnectionError("GCS cannot be reached"))
+    assert str(watch.fault) == "Ray is gone (GCS cannot be reached)."
+    watch.blame(OSError(28, "No space left on device", "/tmp/ray"))
+    assert "Ray is gone" in str(watch.fault)
+
+
+def test_poison_that_cannot_be_recorded_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is not counted."""
+    monkeypatch.setattr("study.storage.study_folder.WRITE_AGAIN_AFTER", ())
+    watch = Watch(Storage.at(tmp_path).study("s"), planned=48, done=8, on_progress=None)
+    (tmp_path / "s").write_text("a file where the folder should be")
+    watch.poison(missing_packs(study(), ())[0][0].take(slice(0, 1)))
+    assert "cannot be written" in str(watch.fault)
+    assert watch.trained == 0

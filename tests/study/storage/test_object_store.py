@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 
 from analysis import load, tune_frame
-from search_spaces import MisuseError
+from search_spaces import MachineError, MisuseError
+from study import launch
+from study.on_ray.watch import Progress
 from study.packs import missing_packs
 from study.storage.status import existing_study, status
 from study.storage.study_folder import Storage, StudyFolder
@@ -86,15 +88,34 @@ def test_place_is_written_as_it_was_given() -> None:
 
 
 def test_bucket_that_is_not_there_is_misuse(bucket: str) -> None:
-    """No study is in it, and none can be written to it."""
+    """No study is in it, and none can be written to it. If a bucket goes in mid-study, the machine is at fault, not the user."""
     missing = Storage.at(bucket.replace("studies", "elsewhere", 1))
     assert missing.studies() == []
     with pytest.raises(MisuseError, match="cannot be written"):
+        missing.study("s").refuse_unwritable()
+    with pytest.raises(MachineError, match="cannot be written"):
         missing.study("s").write_text("driver.json", "{}")
     with pytest.raises(MisuseError, match="cannot be opened"):
         Storage.at("s3://bucket/folder?endpoint=typo")
     with pytest.raises(MisuseError, match="No study is there"):
         existing_study("s", missing.given)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_bucket_that_goes_away_stops_the_study(bucket: str, local_ray: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """At once, with what is done and how to go on, by a machine's error and none of Tune's."""
+    place = bucket.replace("studies", "passing", 1)
+    Storage.at(f"{place}&allow_bucket_creation=true").filesystem.create_dir("passing")
+    filesystem = Storage.at(f"{place}&allow_bucket_deletion=true").filesystem
+
+    def delete(progress: Progress) -> None:
+        filesystem.delete_dir_contents("passing", missing_dir_ok=True)
+        filesystem.delete_dir("passing")
+
+    with pytest.raises(MachineError, match=r"\d+ of 24 replicates were stored\..*sae-study resume s"):
+        launch(study(LONGER, seeds="0:3"), storage=place, workers=1, on_progress=delete)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
@@ -119,7 +140,7 @@ def test_study_lives_in_a_bucket(bucket: str, tmp_path: Path) -> None:
     driver.communicate()
     time.sleep(1)
     there = status("s", bucket)
-    assert there.state == "cut off"
+    assert there.state == "interrupted"
     assert 0 < len(load("s", bucket)) == there.done < there.planned
 
     resumed = command("resume", "s", "--workers", "1", "--json")
