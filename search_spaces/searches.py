@@ -24,6 +24,8 @@ RISING = tuple(
     kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
 )
 """Failures caused by too much l1, so that they have an upper edge. Too little l1 gives a dense code, which has a lower edge."""
+MOST_CELLS = 1_000
+"""Most pairs of architecture and sparsity of an l1 search, each of which is a search of its own."""
 RECOVERY_COLUMNS = {"mcc": "mcc_decoder_features", "f1": "f1_latents_features"}
 
 
@@ -152,6 +154,11 @@ class L1Search(Search):
         return self
 
     def refuse_space(self, space: GridSpace) -> None:
+        if (cells := len(space.architectures) * len(space.sparsities)) > MOST_CELLS:
+            raise MisuseError(
+                f"{cells:,} pairs of architecture and sparsity are too many to search; at most {MOST_CELLS:,} are taken. "
+                "Split the study."
+            )
         if isinstance(space.sparsities, Range):
             raise MisuseError(
                 f"sparsities from {space.sparsities.low:g} to {space.sparsities.high:g} need a count: an l1 search "

@@ -47,7 +47,8 @@ MOST_REPLICATES = 10_000_000
 """Most replicates of a study: a driver needs some 330 bytes for each."""
 MOST_SEEDS = 10_000_000
 MOST_LEVELS = 10_000
-"""Most values of another axis of a grid."""
+"""Most values of sparsity and of l1."""
+MOST_ARCHITECTURES = 1_000
 MOST_LISTED = 100_000
 """Most replicates of a listed space."""
 
@@ -185,7 +186,9 @@ class GridSpace(StrictModel):
     @field_validator("architectures", mode="before")
     @classmethod
     def _architectures(cls, given: object) -> tuple[str, ...]:
-        return _distinct("architectures", [str(Architecture.parse(value)) for value in _listed("architectures", given)])
+        return _distinct(
+            "architectures", [str(Architecture.parse(value)) for value in _listed("architectures", given, MOST_ARCHITECTURES)]
+        )
 
     @field_validator("sparsities", "l1", mode="plain")
     @classmethod

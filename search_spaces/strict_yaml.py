@@ -53,7 +53,7 @@ def read_yaml(text: str, where: str, most_nodes: int | None = MOST_NODES) -> obj
     except (yaml.YAMLError, UnicodeEncodeError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None)))) or str(error)
         raise MisuseError(f"{where}{place}: {one_line(problem, 300)}.") from None
 
 

@@ -89,7 +89,7 @@ def _plain(value: object, depth: int, parts: Iterator[int]) -> Any:
     if isinstance(value, Mapping):
         _refuse_excess(value, MOST_KEYS, depth, parts)
         return {_key(key): _plain(one, depth + 1, parts) for key, one in value.items()}
-    if hasattr(value, "tolist"):  # NumPy's arrays and scalars, pandas' series and indexes
+    if hasattr(value, "tolist") and not isinstance(value, type):  # NumPy's arrays and scalars, pandas' series and indexes
         _refuse_length(getattr(value, "size", 0), MOST_LENGTH)
         value = value.tolist()
     if isinstance(value, (list, KeysView, ValuesView)) or type(value) is tuple:

@@ -130,11 +130,11 @@ def pack_sizes(counts: list[int], seconds: list[float], pack_size: int | str, wo
     """
     if isinstance(pack_size, int):
         return [pack_size] * len(counts)
-    sizes = []
+    least, total, sizes = math.ceil(sum(counts) / MOST_PACKS), sum(seconds), []
     for count, cost in zip(counts, seconds, strict=True):
-        share = max(1, round(workers * cost / sum(seconds)))
+        share = max(1, round(workers * cost / total))
         pieces = share * math.ceil(cost / (share * PACK_SECONDS))
-        sizes.append(max(math.ceil(count / pieces), math.ceil(sum(counts) / MOST_PACKS)))
+        sizes.append(max(math.ceil(count / pieces), least))
     return sizes
 
 

@@ -10,6 +10,7 @@ if "matplotlib" not in sys.modules:
     _log.setLevel(logging.ERROR)  # else it says where it keeps its list of fonts if it cannot write to the user's folders
     import matplotlib
 
+    matplotlib.get_cachedir()
     _log.setLevel(logging.NOTSET)
     if _backend is not None:
         os.environ["MPLBACKEND"] = _backend

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import ray
 
 from study.on_ray.signals import ctrl_c_held, handlers_kept, kill_with_descendants
-from study.on_ray.starting import start_ray
+from study.on_ray.starting import read_variables_again, start_ray
 
 
 @contextlib.contextmanager
@@ -27,6 +27,7 @@ def ray_running(address: str | None, workers: int | None) -> Iterator[None]:
         raise
     finally:
         ray.shutdown()
+        read_variables_again()
 
 
 def _shut_down_at_once() -> None:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.utils import psutil
+from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
+from ray.exceptions import AuthenticationError, RayError
 
-from search_spaces.errors import MisuseError
+from search_spaces.errors import MachineError, MisuseError
 from study.machine import usable_cores
+from study.on_ray import local_environment
 from study.on_ray.cluster import OwnPath, runtime_env
+from study.on_ray.signals import kill_with_descendants
 from study.on_ray.sources import driver_path
 from study.on_ray.watch import last_line
 
 CLIENT = "ray://"
 """What the address of Ray's client server begins with."""
+STORE_BYTES = 200 * 2**20
+"""Size of the object store of a local Ray: it holds the packs that are laid out."""
+SESSION_BYTES = 2**22
+"""Room that the logs of a Ray need at its start."""
+LONGEST_FOLDER = 43
+"""In bytes, of the folder of Ray's sessions. The path of a socket is 64 longer and must not exceed 107."""
 
 
 def local_workers(workers: int | None) -> int:
@@ -64,17 +79,100 @@ def _speaks_http2(connection: socket.socket) -> bool:
 
 def start_ray(address: str | None, workers: int | None) -> None:
     """Connect this process to the cluster at the address, or to a local Ray of this many workers that is started for it."""
-    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address is None:
+        _start_here(local_workers(workers))
+    else:
+        _join(address)
+
+
+def read_variables_again() -> None:
+    """Let Ray forget the token and the settings that it has read from the environment."""
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def _start_here(cpus: int) -> None:
+    folder = session_folder()
+    small = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_plasma_directory": _store_folder(folder)}
+    before = _children()
+    with local_environment():
+        read_variables_again()
+        try:
+            logged = {"logging_level": "CRITICAL", "log_to_driver": False}
+            ray.init("local", num_cpus=cpus, job_config=OwnPath(driver_path()), _temp_dir=folder, **small, **logged)
+        except Exception as error:  # Ray raises Exception itself
+            kill_with_descendants(_children() - before)
+            raise MachineError(
+                f"Ray cannot start on this machine ({last_line(error)}). Its logs are in {folder}/session_latest/logs. Look at the "
+                "limits on processes, open files and memory (`ulimit -a`), and at the space in /dev/shm and in that folder."
+            ) from None
+    logging.getLogger("ray").setLevel(logging.ERROR)
+
+
+def session_folder() -> str:
+    """The folder for Ray's sessions: in $RAY_TMPDIR, or the first in the temporary folders that can be used.
+
+    Raises MisuseError or MachineError if there is none.
+    """
+    if chosen := os.environ.get("RAY_TMPDIR"):
+        if reason := _unfit(Path(chosen, "ray")):
+            raise MisuseError(f"RAY_TMPDIR={chosen!r} cannot hold Ray's sessions: {reason}. Name another folder, or leave it out.")
+        return os.path.join(chosen, "ray")
+    places = [Path(top, name) for top in (tempfile.gettempdir(), "/tmp") for name in ("ray", f"ray-{os.getuid()}")]
+    reasons = [_unfit(place) for place in places]
+    if all(reasons):
+        raise MachineError(
+            f"Ray has no folder for its sessions: {reasons[-1]}. Set RAY_TMPDIR to a folder with some space, whose path is short."
+        )
+    return str(places[reasons.index(None)])
+
+
+def _unfit(folder: Path) -> str | None:
+    """Why Ray cannot keep its sessions in the folder, or None if it can."""
+    if len(os.fsencode(folder)) > LONGEST_FOLDER:
+        return f"'{folder}' is longer than {LONGEST_FOLDER} bytes, which leaves no room for the names of sockets"
     try:
-        if address is None:
-            cpus = local_workers(workers)
-            small = {"include_dashboard": False, "object_store_memory": 200 * 2**20}
-            ray.init("local", num_cpus=cpus, job_config=OwnPath(driver_path()), **small, **quiet)
-        elif address.startswith(CLIENT):
-            ray.init(address, runtime_env=runtime_env(), **quiet)
-        else:
-            ray.init(address, runtime_env=runtime_env(), job_config=OwnPath(), **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ImportError) as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        _fill(folder, SESSION_BYTES)
+    except OSError as error:
+        return f"{str(folder)!r} cannot be written ({error.strerror})"
+    return None
+
+
+def _fill(folder: Path | str, size: int) -> None:
+    """Raise OSError unless the folder takes a file of this size."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _store_folder(folder: str) -> str:
+    """Where Ray's object store lies: in shared memory if that is there, can be written and is large enough, or on disk."""
+    try:
+        _fill("/dev/shm", STORE_BYTES)
+    except OSError:
+        return folder
+    return "/dev/shm"
+
+
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+def _join(address: str) -> None:
+    direct = not address.startswith(CLIENT)
+    try:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # a cluster that wants none ignores it
+        read_variables_again()
+        if direct and address != "auto":
+            GcsClient(address=address)  # says at once whether the token is right; Ray would try for twenty seconds
+        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+        ray.init(address, runtime_env=runtime_env(), **({"job_config": OwnPath()} if direct else {}), **quiet)
+    except AuthenticationError:
+        raise MisuseError(
+            f"the Ray cluster at address={address!r} wants another token than ~/.ray/auth_token or RAY_AUTH_TOKEN holds here. "
+            "`ray get-auth-token` prints it on the head: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to it."
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError, ImportError, RayError) as error:
         raise MisuseError(
             f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster requires a token, set "
             "RAY_AUTH_MODE=token and give the token here too."

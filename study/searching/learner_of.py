@@ -6,6 +6,7 @@ The learners are in `search_spaces/learners/`. `register_search` adds another ki
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,10 @@ def _within(rows: pa.Table, domain: Domain) -> pa.Table:
     return rows.filter(inside)
 
 
+_importances = cache(importances)
+"""For the many sparsities of an architecture."""
+
+
 def predicted_edge(architecture: Architecture, sparsity: float, protocol: Protocol) -> float | None:
     """The upper edge in closed form, for an AE of unit columns: the l1 from which SAEs die. None if there is no closed form.
 
@@ -128,7 +133,7 @@ def predicted_edge(architecture: Architecture, sparsity: float, protocol: Protoc
         return None
     if protocol.sae_decoder_init == "unit_norm":
         return float(theory.death_line(1.0))
-    of_features = importances(architecture.n_features, protocol)
+    of_features = _importances(architecture.n_features, protocol)
     represented = int(theory.features_represented(sparsity, of_features, architecture.n_hidden))
     init_std = protocol.sae_init_std * protocol.sae_init_scale
     return float(theory.initial_death_line(init_std, 1.0, architecture.n_latents, represented))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import yaml
 
 from search_spaces import PROTOCOLS, SPACES, Architecture, Cell, MisuseError, Protocol, Replicate, grid, protocol_from, study_from
 from search_spaces.spaces import Range, parse_seeds
@@ -256,3 +260,123 @@ def test_epochs_and_steps_exclude_each_other() -> None:
         Protocol(ae_epochs=None)
     with pytest.raises(ValueError, match="exactly one"):
         dataclasses.replace(PROTOCOLS["sound"], ae_epochs=3)
+
+
+HEAD = "name: a\nprotocol: dissertation\nspace: "
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x: &x [1]\ny: *x\n", "line 2, column 4: the alias \\*x is not read"),
+        ("x: &x {a: 1}\nspace: {<<: *x}\n", "line 2, column 9: merge keys \\(<<\\) are not read"),
+        (HEAD + "!!python/object/apply:os.system [x]", "the tag .* is not read"),
+        (HEAD + "[" * 40_000, "nested more than 20 deep"),
+        (HEAD + "- " * 10_000, "nested more than 20 deep|not allowed"),
+        (HEAD + "[" + "1," * 60_000 + "]", "more than 50,000 values"),
+        (HEAD + "{" + ",".join(f"k{key}: 1" for key in range(20_000)) + "}", "more than 1,000 fields"),
+        (HEAD + "9" * 200_000, "200,000 digits"),
+        (HEAD + "{2: 3}", "the key '2' is not text"),
+        (HEAD + "{[1, 2]: 3}", "the key of a mapping is not text|is not text"),
+        ("name: a\n---\nname: b", "single document"),
+        ("name: a\x00b", "control characters|special characters"),
+        ("# nothing", "is empty"),
+        ("name: 2024\nprotocol: dissertation\nspace: smoke", 'Write it in quotes: name: "2024"'),
+    ],
+)
+def test_text_beyond_the_limits_is_refused_in_one_line(text: str, said: str) -> None:
+    """Aliases, merge keys, tags, depth, number and digits: before anything is made of them."""
+    with pytest.raises(MisuseError, match=said) as error:
+        study_from_yaml(text, "study.yaml")
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_other_ends_of_lines_and_a_byte_order_mark_are_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_bytes(STUDY.replace("\n", "\r\n").encode(encoding))
+    assert study_from_file(path) == study_from_yaml(STUDY, "study.yaml")
+
+
+@pytest.mark.parametrize(("content", "said"), [(STUDY.encode("utf-16"), "UTF-8"), (b" " * 300_000, "longer than 262,144 bytes")])
+def test_another_encoding_and_a_long_file_are_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_bytes(content)
+    with pytest.raises(MisuseError, match=said):
+        study_from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"l1": {"from": 0.001, "to": 1, "count": 10**9}}, "count=1000000000 is not a whole number from 1 to 10,000"),
+        ({"l1": {"from": 0.001, "to": 1, "count": 3.0}}, "count=3.0 is not a whole number"),
+        ({"seeds": ["0:10000000", "20000000:30000000"]}, "20,000,000 seeds"),
+        ({"seeds": ["0:10", "5:15"]}, "seeds lists 5 twice"),
+        ({"seeds": [10**5000]}, "an integer of 16610 bits"),
+        ({"sparsities": np.linspace(0, 0.9, 1000), "l1": np.linspace(0, 1, 1000), "seeds": "0:100"}, "100,000,000 replicates"),
+        ({"search": {"kind": "map", "budget": 10**9}}, "budget=1000000000"),
+        ({"search": {"kind": "map", "budget": True}}, "budget: True"),
+        ({"search": {"kind": "l1"}, "sparsities": np.linspace(0, 0.9, 1001)}, "1,001 pairs"),
+        ({"search": "map"}, "search='map' is not a mapping"),
+        ({"architectures": ["1000001-1-1000001"]}, "at most 1,000,000"),
+        ({"protocol": {"samples": 10**11}}, "samples: 100000000000"),
+        ({"protocol": {"samples": 200.0}}, "samples: 200.0"),
+        ({"protocol": {"ae_learning_rate": False}}, "ae_learning_rate: False"),
+        ({"protocol": ["sound"]}, "neither a name nor a mapping"),
+        ({"seeds": {1, 2}}, "a set, which has no order"),
+        ({"seeds": (seed for seed in range(3))}, "a generator, which can be read only once"),
+        ({"l1": {1: 2}}, "the key 1 is not text"),
+    ],
+)
+def test_sizes_and_kinds_are_checked_before_anything_is_made(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(MisuseError, match=said) as error:
+        study_from(changed(**changes))
+    assert str(error.value).isprintable()
+
+
+def test_lists_that_hold_themselves_are_refused() -> None:
+    """Directly, or so that they would be endless."""
+    loop: list[Any] = []
+    loop.append(loop)
+    bomb: Any = [1]
+    for _ in range(15):
+        bomb = [bomb] * 10
+    for value in (loop, bomb):
+        with pytest.raises(MisuseError, match="nested too deeply"):
+            study_from(changed(l1=value))
+
+
+def test_arrays_series_and_numbers_of_numpy_are_read() -> None:
+    """As lists and numbers of Python's own: the study and its id are the same."""
+    made = study_from(
+        changed(
+            architectures=np.array(["5-3-5", "10-5-10"]),
+            sparsities=pd.Series([0.5, 0.75]),
+            l1=(Fraction(1, 2), Decimal("0.25"), np.float32(0.125)),
+            seeds=np.arange(3),
+            pack_size=np.int64(8),
+            protocol={"samples": np.int64(200), "ae_learning_rate": np.float64(0.5), "importance_decay": -0.0},
+        )
+    )
+    plain = study_from(
+        changed(
+            architectures=["5-3-5", "10-5-10"],
+            sparsities=[0.5, 0.75],
+            l1=[0.5, 0.25, 0.125],
+            seeds="0:3",
+            pack_size=8,
+            protocol={"samples": 200, "ae_learning_rate": 0.5, "importance_decay": 0},
+        )
+    )
+    assert made == plain
+    assert yaml.safe_dump(made.to_mapping()) == yaml.safe_dump(plain.to_mapping())
+    assert made.protocol.protocol_id == plain.protocol.protocol_id
+
+
+def test_ten_million_seeds_take_no_memory() -> None:
+    """They are kept as runs."""
+    spec = study_from(changed(seeds=["0:9000000", "9000001:9999999"]))
+    assert spec.space.seeds.runs == (range(9_000_000), range(9_000_001, 9_999_999))
+    assert spec.space.size == 9_999_998

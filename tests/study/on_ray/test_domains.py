@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from ray import tune
 
@@ -29,3 +30,17 @@ def test_domains_that_cannot_be_are_refused() -> None:
         study_from_domains({"architecture": "5-3-5", "l1": 0.1})
     with pytest.raises(MisuseError, match="num_samples=0 is not"):
         study_from_domains(whole, num_samples=0)
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2], range(3), np.arange(3), "0:3", tune.grid_search([0, 1, 2])])
+def test_every_cell_gets_all_listed_seeds(seeds: object) -> None:
+    """Listed as in a study file, or as a grid."""
+    drawn = study_from_domains({"architecture": "5-3-5", "sparsity": 0.5, "l1": tune.uniform(0.1, 1), "seed": seeds}, 2)
+    (replicates,) = study_from(drawn).replicates()
+    assert sorted(replicates.seed.tolist()) == [0, 0, 1, 1, 2, 2]
+
+
+def test_too_many_draws_are_refused_before_they_are_made() -> None:
+    cells = {"architecture": "5-3-5", "sparsity": tune.uniform(0.1, 0.2), "l1": 0.1, "seed": range(1000)}
+    with pytest.raises(MisuseError, match="1,000,000 replicates"):
+        study_from_domains(cells, 1000)
