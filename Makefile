@@ -13,8 +13,8 @@ run: .venv/runs ## launch the dissertation space on a local Ray, print its verdi
 test: install ## all tests but the field's, in two processes of one thread each
 	$(PYTEST) -m "not field"
 
-test-fast: install ## without those that start a Ray or take long
-	$(PYTEST) -m "not ray and not slow"
+test-fast: install ## without those that start a Ray or take long; any warning is an error
+	$(PYTEST) -W error -m "not ray and not slow"
 
 test-field: install ## situations that need a process of their own: namespaces, small disks, signals (some of them as root alone)
 	$(PYTEST) tests/field

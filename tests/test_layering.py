@@ -26,6 +26,7 @@ NEVER = {
 """What a room must not import, but for the places below."""
 ALLOWED = {
     "study/__init__.py": {"study.on_ray"},
+    "study/detached.py": {"study.on_ray"},
     "study/on_ray": {"ray", "study.on_ray"},
     "study/engines": {"torch", "numba"},
     "study/variants": {"torch"},
@@ -117,4 +118,10 @@ def test_core_needs_no_ray() -> None:
     """`run_here` and `run_pack` are the whole study without Ray: importing them must not import Ray."""
     core = "study.in_process, study.replicate"
     code = f"import sys, {core}; from analysis import *; sys.exit(bool({{'ray', 'torch'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_command_starts_without_heavy_libraries() -> None:
+    """`sae-study --help` must not wait for Ray, torch, pandas or matplotlib."""
+    code = "import sys, service.cli.app; sys.exit(bool({'ray', 'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from search_spaces.errors import MachineError
 from service.cli.streams import READER_GONE, drop
-from study.on_ray.progress import ROWS, UNBOUNDED, columns_of, is_terminal
+from study.terminal import ROWS, UNBOUNDED, columns_of, is_terminal
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -42,7 +42,8 @@ def progress(quiet: bool, folder: StudyFolder) -> Iterator[Callable[[StudyProgre
 
 @contextlib.contextmanager
 def _progress_bar(name: str) -> Iterator[Callable[[StudyProgress], None]]:
-    from study.on_ray.progress import is_terminal, progress_bar, so_far
+    from study.on_ray.progress import progress_bar, so_far
+    from study.terminal import is_terminal
 
     if not is_terminal(sys.stderr):
         said_at = -math.inf

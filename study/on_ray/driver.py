@@ -30,7 +30,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-import yaml
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.logger import JsonLoggerCallback
@@ -42,6 +41,7 @@ from search_spaces.paths import refuse_gone_directory
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
 from study.arguments import refuse_wrong_type
+from study.declaration import refuse_other_specification, write_specification
 from study.engines.registry import engine_for
 from study.needs import refuse_oversized
 from study.on_ray.callbacks import Guarded, Turns, refuse_other_callbacks, reporter
@@ -52,17 +52,18 @@ from study.on_ray.pack_queues import LearnerQueue, PackQueue
 from study.on_ray.progress import progress_shown
 from study.on_ray.session import ray_running
 from study.on_ray.signals import ended_by, tune_saves
-from study.on_ray.sources import sources, warn_of_others
-from study.on_ray.starting import CLIENT, local_workers, refuse_deleted_folder, refuse_unreachable
+from study.on_ray.sources import refuse_changed, sources, warn_of_others
+from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
 from study.packs import Pack, missing_packs, plan_packs
 from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
-from study.storage.drivers import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState
+from study.storage.drivers import DriverRecord, StudyState
 from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
+from study.streams import open_closed_streams
 
 LOGGERS = (
     "ray.tune.tune",
@@ -173,21 +174,6 @@ def resume(
     return _run_in_turn(folder, spec, options)
 
 
-def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
-    """Raise MisuseError if the study's folder holds another study than this one, or something that is no study."""
-    if not folder.exists() and (other := set(folder.listing()) - {DRIVER_FILE, STOP_FILE}):
-        raise MisuseError(
-            f"{folder.place()} exists and is not a study (it holds {min(other)}). Choose another --name or --storage; "
-            "nothing in it was touched."
-        )
-    if folder.exists() and (stored := read_spec(folder)).science() != spec.science():
-        differing = [key for key, value in spec.science().items() if value != stored.science().get(key)]
-        raise MisuseError(
-            f"study={spec.name!r} exists in {folder.storage.given!r} with another specification (it differs in "
-            f"{', '.join(differing)}). Give this one another name with --name, or `{folder.command('resume')}` the old one."
-        )
-
-
 def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
     """Raise MisuseError if the study's rows come from another procedure version or engine family than this run would use.
 
@@ -206,6 +192,7 @@ def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
 
 def _run_in_turn(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     """`_run`, one at a time in this process, with its progress shown."""
+    open_closed_streams()
     with ONE_AT_A_TIME, progress_shown(folder.name) if options.progress else contextlib.nullcontext() as shown:
         return _run(folder, spec, dataclasses.replace(options, on_progress=reporter(shown, options.on_progress)))
 
@@ -218,7 +205,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     engine_for(spec.engine, spec.protocol).check_installed()
     refuse_oversized(spec, here=options.address is None and not ray.is_initialized())
     refuse_other_procedure(folder, spec)
-    refuse_deleted_folder()
+    refuse_changed()
     refuse_unreachable(options.address)
     if options.address is not None and options.address.startswith(CLIENT):
         return _run_through_client(folder, spec, options)
@@ -229,8 +216,10 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
         work = _work(folder, spec, options.retry_crashed)
         watch = Watch(folder, work.planned, work.done, options.on_progress, work.batches)
         if work.missing:
+            elsewhere = options.address is not None or ray.is_initialized()
             with ray_running(options.address, options.workers):
-                refuse_other_sources()
+                if elsewhere:  # the workers of a Ray that is started for this run have its path
+                    refuse_other_sources()
                 refuse_unseen_storage(folder)
                 crew = Crew.of(work.missing[0].engine, options.workers)
                 _write_study(folder, spec, work.earlier)
@@ -276,14 +265,12 @@ def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
 
 
 def _write_study(folder: StudyFolder, spec: StudySpec, earlier: pa.Table | None) -> None:
-    """Create the study's folder if there is none. A search rewrites study.yaml, because its budget may have changed."""
-    new = not folder.exists()
-    if new:
+    """What the first driver of a study writes, its manifest, and the specification, unless the study was declared before."""
+    if folder.read_text("manifest.json") is None:
         folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
         if earlier is not None:
             folder.write_earlier(earlier)
-    if new or spec.search:
-        folder.write_text("study.yaml", yaml.safe_dump(spec.to_mapping(), sort_keys=False, allow_unicode=True))
+    write_specification(folder, spec)
 
 
 def _outcome(folder: StudyFolder, spec: StudySpec, work: _Work, watch: Watch, seconds: float) -> Outcome:
@@ -423,6 +410,7 @@ def _tuner(folder: StudyFolder, run: str, crew: Crew, watch: Watch, users: Guard
             callbacks=[JsonLoggerCallback(), watch, users],
             stop=StopWhen(stop, watch),
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # silent; Tune's own choice in a notebook clears the cell's output
         ),
     )
 

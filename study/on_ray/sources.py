@@ -59,6 +59,11 @@ def sources() -> dict[str, Found]:
     return _OURS | found(extensions())
 
 
+def refuse_changed() -> None:
+    """Raise MisuseError if a file has changed since this process imported it: workers would import it anew."""
+    refuse_others(sources(), found(sources()), "this machine")
+
+
 def refuse_others(ours: Mapping[str, Found], theirs: Mapping[str, Found], host: str) -> None:
     """Raise MisuseError if the sources that workers of a host find are not those of the driver."""
     for name, (place, digest) in ours.items():

@@ -40,14 +40,6 @@ def local_workers(workers: int | None) -> int:
     return workers or usable_cores()
 
 
-def refuse_deleted_folder() -> None:
-    """Raise MisuseError if the working directory has been deleted: Ray asks for it."""
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        raise MisuseError("the working directory has been deleted, and Ray needs one. Change to a folder that exists.") from None
-
-
 def refuse_unreachable(address: str | None) -> None:
     """Raise MisuseError if nothing listens at the address of a Ray cluster."""
     if address is None or address == "auto":

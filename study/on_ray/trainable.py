@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from search_spaces.errors import MachineError, MisuseError
 from search_spaces.failures import verdicts
 from study.on_ray.sources import Found, found, refuse_others
 from study.packs import Pack
@@ -99,11 +100,10 @@ class PackTrainable(tune.Trainable):
         desk: Any = None,
         sources: Mapping[str, Found] | None = None,
     ) -> None:
-        if sources:  # the driver's; a node that joined late may have others
-            refuse_others(sources, found(sources), os.uname().nodename)
         self._folder = Storage.at(storage).study(study)
         if not self._folder.exists():  # a node that joined late and does not mount the storage
             raise FileNotFoundError(f"{self._folder.place('study.yaml')} is not seen on node {os.uname().nodename}")
+        self._sources = sources or {}
         self._desk = desk
         self._node = ray.get_runtime_context().get_node_id()
         self._waited = False
@@ -112,7 +112,9 @@ class PackTrainable(tune.Trainable):
         return True  # nothing is kept between packs
 
     def step(self) -> dict[str, Any]:
-        self._wait_for_the_others()
+        if not self._waited:
+            self._refuse_other_sources()
+            self._wait_for_the_others()
         pack_id = self.config["pack_id"]
         ask = self._desk.pack if pack_id else self._desk.spare
         while (text := ray.get(ask.remote(pack_id or self.config["spare_for"], self._node))) is None:
@@ -134,6 +136,13 @@ class PackTrainable(tune.Trainable):
             "failures": {verdict.name: failures[verdict.name] for verdict in verdicts()},
             "pack_seconds": time.perf_counter() - began,
         }
+
+    def _refuse_other_sources(self) -> None:
+        """A node that joined late may have other sources than the driver. Tune would lose the kind of an error in `setup`."""
+        try:
+            refuse_others(self._sources, found(self._sources), os.uname().nodename)
+        except MisuseError as error:
+            raise MachineError(str(error)) from None
 
     def _wait_for_the_others(self) -> None:
         deadline = time.monotonic() + GATE_SECONDS

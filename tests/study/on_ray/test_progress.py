@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from study.on_ray.progress import duration, is_terminal, progress_shown
+from study.on_ray.progress import duration, progress_shown
 from study.on_ray.watch import Progress
+from study.terminal import is_terminal
 
 HALF = Progress(10, 5, 5, 2.0, {"sae_dead": 1}, {"edge_width": 0.5})
 

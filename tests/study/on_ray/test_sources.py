@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 from search_spaces import MisuseError
+from search_spaces.errors import MachineError
+from study import launch
+from study.on_ray import driver
 from study.on_ray.sources import Found, driver_path, found, refuse_others, sources, warn_of_others
+from tests.study.on_ray.test_driver import study
 
 MODULE = "a_module_of_nobody_else"
 
@@ -87,3 +91,12 @@ def test_workers_path_is_the_drivers_in_whatever_folder_they_work(tmp_path: Path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["sub", "", "/nowhere", "__editable__.finder", "/tmp"])
     assert driver_path() == [str(tmp_path / "sub"), str(tmp_path), "/tmp"]
+
+
+@pytest.mark.ray
+def test_worker_with_other_sources_stops_the_run(local_ray: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node that joins late: it trains nothing, and no pack is tried again."""
+    place, _ = sources()["study"]
+    monkeypatch.setattr(driver, "sources", lambda: sources() | {"study": (place, "another hash")})
+    with pytest.raises(MachineError, match=r"study has changed since .* 0 of 48 replicates were stored"):
+        launch(study(), storage=tmp_path)
