@@ -10,7 +10,7 @@ from search_spaces.paths import Given, shown, study_name
 from search_spaces.study_files import StudySpec, stored_study
 from study.storage.drivers import STOP_FILE, Driver, StudyState, is_running
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
-from study.tallies import tallies_of
+from study.storage.tallies import tallies_of
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -39,7 +38,6 @@ from study.storage.schema import added, row_schema
 
 DEFAULT_STORAGE = "ray_results"
 EARLIER_FILE = "earlier.parquet"
-_SHARD = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
 WRITE_AGAIN_AFTER = (0.5, 2.0)
 """Seconds between attempts to write a shard: a storage may fail for a moment, and its rows took long to train."""
 
@@ -297,11 +295,15 @@ class StudyFolder:
 
     def read_whole_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table:
         """One shard's rows. Only these columns are read and checked. Raises what pyarrow raises if it is corrupt or gone."""
-        fragment = _SHARD.make_fragment(f"{self.path}/rows/{pack_id}.parquet", self.storage.filesystem)
-        schema, later = row_schema(columns), {column.name for column in added()}
-        if lost := set(schema.names) - later - set(fragment.physical_schema.names):
-            raise KeyError(f"shard {pack_id} has no column {min(lost)}")
-        return fragment.to_table(schema=schema, use_threads=False)
+        schema = row_schema(columns)
+        with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as source:
+            file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True)
+            there = set(file.schema_arrow.names)
+            table = file.read([name for name in schema.names if name in there], use_threads=False)
+        for column in added():
+            if column.name in schema.names and column.name not in there:
+                table = table.append_column(column.name, pa.nulls(len(table), column.type))
+        return table.select(schema.names).cast(schema)
 
     def columns_of(self, replicate_id: str) -> set[str]:
         """The columns that the shards of this replicate have: all except those that were added after they were written."""

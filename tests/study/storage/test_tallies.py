@@ -19,7 +19,7 @@ from study.packs import Pack, missing_packs
 from study.storage.schema import names_of
 from study.storage.status import status
 from study.storage.study_folder import Storage, StudyFolder
-from study.tallies import Tallies
+from study.storage.tallies import Tallies
 from study.verdict_rows import crashed_rows
 
 GRID = study_from(
