@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Entry point. It listens for signals before it imports the libraries, which takes longer than many a command."""
-    streams.make_ready()
+    streams.take_closed_numbers()
     interrupts.listen()
     exit_if_shadowed()
     from service.cli.app import main

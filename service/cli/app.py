@@ -16,7 +16,7 @@ from search_spaces.searches import SEARCHES
 from service.cli import explain, inspect, run
 from service.cli.interrupts import settle
 from service.cli.printing import complain, out
-from service.cli.streams import READER_GONE, finish
+from service.cli.streams import READER_GONE, finish, make_ready
 
 app = typer.Typer(
     add_completion=False,
@@ -51,6 +51,7 @@ _UsageError: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """Run the command that the arguments name. Every expected error is one line on standard error."""
+    make_ready()
     try:
         code = app(standalone_mode=False, prog_name="sae-study")
     except typer.Exit as ended:

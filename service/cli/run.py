@@ -83,7 +83,7 @@ def _run(spec: StudySpec, resources: Resources, dry_run: bool, storage: str, as_
 
 
 def _show_plan(spec: StudySpec, storage: str, workers: int | None, as_json: bool) -> None:
-    from study.on_ray.driver import refuse_other_specification
+    from study.declaration import refuse_other_specification
     from study.on_ray.starting import local_workers
     from study.planning import plan_study
 

@@ -33,12 +33,20 @@ READER_GONE = 141
 """Exit code where the reader of standard output has gone (`| head -1`), as shells give it for other commands."""
 
 
+def take_closed_numbers() -> None:
+    """Connect closed streams to the null device, so that no file, pipe or socket opened later takes their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+
+
 def make_ready() -> None:
     """Let every stream take whatever is written to it."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller
-            null = os.open(os.devnull, os.O_RDWR)  # takes the closed one's number, which a file opened later would get
-            setattr(sys, name, open(null, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115  (lasts as long as the process)
+    from study.streams import open_closed_streams
+
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="in_ascii")

@@ -31,7 +31,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
-import yaml
 from ray import tune
 from ray.exceptions import RayError, RayTaskError
 from ray.tune.logger import JsonLoggerCallback
@@ -43,6 +42,7 @@ from search_spaces.paths import refuse_gone_directory
 from search_spaces.protocol import PROCEDURE_VERSION
 from search_spaces.study_files import StudySpec
 from study.arguments import refuse_wrong_type
+from study.declaration import refuse_other_specification, write_specification
 from study.engines.registry import engine_for
 from study.needs import refuse_oversized
 from study.on_ray.callbacks import Guarded, Turns, refuse_other_callbacks, reporter
@@ -61,9 +61,10 @@ from study.packs import Pack, missing_packs, plan_packs
 from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
-from study.storage.drivers import DRIVER_FILE, STOP_FILE, DriverRecord, StudyState
+from study.storage.drivers import DriverRecord, StudyState
 from study.storage.status import existing_study, read_spec
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
+from study.streams import open_closed_streams
 
 LOGGERS = (
     "ray.tune.tune",
@@ -176,21 +177,6 @@ def resume(
     return _run_in_turn(folder, spec, options)
 
 
-def refuse_other_specification(folder: StudyFolder, spec: StudySpec) -> None:
-    """Raise MisuseError if the study's folder holds another study than this one, or something that is no study."""
-    if not folder.exists() and (other := set(folder.listing()) - {DRIVER_FILE, STOP_FILE}):
-        raise MisuseError(
-            f"{folder.place()} exists and is not a study (it holds {min(other)}). Choose another --name or --storage; "
-            "nothing in it was touched."
-        )
-    if folder.exists() and (stored := read_spec(folder)).science() != spec.science():
-        differing = [key for key, value in spec.science().items() if value != stored.science().get(key)]
-        raise MisuseError(
-            f"study={spec.name!r} exists in {folder.storage.given!r} with another specification (it differs in "
-            f"{', '.join(differing)}). Give this one another name with --name, or `{folder.command('resume')}` the old one."
-        )
-
-
 def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
     """Raise MisuseError if the study's rows come from another procedure version or engine family than this run would use.
 
@@ -209,6 +195,7 @@ def refuse_other_procedure(folder: StudyFolder, spec: StudySpec) -> None:
 
 def _run_in_turn(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     """`_run`, one at a time in this process, with its progress shown."""
+    open_closed_streams()
     with ONE_AT_A_TIME, progress_shown(folder.name) if options.progress else contextlib.nullcontext() as shown:
         return _run(folder, spec, dataclasses.replace(options, on_progress=reporter(shown, options.on_progress)))
 
@@ -280,14 +267,12 @@ def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
 
 
 def _write_study(folder: StudyFolder, spec: StudySpec, earlier: pa.Table | None) -> None:
-    """Create the study's folder if there is none. A search rewrites study.yaml, because its budget may have changed."""
-    new = not folder.exists()
-    if new:
+    """What the first driver of a study writes, its manifest, and the specification, unless the study was declared before."""
+    if folder.read_text("manifest.json") is None:
         folder.write_text("manifest.json", json.dumps(_manifest(spec), indent=2))
         if earlier is not None:
             folder.write_earlier(earlier)
-    if new or spec.search:
-        folder.write_text("study.yaml", yaml.safe_dump(spec.to_mapping(), sort_keys=False, allow_unicode=True))
+    write_specification(folder, spec)
 
 
 def _outcome(folder: StudyFolder, spec: StudySpec, work: _Work, watch: Watch, seconds: float) -> Outcome:
@@ -427,6 +412,7 @@ def _tuner(folder: StudyFolder, run: str, crew: Crew, watch: Watch, users: Guard
             callbacks=[JsonLoggerCallback(), watch, users],
             stop=StopWhen(stop, watch),
             verbose=0,
+            progress_reporter=tune.CLIReporter(),  # silent; Tune's own choice in a notebook clears the cell's output
         ),
     )
 

@@ -344,7 +344,7 @@ def test_stored_verdicts_are_those_of_judging_the_stored_rows() -> None:
 def test_a_pack_survives_its_text(protocol: Protocol) -> None:
     """from_text(to_text) is the same pack: ids, order, protocol, dtype, engine; awkward floats and separate seeds included."""
     cell = Cell(Architecture(6, 2, 9), 1 / 3, 0.1 + 0.2)
-    smallest = Cell(Architecture(6, 2, 9), 0.0, 5e-324)
+    smallest = Cell(Architecture(6, 2, 9), 0.0, 1e-12)
     replicates = Replicates.of([Replicate(cell, 2**32 - 1), Replicate(cell, 0, 1, 2, 3), Replicate(smallest, 7)])
     pack = Pack(replicates, protocol, "float32", "auto")
     read = Pack.from_text(pack.to_text())
