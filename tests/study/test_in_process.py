@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pandas as pd
@@ -66,3 +67,11 @@ def test_a_search_is_led_to_its_end() -> None:
 def test_earlier_studies_need_a_storage() -> None:
     with pytest.raises(MisuseError, match="are in a storage"):
         run_here(searching({"kind": "map", "budget": 8, "earlier": ["before"]}))
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """Each gets the rows that it would get alone."""
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(run_here, [GRID, GRID])
+    for rows in (one, other):
+        pd.testing.assert_frame_equal(science(rows), science(run_here(GRID)), check_exact=True)
