@@ -27,6 +27,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -101,6 +102,7 @@ class _Options:
         refuse_other_callbacks(self.callbacks)
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def launch(
     space: str | Path | StudySpec | Mapping[str, Any],
     *,
@@ -148,6 +150,7 @@ def launch(
     return _run_in_turn(folder, spec, options)
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def resume(
     name: str,
     *,

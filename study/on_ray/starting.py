@@ -7,10 +7,10 @@ import os
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.utils import psutil
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
@@ -151,21 +151,41 @@ def _children() -> set[int]:
 
 
 def _join(address: str) -> None:
-    direct = not address.startswith(CLIENT)
+    chosen = "RAY_AUTH_MODE" in os.environ
     try:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # a cluster that wants none ignores it
         read_variables_again()
-        if direct and address != "auto":
-            GcsClient(address=address)  # says at once whether the token is right; Ray would try for twenty seconds
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        ray.init(address, runtime_env=runtime_env(), **({"job_config": OwnPath()} if direct else {}), **quiet)
-    except AuthenticationError:
-        raise MisuseError(
-            f"the Ray cluster at address={address!r} wants another token than ~/.ray/auth_token or RAY_AUTH_TOKEN holds here. "
-            "`ray get-auth-token` prints it on the head: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to it."
-        ) from None
+        if address.startswith(CLIENT):
+            ray.init(address, runtime_env=runtime_env(), logging_level="ERROR", log_to_driver=False)
+            return
+        head = canonicalize_bootstrap_address(address)
+        if _wants_token(head) and (not maybe_enable_token_auth_if_token_available(warn_if_disabled=False) or _wants_token(head)):
+            raise MisuseError(
+                f"the Ray cluster at address={address!r} requires a token, and not the one in ~/.ray/auth_token or RAY_AUTH_TOKEN "
+                "here. On its head `ray get-auth-token` prints it: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to it."
+            )
+        ray.init(head, runtime_env=runtime_env(), job_config=OwnPath(), logging_level="ERROR", log_to_driver=False)
+    except MisuseError:
+        raise
     except (ConnectionError, RuntimeError, ValueError, ImportError, RayError) as error:
         raise MisuseError(
             f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster requires a token, set "
             "RAY_AUTH_MODE=token and give the token here too."
         ) from None
+    finally:
+        if not chosen:
+            os.environ.pop("RAY_AUTH_MODE", None)
+
+
+def _wants_token(head: str) -> bool:
+    """Whether the cluster refuses this process as it is. Ray itself asks for twenty seconds, and says so many times."""
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        GcsClient(address=head)
+    except AuthenticationError:
+        return True
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+    return False

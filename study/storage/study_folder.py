@@ -152,10 +152,16 @@ class StudyFolder:
 
     def read_text(self, name: str) -> str | None:
         """The text of a small file such as study.yaml; None if it does not exist."""
+        content = self.read_bytes(name)
+        return None if content is None else content.decode()
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """`read_text` for binary content."""
         with self.storage.faults("read"):
             try:
                 with self.storage.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
-                    return stream.read().decode()
+                    content: bytes = stream.read()
+                    return content
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
