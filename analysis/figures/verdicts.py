@@ -35,10 +35,14 @@ class VerdictComposition:
     """(kinds, levels); columns sum to 1."""
     replicates: NDArray[np.int64]
     """(levels,)."""
+    searched: bool = False
+    """Whether a search chose where to train. The shares are then no rates: they say where it looked."""
 
     @property
     def title(self) -> str:
         """The finding as a title: the commonest failure, and where it is commonest."""
+        if self.searched:
+            return "Verdicts where the search trained: no failure rates"
         failing = [i for i, kind in enumerate(self.kinds) if kind != FailureKind.NONE]
         if not failing:
             return "No replicate failed" if len(self.levels) else "No replicate"
@@ -53,7 +57,7 @@ class VerdictComposition:
         return f"{self.replicates.sum()} replicates, {counts_text(self.replicates)} per bar."
 
 
-def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictComposition:
+def verdict_composition(frame: pd.DataFrame, by: str = "sparsity", searched: bool = False) -> VerdictComposition:
     """Shares of each verdict by architecture or by a coordinate, over everything else in the frame."""
     if by == "architecture":
         frame = frame.sort_values(["n_features", "n_hidden"], kind="stable")
@@ -62,7 +66,7 @@ def verdict_composition(frame: pd.DataFrame, by: str = "sparsity") -> VerdictCom
     table = counts[list(kinds)].to_numpy(dtype=np.float64).T
     totals = table.sum(axis=0)
     levels = tuple(str(v) if by == "architecture" else float(v) for v in counts.index)
-    return VerdictComposition(by, levels, kinds, table / totals, totals.astype(np.int64))
+    return VerdictComposition(by, levels, kinds, table / totals, totals.astype(np.int64), searched)
 
 
 def plot_verdict_composition(composition: VerdictComposition, ax: Axes) -> None:

@@ -16,7 +16,7 @@ from analysis.comparisons.published import PUBLISHED, published_finding
 from analysis.rates.cells import cell_rates, counted, rate_interval
 from analysis.rates.claims import LocalMaximum, Monotonicity, local_maximum_at, probability_text
 from analysis.rates.regions import Region
-from analysis.rates.significance import LEVEL, holm
+from analysis.rates.significance import LEVEL
 from analysis.report.study_rows import COLLAPSE, StudyRows
 from analysis.searches.l1 import l1_sentences
 from analysis.transitions.critical_points import CriticalPoint
@@ -24,6 +24,8 @@ from analysis.transitions.crossings import Answer
 from search_spaces.coordinates import COORDINATES, L1
 from search_spaces.failures import FailureKind, verdicts
 
+SURE = 0.95
+"""Least confidence of a region in sentences."""
 MOST_REGIONS = 3
 """Largest number of regions, each of another failure, in sentences; the table has all."""
 
@@ -49,8 +51,8 @@ def unfinished(there: int, planned: int) -> list[str]:
     return [f"{there} of {planned} planned replicates are stored: the study is not finished."] if there < planned else []
 
 
-def verdict_sentences(frame: pd.DataFrame) -> list[str]:
-    """The shares of the verdicts, and in how many replicates all latents are dead."""
+def verdict_sentences(frame: pd.DataFrame, searched: bool = False) -> list[str]:
+    """The shares of the verdicts, and in how many replicates all latents are dead. After a search, they are called no rates."""
     counts = frame["failure"].value_counts()
     kinds = [
         f"{kind.name} {counts[kind.name]} ({counts[kind.name] / len(frame):.1%})" for kind in verdicts() if kind.name in counts
@@ -59,6 +61,8 @@ def verdict_sentences(frame: pd.DataFrame) -> list[str]:
     failing = len(frame) - int(counts.get(FailureKind.NONE.value, 0))
     extent = f"{counted(len(frame), 'replicate')} in {counted(cells, 'cell')}"
     sentences = [f"{extent}: {failing} fail ({failing / len(frame):.1%}). Verdicts: {', '.join(kinds)}."]
+    if searched:
+        sentences.append("The search chose where to train, so that these shares of replicates are no failure rates.")
     if set(counts.index) == {FailureKind.NONE.value}:
         highest = float(rate_interval(0, len(frame))[1])
         sentences.append(f"No replicate failed: the failure rate is below {highest:.2%} (95 % interval).")
@@ -87,7 +91,7 @@ def page_findings(study: StudyRows) -> list[Finding]:
         Finding("Not finished", tuple(unfinished(len(study.rows), study.planned)), "made"),
         Finding("The published failure", tuple(published_finding(study.frame)), "published"),
         Finding("Safe values of l1", tuple(l1_sentences(study.l1, study.spec.protocol)), "l1"),
-        Finding("Verdicts", tuple(verdict_sentences(study.rows)), "verdicts"),
+        Finding("Verdicts", tuple(verdict_sentences(study.rows, study.spec.search is not None)), "verdicts"),
         Finding("Collapse of the autoencoder by sparsity", tuple(collapse_sentences(study)), "collapse"),
         Finding("Surest failure regions", tuple(region_sentences(study.regions)), "regions"),
         Finding("Critical l1 of the SAE's death", tuple(death_summary(study.deaths)), "phase"),
@@ -136,8 +140,7 @@ def _many_curves(curves: dict[str, Monotonicity]) -> str:
 
 
 def _significant(curves: dict[str, Monotonicity], p_value: str) -> list[str]:
-    adjusted = holm([getattr(curve, p_value) for curve in curves.values()])
-    return [name for name, p in zip(curves, adjusted) if p <= LEVEL]
+    return [name for name, curve in curves.items() if getattr(curve, p_value) <= LEVEL]
 
 
 def _listed(names: list[str], of: int) -> str:
@@ -158,9 +161,11 @@ def published_claim(study: StudyRows) -> LocalMaximum | None:
 
 
 def region_sentences(regions: Sequence[Region]) -> list[str]:
-    """The most certain region of each failure, the most certain failures first."""
-    surest = {region.failure: region for region in reversed(regions) if region.failure != "any"}
+    """The most certain region of each failure, the most certain failures first; only those that are SURE."""
+    surest = {region.failure: region for region in reversed(regions) if region.failure != "any" and region.confidence >= SURE}
     ordered = sorted(surest.values(), key=lambda region: (-region.confidence, -region.volume))
+    if regions and not ordered:
+        return [f"No region of one kind of failure is sure at {SURE:.0%}: those in the table may be due to chance."]
     return [_region_sentence(region) for region in ordered[:MOST_REGIONS]]
 
 
@@ -296,7 +301,7 @@ def architecture_sentences(study: StudyRows, architecture: str) -> list[str]:
     """The sentences about one architecture: its verdicts, its collapse, its critical points."""
     own = study.of(architecture)
     curve = study.collapse.get(architecture)
-    texts = verdict_sentences(own)
+    texts = verdict_sentences(own, study.spec.search is not None)
     if curve is not None:
         texts.append(f"Collapse of the autoencoder, {_one_curve(architecture, curve)}")
     texts += death_summary(study.deaths_of(architecture))

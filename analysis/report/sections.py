@@ -185,7 +185,7 @@ _AXES = {coordinate.name: coordinate.values for coordinate in PLANE} | {"archite
 
 def _composition_panel(study: StudyRows, axis: str) -> Panel:
     figure, ax = _single()
-    composition = plots.verdict_composition(study.frame, axis)
+    composition = plots.verdict_composition(study.frame, axis, study.spec.search is not None)
     plots.plot_verdict_composition(composition, ax)
     others = [words for name, words in _AXES.items() if name != axis and study.varies(name)]
     over = f"Verdicts by {axis}, over all {', '.join(others)}{' and ' if others else ''}seeds"
@@ -509,15 +509,15 @@ def _architecture_section(study: StudyRows, architecture: str) -> Section:
         architecture,
         f"architecture-{slug(architecture)}",
         sentences=architecture_sentences(study, architecture),
-        panels=[_death_panel(study, architecture) if planar else _own_composition(frame, architecture)],
+        panels=[_death_panel(study, architecture) if planar else _own_composition(study, architecture)],
         sheets=[Sheet(f"critical_l1_{slug(architecture)}", shown, note="Critical l1 of the SAE's death.")] if len(shown) else (),
         folded=True,
     )
 
 
-def _own_composition(frame: pd.DataFrame, architecture: str) -> Panel:
+def _own_composition(study: StudyRows, architecture: str) -> Panel:
     figure, ax = _single()
-    composition = plots.verdict_composition(frame)
+    composition = plots.verdict_composition(study.of(architecture), searched=study.spec.search is not None)
     plots.plot_verdict_composition(composition, ax)
     return Panel(f"verdicts_{slug(architecture)}", figure, f"Verdicts of {architecture} by sparsity. {composition.caption}")
 

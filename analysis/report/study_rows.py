@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +14,7 @@ from analysis.figures.phase import FittedRate
 from analysis.rates.cells import cell_rates, on_lattice, per_autoencoder
 from analysis.rates.claims import Monotonicity, monotonicity
 from analysis.rates.regions import Region, all_regions
+from analysis.rates.significance import holm
 from analysis.rates.tally import Tally, on_axes
 from analysis.transitions.critical_points import CriticalPoint, critical_points, order_transitions
 from search_spaces.failures import FailureKind, failed
@@ -92,14 +93,21 @@ class StudyRows:
 
     @cached_property
     def collapse(self) -> dict[str, Monotonicity]:
-        """The course of the rate of collapse along sparsity, for each architecture with several sparsities."""
+        """The course of the rate of collapse along sparsity, for each architecture with several sparsities.
+
+        Their p values are adjusted by Holm's method for the number of architectures, each hypothesis apart.
+        """
         marked = self.autoencoders.assign(collapsed=failed(self.autoencoders, COLLAPSE))
         found = {}
         for architecture in self.architectures:
             counts = marked[marked["architecture"] == architecture].groupby("sparsity")["collapsed"].agg(["sum", "size"])
             if len(counts) > 1:
                 found[architecture] = monotonicity(counts.index.to_list(), counts["sum"].to_list(), counts["size"].to_list())
-        return found
+        falls, rises = (holm([getattr(of, p) for of in found.values()]) for p in ("p_never_falls", "p_never_rises"))
+        return {
+            name: replace(of, p_never_falls=float(fall), p_never_rises=float(rise))
+            for (name, of), fall, rise in zip(found.items(), falls, rises)
+        }
 
     @cached_property
     def deaths(self) -> list[CriticalPoint]:
