@@ -253,10 +253,11 @@ class _Work:
 
 
 def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
-    """Compare the stored rows with the specification. Damaged shards are set aside, so their replicates count as missing."""
-    shards = folder.read_shards(list(LEARNER_COLUMNS if spec.search else ("replicate_id", "failure")))
-    folder.set_aside(shards.unreadable)
-    rows = shards.rows.filter(pc.not_equal(shards.rows["failure"], FailureKind.CRASHED)) if retry_crashed else shards.rows
+    """Compare the stored rows with the specification. Shards that are corrupt anywhere are set aside: their rows are missing."""
+    folder.set_aside(folder.corrupt_shards())
+    rows = folder.read_shards(list(LEARNER_COLUMNS if spec.search else ("replicate_id", "failure"))).rows
+    if retry_crashed:
+        rows = rows.filter(pc.not_equal(rows["failure"], FailureKind.CRASHED))
     if spec.search is None:
         missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
         return _Work(done + sum(map(len, missing)), done, missing)
