@@ -76,7 +76,7 @@ LOGGERS = (
 CANCEL_SECONDS = 10.0
 """How long Ctrl-C waits for a driver on the cluster to record that it stopped."""
 ONE_AT_A_TIME = Turns()
-os.register_at_fork(after_in_child=ONE_AT_A_TIME.begin_anew)
+os.register_at_fork(after_in_child=ONE_AT_A_TIME.fork)
 
 
 @dataclass(frozen=True)

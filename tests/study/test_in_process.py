@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -79,3 +80,11 @@ def test_rows_do_not_depend_on_how_the_caller_treats_floating_point_errors(searc
     with np.errstate(all="raise"):
         found = run_here(wanted)
     pd.testing.assert_frame_equal(science(found), science(expected), check_exact=True)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """Each gets the rows that it would get alone."""
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(run_here, [GRID, GRID])
+    for rows in (one, other):
+        pd.testing.assert_frame_equal(science(rows), science(run_here(GRID)), check_exact=True)
