@@ -18,6 +18,7 @@ from itertools import groupby
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from pyarrow import csv
@@ -64,6 +65,7 @@ class _Drawn:
     """The width of the image on the page, in CSS pixels."""
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def write_report(study: str, storage: Given = DEFAULT_STORAGE, out: Given | None = None) -> str:
     """Write index.html, its figures (PNG, SVG), tables (CSV), the rows (CSV, Parquet), study.yaml; returns where the page is.
 
