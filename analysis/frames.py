@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,30 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import fs
 
+from search_spaces.cells import SEED_COLUMNS
+from search_spaces.coordinates import COORDINATES
 from search_spaces.failures import failed, verdict_named, verdicts
 from search_spaces.paths import STUDY_NAME, Given, local_path, scheme_of, written
-from study.storage.schema import WHOLE, Group, columns
+from study.storage.schema import WHOLE, Group, names_of
+from study.storage.schema import columns as columns_of
 from study.storage.status import existing_study
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
+FOR_RATES = (
+    *("architecture", "n_features", "n_hidden", "n_latents", *SEED_COLUMNS, "dead_latents"),
+    *(name for name in COORDINATES if name in names_of()),
+)
+"""The columns beside id and verdict that failure rates and regions are made of."""
 
-def load(study: Given, storage: Given | None = None) -> pd.DataFrame:
+
+def load(study: Given, storage: Given | None = None, columns: Iterable[str] | None = None) -> pd.DataFrame:
     """The tidy frame of a study: one row per replicate with the typed columns of the row schema, and `sae_all_dead`.
 
     `sae_all_dead` is what the source study would have called a failure: all latents dead, whatever the reason.
 
     study: its name within `storage` (default ray_results/), or the path of its folder. The rows come from every shard in
-    that folder, each replicate once; Tune's result lines say which shards were reported. `frame.attrs` holds
+    that folder, each replicate once; Tune's result lines say which shards were reported. columns: those to read (and to
+    check for corruption) beside `replicate_id` and `failure`; by default all. `frame.attrs` holds
 
     - `shards`: the number of shards that were read,
     - `shards_without_tune_line`: pack ids without a result line of Tune's (the driver was killed between the two),
@@ -41,7 +52,8 @@ def load(study: Given, storage: Given | None = None) -> pd.DataFrame:
     there is no such study, or if a verdict in its rows is not registered.
     """
     folder = _folder(study, storage)
-    shards = folder.read_shards()
+    wanted = names_of() if columns is None else {"replicate_id", "failure", *columns}
+    shards = folder.read_shards([name for name in names_of() if name in wanted])
     frame = tidy(shards.rows)
     reported = {line["pack_id"] for line in _result_lines(folder)}
     frame.attrs = {
@@ -56,18 +68,19 @@ def load(study: Given, storage: Given | None = None) -> pd.DataFrame:
 
 
 def tidy(rows: pa.Table) -> pd.DataFrame:
-    """Stored rows as the frame that `load` returns; MisuseError if a verdict is not registered."""
+    """Stored rows as the frame that `load` returns, or some of their columns; MisuseError if a verdict is not registered."""
     for name in rows["failure"].unique().to_pylist():
         verdict_named(name)
     frame = rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
-    frame = frame.astype(dict.fromkeys(_always_there(), "int64"))
-    frame["sae_all_dead"] = failed(frame, "sae_all_dead").fillna(False).astype(bool)
+    frame = frame.astype({name: "int64" for name in _always_there() if name in frame})
+    if {"dead_latents", "n_latents"} <= set(frame):
+        frame["sae_all_dead"] = failed(frame, "sae_all_dead").fillna(False).astype(bool)
     return frame
 
 
 def _always_there() -> list[str]:
     """The integer columns that are never missing, whatever the failure."""
-    return [column.name for column in columns(Group.IDENTITY) if column.type == WHOLE]
+    return [column.name for column in columns_of(Group.IDENTITY) if column.type == WHOLE]
 
 
 def tune_frame(study: Given, storage: Given | None = None) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
@@ -20,6 +21,7 @@ from study.specification import study_spec
 from study.storage.schema import row_schema
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def run_here(space: str | Path | StudySpec | Mapping[str, Any], learner: Learner | None = None) -> pa.Table:
     """The rows of a study, one per replicate, in `row_schema`: those that `launch` would store, trained one pack after another.
 

@@ -56,8 +56,8 @@ class Pack:
     def replicate_ids(self) -> list[str]:
         """Hash of (replicate, protocol, dtype, engine family, version of the procedure), 20 hexadecimal digits each."""
         tail = f"|{self.protocol.protocol_id}|{self.dtype}|{self.known_engine.family}|{PROCEDURE_VERSION}"
-        columns = (getattr(self.replicates, name).tolist() for name in ("sparsity", "l1", *SEED_COLUMNS))
-        lines = map("|".join, zip(*(map(repr, column) for column in columns), strict=True))
+        columns = (_written(getattr(self.replicates, name)) for name in ("sparsity", "l1", *SEED_COLUMNS))
+        lines = map("|".join, zip(*columns, strict=True))
         head = f"{self.replicates.architecture}|"
         return [hashlib.sha256(f"{head}{line}{tail}".encode()).hexdigest()[:20] for line in lines]
 
@@ -101,6 +101,12 @@ class Pack:
             *(np.array(columns[name], dtype=np.int64) for name in SEED_COLUMNS),
         )
         return cls(replicates, protocol_from(content["protocol"]), content["dtype"], content["engine"])
+
+
+def _written(column: np.ndarray) -> list[str]:
+    """`repr` of each number of a column, called once per distinct number. (They are told apart by their bits: 0.0 is not -0.0.)"""
+    bits, place = np.unique(column.view(f"u{column.itemsize}"), return_inverse=True)
+    return np.array([repr(value) for value in bits.view(column.dtype).tolist()], dtype=object)[place].tolist()
 
 
 def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], int]:

@@ -27,6 +27,7 @@ _Array = NDArray[Any]
 _Float = NDArray[np.float64]
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def run_pack(pack: Pack, *, study: str = "", trial_id: str = "", orders: NDArray[np.int64] | None = None) -> pa.Table:
     """Train and judge every replicate of the pack; one row per replicate, in the pack's order, in `row_schema`.
 

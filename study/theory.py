@@ -172,7 +172,8 @@ def expected_largest(n: int) -> float:
     >>> round(expected_largest(2) * np.pi**0.5, 6)
     1.0
     """
-    return float(quad(lambda x: 1 - ndtr(x) ** n, 0, 12)[0] - quad(lambda x: ndtr(x) ** n, -12, 0)[0])
+    with np.errstate(under="ignore"):
+        return float(quad(lambda x: 1 - ndtr(x) ** n, 0, 12)[0] - quad(lambda x: ndtr(x) ** n, -12, 0)[0])
 
 
 def initial_death_line(init_std: float, column_norm: ArrayLike, n_latents: int, n_represented: int) -> _Float:

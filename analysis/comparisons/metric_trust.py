@@ -102,11 +102,7 @@ def metric_trust(frame: pd.DataFrame) -> MetricTrust:
     )
     kinds = [kind for kind in groups if kind not in ("healthy", "all_dead")]
     separation = pd.DataFrame(
-        [
-            _separation_row(metric, kind, own, groups["healthy"], groups[kind], cell, seed)
-            for metric, own in values.items()
-            for kind in kinds
-        ]
+        [row for metric, own in values.items() for row in _separation_rows(metric, kinds, own, groups, cell, seed)]
     )
     rows = [_table_row(metric, values, groups, cell, by_verdict, separation) for metric in values]
     return MetricTrust(pd.DataFrame(rows), by_verdict, separation)
@@ -174,33 +170,38 @@ def separation(
     where the variance is 0, that number is the smaller number of units, so that the interval is never a point. NaN values do
     not count.
     """
+    order = np.lexsort((values, stratum))
+    units = np.arange(len(values)) if unit is None else unit
+    return _separation_of_sorted(values[order], healthy[order], failing[order], stratum[order], units[order])
+
+
+def _separation_of_sorted(
+    values: _Float, healthy: _Mask, failing: _Mask, stratum: NDArray[np.int64], unit: NDArray[np.int64]
+) -> Separation:
+    """`separation` of rows in the order of stratum and, within it, value."""
     keep = (healthy | failing) & ~np.isnan(values)
     wins, partners = _pair_wins(values[keep], healthy[keep], stratum[keep])
-    table = pd.DataFrame({"healthy": healthy[keep], "partners": partners, "wins": wins})
-    table["unit"] = np.arange(len(table)) if unit is None else unit[keep]
-    table = table[table["partners"] > 0]
-    sides = table[table["healthy"]], table[~table["healthy"]]
-    counts = len(sides[0]), len(sides[1])
+    paired = partners > 0
+    wins, partners, above = wins[paired], partners[paired], healthy[keep][paired]
+    counts = int(above.sum()), int((~above).sum())
     if min(counts) < LEAST:
         return Separation(np.nan, np.nan, np.nan, *counts)
-    pairs = float(sides[0]["partners"].sum())
-    auc = float(sides[0]["wins"].sum()) / pairs
-    influence = (table["wins"] - auc * table["partners"]).groupby(table["unit"]).sum()
-    variance = float((influence**2).sum()) / pairs**2
-    seeds = float(min(side["unit"].nunique() for side in sides))
+    pairs = float(partners[above].sum())
+    auc = float(wins[above].sum()) / pairs
+    own = unit[keep][paired]
+    variance = float((np.bincount(own, wins - auc * partners) ** 2).sum()) / pairs**2
+    seeds = float(min(np.count_nonzero(np.bincount(own[side])) for side in (above, ~above)))
     trials = min(auc * (1 - auc) / variance, MOST_TRIALS * min(counts)) if variance > 0 else seeds
     low, high = rate_interval(auc * trials, trials)
     return Separation(auc, float(low), float(high), *counts)
 
 
-def _pair_wins(values: _Float, healthy: _Mask, stratum: NDArray[np.int64]) -> tuple[_Float, NDArray[np.int64]]:
-    """For each value its pairs with “healthy above failing” (ties count ½), and its partners; all (rows,).
+def _pair_wins(v: _Float, h: _Mask, s: NDArray[np.int64]) -> tuple[_Float, NDArray[np.int64]]:
+    """For each value v its pairs with “healthy above failing” (ties count ½), and its partners; all (rows,), sorted by (s, v).
 
-    The pairs of a healthy value are with failing values below it in its stratum, those of a failing value with healthy ones
-    above it.
+    h: healthy. The pairs of a healthy value are with failing values below it in its stratum s, those of a failing value with
+    healthy ones above it.
     """
-    order = np.lexsort((values, stratum))
-    v, s, h = values[order], stratum[order], healthy[order]
     new_stratum = np.concatenate([[True], np.diff(s) != 0])[: len(s)]
     new_value = new_stratum | np.concatenate([[True], np.diff(v) != 0])[: len(v)]
     in_stratum, in_ties = (np.cumsum(new) - 1 for new in (new_stratum, new_value))
@@ -212,14 +213,22 @@ def _pair_wins(values: _Float, healthy: _Mask, stratum: NDArray[np.int64]) -> tu
         below = (before[in_ties] - earlier[in_stratum] + of_ties[in_ties] / 2)[own]
         partners[own] = of_stratum[in_stratum[own]]
         wins[own] = below if own is h else partners[own] - below
-    back = np.argsort(order)
-    return wins[back], partners[back]
+    return wins, partners
+
+
+def _separation_rows(
+    metric: str, kinds: list[str], values: _Float, groups: dict[str, _Mask], cell: NDArray[np.int64], seed: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """One row per kind; the rows are sorted once for all of them."""
+    order = np.lexsort((values, cell))
+    values, cell, seed, healthy = values[order], cell[order], seed[order], groups["healthy"][order]
+    return [_separation_row(metric, kind, values, healthy, groups[kind][order], cell, seed) for kind in kinds]
 
 
 def _separation_row(
     metric: str, kind: str, values: _Float, healthy: _Mask, failing: _Mask, cell: NDArray[np.int64], seed: NDArray[np.int64]
 ) -> dict[str, Any]:
-    within = separation(values, healthy, failing, cell, seed)
+    within = _separation_of_sorted(values, healthy, failing, cell, seed)
     enough = not np.isnan(within.auc)
     found = within if enough else separation(values, healthy, failing, np.zeros_like(cell), seed)
     by_definition = _of_the_verdict(metric) or (kind == FailureKind.SAE_DEAD.value and metric in BY_CONVENTION)

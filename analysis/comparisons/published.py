@@ -29,6 +29,10 @@ _COLUMNS = {
 }
 
 
+FOR_PUBLISHED = ("protocol_id", "dtype", "ae_loss", "ae_loss_bias_only", "ae_dead_outputs")
+"""The columns that `published_finding` needs beside those of failure rates."""
+
+
 def published_experiment() -> pd.DataFrame:
     """The published table of the *experiment*, one row per sparsity, under our column names."""
     with (files("analysis.comparisons") / "published_figures" / "dissertation_10-5-10.csv").open() as file:

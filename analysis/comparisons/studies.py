@@ -162,6 +162,7 @@ class Comparison:
         return f"{name} differs beyond chance in {len(differ)} of {tested} cells: {_listed(texts, differ)}."
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def compare(one: pd.DataFrame, other: pd.DataFrame, failure: str = "any", metrics: Sequence[str] = METRICS_COMPARED) -> Comparison:
     """Compare the frames of two studies (as `analysis.load` returns them), cell by cell and as a whole.
 

@@ -224,6 +224,7 @@ def _counted(rate: Rate, replicates: str) -> dict[str, Any]:
     return {replicates if name == "replicates" else name: value for name, value in fields.items()}
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def diagnose(
     architecture: str | Architecture,
     sparsity: float,

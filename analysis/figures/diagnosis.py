@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ from study.storage.local_files import refuse_unwritable_file, refuse_unwritable_
 _Float = NDArray[np.float64]
 
 CURED, NOT_CURED, BASE_COLOUR = "#009E73", "#D55E00", "#333333"
+TICK, CROSS = "$✓$", "$✗$"
 KINDS = (".png", ".svg")
 
 
@@ -72,20 +74,34 @@ def _alive_curve(units: str, died_at: tuple[int | None, ...], steps: int) -> Ali
 
 
 def plot_intervention_rates(rates: InterventionRates, ax: Axes) -> None:
-    """Draw one line per change, below the cell's base rate: the rate with its interval, or a cross for a single training."""
+    """Draw one line per change: the rate with its interval, or a tick or cross for a single training.
+
+    The cell's base rate is a line down the figure, with its interval: a change that only draws anew is expected there. Green are
+    the changes that cure.
+    """
     place = np.arange(len(rates.labels))
     ax.axvline(50, color="#bbbbbb", linewidth=1, zorder=0)
+    ax.axvspan(100 * rates.low[0], 100 * rates.high[0], color="#dddddd", zorder=0)
+    ax.axvline(100 * rates.rate[0], color=BASE_COLOUR, linestyle="--", linewidth=1, zorder=0)
     for y, several, cures in zip(place, rates.trainings > 1, rates.cures, strict=True):
         colour = BASE_COLOUR if y == 0 else CURED if cures else NOT_CURED
         bars = 100 * np.array([[rates.rate[y] - rates.low[y]], [rates.high[y] - rates.rate[y]]]) if several else None
-        marker = "o" if several else "X"
-        ax.errorbar(100 * rates.rate[y], y, xerr=bars, fmt=marker, color=colour, capsize=2, markersize=5, clip_on=False)
-    named = zip(rates.labels, rates.trainings, rates.cures, strict=True)
-    ax.set_yticks(place, [f"{label} ({trainings:,}){' ✓' if cures else ''}" for label, trainings, cures in named], fontsize=8)
+        marker, size = ("o", 5) if several else (CROSS if rates.rate[y] > 0 else TICK, 7)
+        style: dict[str, Any] = {"color": colour, "capsize": 2, "markersize": size, "clip_on": False}
+        ax.errorbar(100 * rates.rate[y], y, xerr=bars, linestyle="none", marker=marker, **style)
+    named = zip(rates.labels, rates.trainings, strict=True)
+    ax.set_yticks(place, [f"{label} ({trainings:,})" for label, trainings in named], fontsize=8)
+    for text, cures in zip(ax.get_yticklabels()[1:], rates.cures[1:]):
+        text.set_color(CURED if cures else "black")
+        text.set_fontweight("bold" if cures else "normal")
     ax.invert_yaxis()
     ax.set_xlim(-2, 102)
     what = "failing in any way" if rates.failure == "any" else rates.failure
-    ax.set_xlabel(f"{what}, % of trainings (their number in brackets); ✓ cures; cross: one training", fontsize=8)
+    ax.set_xlabel(
+        f"{what}, % of trainings (their number in brackets); dashed: base rate of the cell, grey: its interval\n"
+        "green and bold: cures; ✓ ✗: one training, without or with the failure",
+        fontsize=8,
+    )
 
 
 def plot_alive_curves(curves: list[AliveCurve], ax: Axes) -> None:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from analysis.figures.style import MOST_PANELS_A_ROW, log_ticks
+from analysis.figures.style import MOST_PANELS_A_ROW, level_ticks, log_ticks
 from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.learners.l1_search import L1Interval, UpperEdge
@@ -33,7 +33,7 @@ def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], 
     ax.set_yscale("log")
     ax.set_ylim(*limits)
     log_ticks(ax, "y")
-    ax.set_xticks(range(len(found)), [f"{interval.sparsity:g}" for interval in found])
+    level_ticks(ax, np.array([interval.sparsity for interval in found]), most=7)
     ax.set_xlim(-0.6, len(found) - 0.4)
 
 
@@ -71,12 +71,16 @@ def _draw_best(place: int, interval: L1Interval, ax: Axes) -> None:
         ax.plot(place + 0.12, interval.best_l1, "o", color=BEST, markersize=4, zorder=4)
 
 
+WIDTH_OF_TITLE = 6.5
+"""In inches; figures are not narrower."""
+
+
 def l1_figure(found: Sequence[L1Interval]) -> Figure:
     """One panel per architecture, all with the same scale of l1."""
     names = list(dict.fromkeys(interval.architecture for interval in found))
     columns = min(MOST_PANELS_A_ROW, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(1.0 + 2.5 * columns, 1.5 + 2.3 * rows), layout="constrained")
+    figure = Figure(figsize=(max(1.0 + 2.5 * columns, WIDTH_OF_TITLE), 1.5 + 2.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for spare in axes[len(names) :]:
         spare.set_axis_off()
@@ -91,7 +95,7 @@ def l1_figure(found: Sequence[L1Interval]) -> Figure:
             ax.set_xlabel(SPARSITY.label)
     replicates = sum(interval.replicates for interval in found)
     figure.suptitle(f"Where SAEs neither die nor turn dense, and recover best: {replicates:,} replicates", fontsize=10)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=min(3, columns), frameon=False, fontsize=8)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

@@ -39,7 +39,7 @@ class OrderParameterCurve:
         if not np.isfinite(gap).any():
             return f"{self.architecture}: {self.label}"
         worst = int(np.nanargmax(np.abs(gap)))
-        return f"{self.architecture}: {self.label}\nfarthest from theory, {gap[worst]:+.2g}, at S = {self.sparsities[worst]:.3g}"
+        return f"{self.architecture}: {self.label}\noff theory by {gap[worst]:+.2g} at S = {self.sparsities[worst]:.3g}"
 
     @property
     def caption(self) -> str:

@@ -40,6 +40,8 @@ _Float = NDArray[np.float64]
 
 SURE = 0.95
 """Probability from which on a fitted rate counts as certain to be on its side of the level."""
+FEW_SEEDS = 10
+"""Cells of fewer seeds, and of less than a quarter of the most, are marked: the colour of their rate says little."""
 WIDEST_INTERVAL = 0.35
 """Intervals longer than this share of the axis are not drawn into a phase diagram, which they would cover."""
 
@@ -87,6 +89,11 @@ class PhaseDiagram:
         return float((measured >= self.level).mean()) if len(measured) else np.nan
 
     @property
+    def few(self) -> NDArray[np.bool_]:
+        """(Y, X): which measured cells have few seeds for this diagram."""
+        return (self.replicates > 0) & (self.replicates < min(FEW_SEEDS, self.replicates.max(initial=0) / 4))
+
+    @property
     def title(self) -> str:
         """The finding as a title."""
         if np.isnan(self.share):
@@ -104,7 +111,8 @@ class PhaseDiagram:
             if self.fitted is not None
             else f" Bars: 90 % intervals of where the rate crosses {self.level:.0%}, along {y} or {x}."
         )
-        return f"{self.replicates.sum()} replicates, {each} seeds per cell.{lines} Hatched: not measured."
+        few = f" Ringed: fewer than {FEW_SEEDS} seeds." if self.few.any() else ""
+        return f"{self.replicates.sum()} replicates, {each} seeds per cell.{lines}{few} Hatched: not measured."
 
 
 def phase_diagram(
@@ -124,13 +132,13 @@ def phase_diagram(
     them, and so are the crossings if failure and level are the same.
     """
     own = _drawable(frame[frame["architecture"] == architecture], plane)
-    x, y, rate, replicates = _measured(own, failure, plane)
+    x, y, rate, replicates = measured_rates(own, failure, plane)
     critical = _crossed(own, failure, level, deaths, plane) if fitted is None else ()
     lines = _death_lines(own, plane) if deaths is None else _lines_of(deaths, x)
     return PhaseDiagram(architecture, failure, level, plane, x, y, rate, replicates, critical, lines, fitted)
 
 
-def _measured(own: pd.DataFrame, failure: str, plane: Plane) -> tuple[_Float, _Float, _Float, NDArray[np.int64]]:
+def measured_rates(own: pd.DataFrame, failure: str, plane: Plane) -> tuple[_Float, _Float, _Float, NDArray[np.int64]]:
     """x (X,), y (Y,), the rate of each cell (Y, X), NaN where nothing was measured, and its replicates (Y, X)."""
     rates = cell_rates(own, failure, plane)
     table, counts = (rates.pivot(index=plane.y.name, columns=plane.x.name, values=value) for value in ("rate", "replicates"))
@@ -190,6 +198,8 @@ def plot_phase_diagram(diagram: PhaseDiagram, ax: Axes, legend: bool = True) -> 
     x, y = (edges(values, c.scale == "log") for values, c in zip((diagram.x, diagram.y), diagram.plane))
     mesh = ax.pcolormesh(x, y, diagram.rate, cmap="cividis_r", vmin=0, vmax=1, rasterized=True)
     scale_axes(ax, diagram.plane)
+    rows, columns = np.nonzero(diagram.few)
+    ax.plot(diagram.x[columns], diagram.y[rows], "o", color="white", markeredgecolor="black", markeredgewidth=0.6, markersize=4)
     top = _draw_death_lines(diagram, ax)
     if diagram.fitted is None:
         _draw_critical(diagram, ax)
@@ -276,6 +286,7 @@ def plot_phase_diagrams(diagrams: Sequence[PhaseDiagram], axes: Sequence[Axes]) 
     measured = [ax for ax, mesh in zip(axes, drawn) if mesh is not None]
     if not measured:
         return
+    axes[0].figure.suptitle(shares_title(diagrams), fontsize=10)
     _share_limits(measured)
     _label_outer(axes[: len(diagrams)])
     figure = axes[0].figure
@@ -284,6 +295,14 @@ def plot_phase_diagrams(diagrams: Sequence[PhaseDiagram], axes: Sequence[Axes]) 
     entries = {str(entry.get_label()): entry for diagram in diagrams for entry in phase_legend(diagram)}
     if entries and isinstance(figure, Figure):
         figure.legend(handles=list(entries.values()), loc="outside lower center", ncols=len(entries), frameon=False, fontsize=8)
+
+
+def shares_title(diagrams: Sequence[PhaseDiagram]) -> str:
+    """The finding of small multiples: in which share of the cells the rate is at or above the level, over all architectures."""
+    shares = [diagram.share for diagram in diagrams if np.isfinite(diagram.share)]
+    low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+    where = low if low == high else f"{low} to {high}"
+    return f"{failure_text(diagrams[0].failure)} in {diagrams[0].level:.0%} of seeds or more: {where} of cells"
 
 
 def _share_limits(axes: Sequence[Axes]) -> None:

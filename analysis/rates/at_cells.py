@@ -21,6 +21,7 @@ SAME = 1e-9
 RATE_COLUMNS = ("failure", "rate", "low", "high", "confidence", "source", "replicates")
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def failure_rates(
     frame: pd.DataFrame,
     cells: pd.DataFrame,

@@ -116,6 +116,7 @@ def _places(axis: Axis, values: Floats) -> tuple[Floats, Ints, bool]:
     return axis.from_unit((np.arange(BINS) + 0.5) / BINS), grid_cell(axis.to_unit(values), BINS), True
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def failure_regions(frame: pd.DataFrame, failure: str = "any", level: float = 0.5, domain: Domain | None = None) -> list[Region]:
     """Regions of one failure, the most certain first; rows that are not `on_axes` are left out.
 

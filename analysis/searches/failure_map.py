@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import Any
+from zipfile import BadZipFile
 
 import pandas as pd
 
-from analysis.figures.failure_map import map_figure
+from analysis.figures.learned_map import MapDiagram, map_diagram, map_figure
 from analysis.figures.render import draw, own_settings
 from analysis.frames import load, tidy
 from analysis.rates.regions import Region, failure_regions, region_table
+from analysis.rates.tally import Tally
+from search_spaces.failures import failed
 from search_spaces.learners.failure_map import Refinement
-from search_spaces.surface.surface import Surface
+from search_spaces.searches import MapSearch
+from search_spaces.study_files import StudySpec
 from study.storage.study_folder import StudyFolder
 
-MAP_FILE = "map.json"
+MAP_FILE, DIAGRAM_FILE = "map.json", "map.npz"
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,12 @@ class FailureMap:
     """The same share, with each place weighted by the distance of its rate from the level."""
     regions: list[Region]
     """The regions, the most certain first."""
-    surface: Surface = field(repr=False, compare=False)
-    """P(failure) over the space."""
+    diagram: MapDiagram = field(repr=False, compare=False)
+    """The map over the space."""
 
     def to_mapping(self) -> dict[str, Any]:
-        """All fields except the surface."""
-        plain = {name: value for name, value in vars(self).items() if name != "surface"}
+        """All fields except the diagram."""
+        plain = {name: value for name, value in vars(self).items() if name != "diagram"}
         return plain | {"regions": [region.to_mapping() for region in self.regions]}
 
     def table(self) -> pd.DataFrame:
@@ -54,11 +58,12 @@ class FailureMap:
         return [unsure] if self.regions else [f"No cell fails at a rate of {self.level:g} or more.", unsure]
 
     def files(self) -> dict[str, bytes]:
-        """The map as JSON, and its figure as PNG and SVG."""
+        """The map as JSON and NPZ, and its figure as PNG and SVG."""
         with own_settings():
-            png, svg = draw(map_figure(self.surface, self.failure, self.level))
+            png, svg = draw(map_figure(self.diagram))
         return {
             MAP_FILE: json.dumps(self.to_mapping(), indent=2).encode(),
+            DIAGRAM_FILE: self.diagram.to_bytes(),
             "report/map.png": png,
             "report/map.svg": svg,
         }
@@ -66,10 +71,7 @@ class FailureMap:
 
 def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
     """The map of a study, from its folder and its learner, which has received all of its rows."""
-    frame = load(folder.name, folder.storage.given)
-    if (earlier := folder.read_earlier()) is not None:
-        frame = pd.concat([frame, tidy(earlier)], ignore_index=True)
-    search = learner.spec.search
+    frame, search = with_earlier(folder, load(folder.name, folder.storage.given)), learner.spec.search
     return FailureMap(
         search.failure,
         search.level,
@@ -77,5 +79,33 @@ def failure_map(folder: StudyFolder, learner: Refinement) -> FailureMap:
         learner.expected_misclassified_volume,
         learner.expected_regret,
         failure_regions(frame, search.failure, search.level, learner.spec.domain),
-        learner.surface,
+        map_diagram(learner.surface, search.failure, search.level, frame),
     )
+
+
+def with_earlier(folder: StudyFolder, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a map, with those of the earlier studies that it was started from."""
+    earlier = folder.read_earlier()
+    return frame if earlier is None else pd.concat([frame, tidy(earlier)], ignore_index=True)
+
+
+def read_diagram(folder: StudyFolder, replicates: int) -> MapDiagram | None:
+    """The stored map, if it was made from this number of replicates; None if the search has gone on, or has not finished."""
+    content = folder.read_bytes(DIAGRAM_FILE)
+    try:
+        found = None if content is None else MapDiagram.from_bytes(content)
+    except (BadZipFile, KeyError, TypeError, ValueError):  # damaged, or of another version
+        return None
+    return found if found is not None and found.replicates == replicates else None
+
+
+def map_of(folder: StudyFolder, spec: StudySpec, rows: pd.DataFrame) -> MapDiagram | None:
+    """The stored map of a study's rows; if there is none of them all, one that is fitted to them. None for another study."""
+    search = spec.search
+    if not isinstance(search, MapSearch) or rows.empty:
+        return None
+    frame = with_earlier(folder, rows)
+    if (stored := read_diagram(folder, len(frame))) is not None:
+        return stored
+    surface = Tally.of(frame, spec.domain).surface(failed(frame, search.failure).to_numpy(dtype=bool))
+    return map_diagram(surface, search.failure, search.level, frame)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 
 from analysis.comparisons.published import PUBLISHED
@@ -92,6 +93,7 @@ def _shown(interval: L1Interval) -> dict[str, str]:
     }
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def recommend_l1(
     architecture: str,
     sparsity: float,

@@ -194,11 +194,11 @@ def regions(
 
 
 def _rows_and_domain(study: str, storage: str) -> tuple[pd.DataFrame, Domain | None]:
-    """The tidy frame of a study, and the ranges that its specification declares, if any."""
-    from analysis.frames import load
+    """The rows of a study for its failure rates, and the ranges that its specification declares, if any."""
+    from analysis.frames import FOR_RATES, load
     from study.storage.status import read_spec
 
-    return load(study, storage), read_spec(Storage.at(storage).study(study)).domain
+    return load(study, storage, FOR_RATES), read_spec(Storage.at(storage).study(study)).domain
 
 
 @dataclass(frozen=True)

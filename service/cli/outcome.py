@@ -53,10 +53,11 @@ def _found(outcome: Outcome, folder: StudyFolder) -> Found:
 
 def _verdicts(outcome: Outcome, folder: StudyFolder) -> Found:
     """The verdicts by cell, and the findings."""
-    from analysis.frames import load
+    from analysis.comparisons.published import FOR_PUBLISHED
+    from analysis.frames import FOR_RATES, load
     from analysis.report.page import findings, verdict_table
 
-    frame = load(outcome.study, folder.storage.given)
+    frame = load(outcome.study, folder.storage.given, [*FOR_RATES, *FOR_PUBLISHED])
     warn_of_gaps(frame, folder)
     sentences = findings(frame, outcome.planned)
 

@@ -73,18 +73,25 @@ class Turns:
     """Lets one thread of a process at a time run a study, as a process has one Ray. Others wait for their turn."""
 
     def __init__(self) -> None:
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        """Forget who has the turn. In a forked process the thread that has it is gone."""
         self._lock = threading.Lock()
         self._holder: int | None = None
+        self._used = False
+        self._lost = False
+
+    def fork(self) -> None:
+        """In a forked process, which has none of its parent's threads: Ray hangs there if the parent has used it."""
+        self._lost = self._used
 
     def __enter__(self) -> None:
+        if self._lost:
+            raise MisuseError(
+                "this process was forked from one that has run a study, and Ray does not survive a fork. Start it by "
+                "multiprocessing's 'spawn' method."
+            )
         if self._holder == threading.get_ident():
             raise MisuseError("a callback of a study launches another one. Launch it after the first has returned.")
         self._lock.acquire()
-        self._holder = threading.get_ident()
+        self._holder, self._used = threading.get_ident(), True
 
     def __exit__(self, *_: object) -> None:
         self._holder = None

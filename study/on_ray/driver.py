@@ -27,6 +27,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -75,7 +76,7 @@ LOGGERS = (
 CANCEL_SECONDS = 10.0
 """How long Ctrl-C waits for a driver on the cluster to record that it stopped."""
 ONE_AT_A_TIME = Turns()
-os.register_at_fork(after_in_child=ONE_AT_A_TIME.begin_anew)
+os.register_at_fork(after_in_child=ONE_AT_A_TIME.fork)
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class _Options:
         refuse_other_callbacks(self.callbacks)
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def launch(
     space: str | Path | StudySpec | Mapping[str, Any],
     *,
@@ -148,6 +150,7 @@ def launch(
     return _run_in_turn(folder, spec, options)
 
 
+@np.errstate(all="warn", under="ignore")  # NumPy's own, whatever the caller has set
 def resume(
     name: str,
     *,
@@ -250,10 +253,11 @@ class _Work:
 
 
 def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
-    """Compare the stored rows with the specification. Damaged shards are set aside, so their replicates count as missing."""
-    shards = folder.read_shards(list(LEARNER_COLUMNS if spec.search else ("replicate_id", "failure")))
-    folder.set_aside(shards.unreadable)
-    rows = shards.rows.filter(pc.not_equal(shards.rows["failure"], FailureKind.CRASHED)) if retry_crashed else shards.rows
+    """Compare the stored rows with the specification. Shards that are corrupt anywhere are set aside: their rows are missing."""
+    folder.set_aside(folder.corrupt_shards())
+    rows = folder.read_shards(list(LEARNER_COLUMNS if spec.search else ("replicate_id", "failure"))).rows
+    if retry_crashed:
+        rows = rows.filter(pc.not_equal(rows["failure"], FailureKind.CRASHED))
     if spec.search is None:
         missing, done = missing_packs(spec, rows["replicate_id"].to_pylist())
         return _Work(done + sum(map(len, missing)), done, missing)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.utils import psutil
 from ray._raylet import AuthenticationTokenLoader, Config, GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError, RayError
@@ -29,6 +30,8 @@ STORE_BYTES = 200 * 2**20
 """Size of the object store of a local Ray: it holds the packs that are laid out."""
 SESSION_BYTES = 2**22
 """Room that the logs of a Ray need at its start."""
+ADDRESS_BYTES = 4 * 10**9
+"""Virtual memory that Ray's processes ask for each; with less it aborts in its own C++ code."""
 LONGEST_FOLDER = 43
 """In bytes, of the folder of Ray's sessions. The path of a socket is 64 longer and must not exceed 107."""
 
@@ -83,7 +86,18 @@ def read_variables_again() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
+def _refuse_small_limit() -> None:
+    """Raise MisuseError if this process, and so Ray, may not have enough virtual memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_BYTES:
+        raise MisuseError(
+            f"virtual memory is limited to {limit / 1e9:.1f} GB (`ulimit -v`), and a Ray on this machine needs "
+            f"{ADDRESS_BYTES / 1e9:.0f} GB. Raise the limit, or give the --address of a cluster."
+        )
+
+
 def _start_here(cpus: int) -> None:
+    _refuse_small_limit()
     folder = session_folder()
     small = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_plasma_directory": _store_folder(folder)}
     before = _children()
@@ -151,21 +165,41 @@ def _children() -> set[int]:
 
 
 def _join(address: str) -> None:
-    direct = not address.startswith(CLIENT)
+    chosen = "RAY_AUTH_MODE" in os.environ
     try:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # a cluster that wants none ignores it
         read_variables_again()
-        if direct and address != "auto":
-            GcsClient(address=address)  # says at once whether the token is right; Ray would try for twenty seconds
-        quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
-        ray.init(address, runtime_env=runtime_env(), **({"job_config": OwnPath()} if direct else {}), **quiet)
-    except AuthenticationError:
-        raise MisuseError(
-            f"the Ray cluster at address={address!r} wants another token than ~/.ray/auth_token or RAY_AUTH_TOKEN holds here. "
-            "`ray get-auth-token` prints it on the head: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to it."
-        ) from None
+        if address.startswith(CLIENT):
+            ray.init(address, runtime_env=runtime_env(), logging_level="ERROR", log_to_driver=False)
+            return
+        head = canonicalize_bootstrap_address(address)
+        if _wants_token(head) and (not maybe_enable_token_auth_if_token_available(warn_if_disabled=False) or _wants_token(head)):
+            raise MisuseError(
+                f"the Ray cluster at address={address!r} requires a token, and not the one in ~/.ray/auth_token or RAY_AUTH_TOKEN "
+                "here. On its head `ray get-auth-token` prints it: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to it."
+            )
+        ray.init(head, runtime_env=runtime_env(), job_config=OwnPath(), logging_level="ERROR", log_to_driver=False)
+    except MisuseError:
+        raise
     except (ConnectionError, RuntimeError, ValueError, ImportError, RayError) as error:
         raise MisuseError(
             f"Ray cannot be reached at address={address!r} ({last_line(error)}). If the cluster requires a token, set "
             "RAY_AUTH_MODE=token and give the token here too."
         ) from None
+    finally:
+        if not chosen:
+            os.environ.pop("RAY_AUTH_MODE", None)
+
+
+def _wants_token(head: str) -> bool:
+    """Whether the cluster refuses this process as it is. Ray itself asks for twenty seconds, and says so many times."""
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        GcsClient(address=head)
+    except AuthenticationError:
+        return True
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
+    return False

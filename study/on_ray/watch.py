@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from search_spaces.errors import MachineError, reason
 from study.on_ray.pack_queues import PackQueue
-from study.on_ray.retries import fault_of
+from study.on_ray.retries import PAUSE_SECONDS, Fault, fault_of, out_of_memory
 from study.packs import Pack
 from study.searching.batches import Batches
 from study.storage.study_folder import StudyFolder
@@ -101,8 +101,12 @@ class Watch(tune.Callback):
             return
         laid_out_as = trial.config["pack_id"] or trial.trial_id
         fault = fault_of(error, lambda: ray.get(self.desk.node_of.remote(laid_out_as)))
+        if fault is Fault.STARVED:
+            time.sleep(PAUSE_SECONDS)
         pack = self.queue.retry(trial.trial_id, fault)
-        if pack is not None:
+        if pack is not None and fault is Fault.STARVED:
+            self.blame(out_of_memory(error))
+        elif pack is not None:
             self.errors.append(f"pack {pack.pack_id} of {len(pack)} replicates, {fault.value} again and again: {last_line(error)}")
 
     def blame(self, error: object) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 
 from search_spaces.errors import MisuseError
 from search_spaces.paths import Given, shown, study_name
 from search_spaces.study_files import StudySpec, stored_study
-from study.packs import missing_packs
 from study.storage.drivers import STOP_FILE, Driver, StudyState, is_running
 from study.storage.study_folder import DEFAULT_STORAGE, Storage, StudyFolder
+from study.storage.tallies import tallies_of
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Status:
     failures: dict[str, int]
     """Rows by FailureKind, `none` left out."""
     unreadable_shards: tuple[str, ...]
-    """Pack ids of corrupt shards; `resume` trains their replicates again."""
+    """Pack ids of shards that are corrupt in what `status` reads, cells and verdicts; `resume` trains their replicates again."""
     path: str
     errors: tuple[str, ...] = ()
     """Why the last run failed."""
@@ -36,21 +35,18 @@ class Status:
 def status(name: str, storage: Given = DEFAULT_STORAGE) -> Status:
     """The status of a study. Raises MisuseError if there is none of that name."""
     folder = existing_study(name, storage)
-    shards = folder.read_shards(["replicate_id", "failure"])
     driver = Driver.of(folder)
     spec = read_spec(folder)
+    counts = tallies_of(folder).update(spec)
     if spec.search is None:
-        missing, done = missing_packs(spec, shards.rows["replicate_id"].to_pylist())
-        planned = done + sum(map(len, missing))
+        planned = spec.space.size
     else:
-        done = len(shards.rows)
         ended = driver is not None and driver.state == StudyState.DONE
-        planned = done if ended else max(done, spec.search_budget)
-    failures = Counter(shards.rows["failure"].to_pylist())
-    failures.pop("none", None)
-    state = _state(folder, driver, done, planned)
+        planned = counts.done if ended else max(counts.done, spec.search_budget)
+    failures = {kind: count for kind, count in counts.failures.items() if kind != "none"}
+    state = _state(folder, driver, counts.done, planned)
     errors = driver.errors if driver and state == StudyState.FAILED else ()
-    return Status(name, state, planned, done, dict(failures), shards.unreadable, folder.place(), errors)
+    return Status(name, state, planned, counts.done, failures, counts.unreadable, folder.place(), errors)
 
 
 def _state(folder: StudyFolder, driver: Driver | None, done: int, planned: int) -> StudyState:

@@ -152,10 +152,16 @@ class StudyFolder:
 
     def read_text(self, name: str) -> str | None:
         """The text of a small file such as study.yaml; None if it does not exist."""
+        content = self.read_bytes(name)
+        return None if content is None else content.decode()
+
+    def read_bytes(self, name: str) -> bytes | None:
+        """`read_text` for binary content."""
         with self.storage.faults("read"):
             try:
                 with self.storage.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
-                    return stream.read().decode()
+                    content: bytes = stream.read()
+                    return content
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -259,18 +265,30 @@ class StudyFolder:
 
     def shard_ids(self) -> list[str]:
         """Pack ids of all shards, readable or not."""
+        return sorted(self.shard_stamps())
+
+    def shard_stamps(self) -> dict[str, tuple[int, int | None]]:
+        """The size and time of every shard, by pack id: a shard that is written again has another time."""
         with self.storage.faults("read"):
             found = self.storage.filesystem.get_file_info(fs.FileSelector(f"{self.path}/rows", allow_not_found=True))
-        return sorted(i.base_name.removesuffix(".parquet") for i in found if i.base_name.endswith(".parquet"))
+        shards = (info for info in found if info.extension == "parquet")
+        return {info.base_name.removesuffix(".parquet"): (info.size, info.mtime_ns) for info in shards}
 
     def read_shards(self, columns: Sequence[str] | None = None) -> Shards:
-        """All rows, each replicate once. Corrupt and half-written shards are listed, not read."""
+        """All rows, each replicate once. Shards that are corrupt in these columns, or half-written, are listed, not read."""
         ids = self.shard_ids()
         with ThreadPoolExecutor(8) as pool:
             tables = dict(zip(ids, pool.map(lambda pack_id: self.read_shard(pack_id, columns), ids), strict=True))
         whole = {pack_id: table for pack_id, table in tables.items() if table is not None}
         rows = pa.concat_tables([row_schema(columns).empty_table(), *whole.values()])
-        return Shards(_each_once(rows), tuple(whole), tuple(pack_id for pack_id in ids if pack_id not in whole))
+        return Shards(each_once(rows), tuple(whole), tuple(pack_id for pack_id in ids if pack_id not in whole))
+
+    def corrupt_shards(self) -> list[str]:
+        """Pack ids of the shards that are corrupt in any column. Reads all of every shard, a few at a time."""
+        ids = self.shard_ids()
+        with ThreadPoolExecutor(4) as pool:
+            whole = list(pool.map(lambda pack_id: self.read_shard(pack_id) is not None, ids))
+        return [pack_id for pack_id, readable in zip(ids, whole, strict=True) if not readable]
 
     def read_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table | None:
         """One shard's rows; None if it is corrupt. Raises MachineError if it may not be read, and nobody can tell."""
@@ -282,13 +300,15 @@ class StudyFolder:
             return None
 
     def read_whole_shard(self, pack_id: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """One shard's rows. Raises what pyarrow raises if it is corrupt or does not exist."""
-        with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as file:
-            table = pq.read_table(file, page_checksum_verification=True, use_threads=False)
-        for column in added():
-            if column.name not in table.column_names:
-                table = table.append_column(column.name, pa.nulls(len(table), column.type))
+        """One shard's rows. Only these columns are read and checked. Raises what pyarrow raises if it is corrupt or gone."""
         schema = row_schema(columns)
+        with self.storage.filesystem.open_input_file(f"{self.path}/rows/{pack_id}.parquet") as source:
+            file = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True)
+            there = set(file.schema_arrow.names)
+            table = file.read([name for name in schema.names if name in there], use_threads=False)
+        for column in added():
+            if column.name in schema.names and column.name not in there:
+                table = table.append_column(column.name, pa.nulls(len(table), column.type))
         return table.select(schema.names).cast(schema)
 
     def columns_of(self, replicate_id: str) -> set[str]:
@@ -376,13 +396,13 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _each_once(rows: pa.Table) -> pa.Table:
+def each_once(rows: pa.Table) -> pa.Table:
     """The first row of each replicate_id, in the order of the table. Measured rows take precedence over crashed ones."""
     if pc.count_distinct(rows["replicate_id"]).as_py() == len(rows):
         return rows
     if "failure" in rows.column_names:
         crashed = pc.equal(rows["failure"], "crashed")
         rows = pa.concat_tables([rows.filter(pc.invert(crashed)), rows.filter(crashed)])
-    ids = rows["replicate_id"].combine_chunks()
-    first = np.unique(ids.to_numpy(zero_copy_only=False).astype(str), return_index=True)[1]
+    ids = rows["replicate_id"].combine_chunks().dictionary_encode().indices
+    first = np.unique(ids.to_numpy(), return_index=True)[1]
     return rows.take(pa.array(np.sort(first)))

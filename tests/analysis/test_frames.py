@@ -12,11 +12,13 @@ import pytest
 from scipy.stats import binom
 
 from analysis import load, tune_frame
-from analysis.comparisons.published import published_experiment, rate_text, side_by_side
+from analysis.comparisons.published import FOR_PUBLISHED, published_experiment, rate_text, side_by_side
 from analysis.figures import verdicts as plots
 from analysis.figures.failure_curves import failure_curves
-from analysis.frames import tidy
+from analysis.frames import FOR_RATES, tidy
+from analysis.rates.at_cells import failure_rates, one_cell
 from analysis.rates.cells import cell_rates, on_lattice, rate_interval
+from analysis.rates.regions import all_regions
 from analysis.report.page import findings, verdict_table, write_report
 from search_spaces import MisuseError, study_from
 from search_spaces.failures import FailureKind, failed, verdicts
@@ -135,6 +137,26 @@ def test_frame_is_typed(tmp_path: Path) -> None:
     assert side_by_side(frame).empty
     assert verdict_table(frame)["replicates"].tolist() == [3, 3]
     assert len(load(tmp_path / "made")) == 6
+
+
+def test_columns_that_rates_need_are_enough(tmp_path: Path) -> None:
+    """Rates, regions, the sentences and the table after a launch are the same from these columns as from all of them."""
+    space = {"architectures": ["10-5-10"], "sparsities": [0.5, 0.9], "l1": [0.01, 0.1], "seeds": "123:126"}
+    spec = study_from({"name": "made", "protocol": "dissertation", "space": space})
+    folder, pack = Storage.at(tmp_path).study("made"), Pack(spec.replicates()[0], spec.protocol, spec.dtype, "reference")
+    folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
+    folder.write_shard(pack.pack_id, crashed_rows(pack))
+    whole, few = load("made", tmp_path), load("made", tmp_path, [*FOR_RATES, *FOR_PUBLISHED])
+    pd.testing.assert_frame_equal(few, whole[list(few)])
+    assert findings(few, 12) == findings(whole, 12)
+    assert "published" in findings(few, 12)[0]
+    pd.testing.assert_frame_equal(verdict_table(few), verdict_table(whole))
+    assert "sae_all_dead" not in load("made", tmp_path, ["l1"])
+    few = load("made", tmp_path, FOR_RATES)
+    assert all_regions(few) == all_regions(whole) != []
+    cells = one_cell("10-5-10", 0.9, 0.02)
+    for failure in ("any", "sae_all_dead"):
+        pd.testing.assert_frame_equal(failure_rates(few, cells, failure), failure_rates(whole, cells, failure))
 
 
 @pytest.mark.slow

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -66,3 +68,23 @@ def test_a_search_is_led_to_its_end() -> None:
 def test_earlier_studies_need_a_storage() -> None:
     with pytest.raises(MisuseError, match="are in a storage"):
         run_here(searching({"kind": "map", "budget": 8, "earlier": ["before"]}))
+
+
+@pytest.mark.parametrize("search", [None, {"kind": "l1", "budget": 60}])
+def test_rows_do_not_depend_on_how_the_caller_treats_floating_point_errors(search: dict[str, Any] | None) -> None:
+    """Likelihoods underflow, and l1 = 1,000 makes trainings overflow; `np.seterr(all="raise")` in a notebook changes nothing."""
+    l1: Any = {"from": 1e-4, "to": 1000.0} if search else [0.01, 1000.0]
+    space = {"architectures": ["5-3-5"], "sparsities": [0.5, 0.99], "l1": l1, "seeds": "0:20"}
+    wanted = {"name": "made", "protocol": TINY, "space": space, **({"search": search} if search else {})}
+    expected = run_here(wanted)
+    with np.errstate(all="raise"):
+        found = run_here(wanted)
+    pd.testing.assert_frame_equal(science(found), science(expected), check_exact=True)
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """Each gets the rows that it would get alone."""
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(run_here, [GRID, GRID])
+    for rows in (one, other):
+        pd.testing.assert_frame_equal(science(rows), science(run_here(GRID)), check_exact=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -344,7 +345,7 @@ def test_stored_verdicts_are_those_of_judging_the_stored_rows() -> None:
 def test_a_pack_survives_its_text(protocol: Protocol) -> None:
     """from_text(to_text) is the same pack: ids, order, protocol, dtype, engine; awkward floats and separate seeds included."""
     cell = Cell(Architecture(6, 2, 9), 1 / 3, 0.1 + 0.2)
-    smallest = Cell(Architecture(6, 2, 9), 0.0, 5e-324)
+    smallest = Cell(Architecture(6, 2, 9), 0.0, 1e-12)
     replicates = Replicates.of([Replicate(cell, 2**32 - 1), Replicate(cell, 0, 1, 2, 3), Replicate(smallest, 7)])
     pack = Pack(replicates, protocol, "float32", "auto")
     read = Pack.from_text(pack.to_text())
@@ -373,6 +374,21 @@ def replicate_id(
 ) -> str:
     (name,) = Pack(Replicates.of([replicate]), protocol, dtype, engine).replicate_ids
     return name
+
+
+def test_replicate_ids_are_hashes_of_lines() -> None:
+    """Of each replicate's numbers as Python writes them, though they are written once per distinct value: 0.0 is not -0.0."""
+    sparsity, l1 = np.array([0.0, -0.0, 0.1 + 0.2, 0.3, -0.0]), np.array([1e-12, 5e-324, 1e6, 0.01, 5e-324])
+    seeds = [np.array(column) for column in ([3, 0, 2**32 - 1, 7, 0], [1] * 5, [5, 4, 5, 4, 4], [10, 9, 8, 7, 9])]
+    for step in (1, -1):
+        pack = Pack(
+            Replicates(Architecture(10, 5), sparsity, l1, *seeds).take(slice(None, None, step)), ONLINE, "float32", "compiled"
+        )
+        lines = zip(*(getattr(pack.replicates, name).tolist() for name in ("sparsity", "l1", *packs.SEED_COLUMNS)))
+        tail = f"|{ONLINE.protocol_id}|float32|exact|{packs.PROCEDURE_VERSION}"
+        texts = ["10-5-10|" + "|".join(map(repr, line)) + tail for line in lines]
+        assert pack.replicate_ids == [hashlib.sha256(text.encode()).hexdigest()[:20] for text in texts]
+        assert len(set(pack.replicate_ids)) == 4
 
 
 def test_replicate_ids_tell_everything_that_matters_apart(monkeypatch: pytest.MonkeyPatch) -> None:

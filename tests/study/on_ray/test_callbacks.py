@@ -76,6 +76,17 @@ def test_one_thread_at_a_time() -> None:
     assert order == ["first", "second"]
 
 
+def test_a_fork_of_a_process_that_has_run_a_study_is_refused() -> None:
+    """Ray would hang in it. A fork of one that has not is as good as any process."""
+    turns = Turns()
+    turns.fork()
+    with turns:
+        pass
+    turns.fork()
+    with pytest.raises(MisuseError, match="'spawn' method"), turns:
+        pass
+
+
 @pytest.mark.ray
 def test_callbacks_are_called_once_per_pack(local_ray: Path, tmp_path: Path) -> None:
     """Whatever another callback does: the study is done and every row is stored."""

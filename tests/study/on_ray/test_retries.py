@@ -7,7 +7,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, WorkerCrashedEr
 
 from study.on_ray import retries
 from study.on_ray.pack_queues import PackQueue
-from study.on_ray.retries import TRIES, Fault, fault_of
+from study.on_ray.retries import TRIES, Fault, fault_of, out_of_memory
 from study.packs import Pack, missing_packs
 from tests.study.on_ray.test_driver import study
 
@@ -21,6 +21,7 @@ from tests.study.on_ray.test_driver import study
         (RayActorError(), None, Fault.LOST),  # nobody came for the pack
         (ActorUnavailableError("silent", None), "there", Fault.LOST),
         (ZeroDivisionError("a fault of the program"), "there", Fault.RAISED),
+        ("1 worker(s) were killed due to the node running low on memory. Memory on …", "there", Fault.STARVED),
         ("no error was recorded", "gone", Fault.RAISED),
     ],
 )
@@ -30,6 +31,13 @@ def test_a_worker_gone_is_a_lost_node_where_its_node_is_gone(
     """If the node is alive, the worker died by itself; anything else that ended the trial was raised."""
     monkeypatch.setattr(retries, "is_alive", lambda one: one == "there")
     assert fault_of(error, lambda: node) is fault
+
+
+def test_a_machine_without_memory_is_told_with_its_figures() -> None:
+    """Those of Ray's text, which is long; another text does without."""
+    text = "1 worker(s) were killed. Memory on the node (IP: 192.0.2.2) was 22.61GB used / 23.54GB limit (0.96)\nRefer to …"
+    assert "5 times: 22.61GB of 23.54GB are in use. Free memory" in str(out_of_memory(text))
+    assert "5 times. Free memory" in str(out_of_memory("otherwise"))
 
 
 class Tuning:
