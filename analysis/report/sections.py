@@ -23,7 +23,7 @@ from analysis.rates.claims import probability_text
 from analysis.rates.regions import Region
 from analysis.report.findings import architecture_sentences, collapse_sentences, range_text, span_text, verdict_table
 from analysis.report.study_rows import COLLAPSE, DEATH, StudyRows, slug
-from analysis.searches.l1 import l1_table
+from analysis.searches.l1 import L1Result, l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.cells import Architecture, Cell, Replicate, Replicates
@@ -162,16 +162,23 @@ def paired(comparison: pd.DataFrame) -> pd.DataFrame:
 def _l1_section(study: StudyRows) -> Section | None:
     if not study.l1:
         return None
-    caption = (
-        "Above the upper edge more seeds die or starve than the level allows, below the lower edge more codes are dense; lines: "
-        "90 % intervals. Replicates whose autoencoder collapsed are left out. Dotted: where SAEs die by the closed form."
+    of_both = study.l1[0].safe_probability is not None
+    edges = (
+        f"Outside the edges more seeds fail ({', '.join(study.l1[0].failure)}) than the level allows"
+        if of_both
+        else "Above the upper edge more seeds die or starve than the level allows, below the lower edge more codes are dense"
     )
+    caption = (
+        f"{edges}; lines: {study.l1[0].interval_level:.0%} intervals. Replicates whose autoencoder collapsed are left out. "
+        "Diamonds: the best l1 of the replicates without any failure. Dotted: where SAEs die by the closed form, where it has been "
+        "found to hold (unit decoder columns, or 12 latents and more; within a factor of 4)."
+    ).replace("% intervals", " % intervals")
     return Section(
         "Safe values of l1",
         "l1",
         "From an adaptive search: each replicate was trained where it was most informative about an edge or the best value.",
         panels=[Panel("l1", l1_figure(study.l1), caption, wide=True)],
-        sheets=[Sheet("l1", l1_table(study.l1))],
+        sheets=[Sheet("l1", l1_table(study.l1), L1Result(study.l1, study.spec.protocol).table())],
     )
 
 
