@@ -101,7 +101,7 @@ def l1_figure(found: Sequence[L1Interval]) -> Figure:
     replicates = sum(interval.replicates for interval in found)
     title = textwrap.fill(f"{_title(found)}: {replicates:,} replicates", 28 + 28 * columns)
     figure.suptitle(title, fontsize=10)
-    figure.legend(handles=_legend(found), loc="outside lower center", ncols=min(3, columns), frameon=False, fontsize=8)
+    figure.legend(handles=_legend(found), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
