@@ -95,7 +95,7 @@ def l1_figure(found: Sequence[L1Interval]) -> Figure:
             ax.set_xlabel(SPARSITY.label)
     replicates = sum(interval.replicates for interval in found)
     figure.suptitle(f"Where SAEs neither die nor turn dense, and recover best: {replicates:,} replicates", fontsize=10)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=min(3, columns), frameon=False, fontsize=8)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 

@@ -22,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     help="Where sparse autoencoders fail, and why.",
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,  # a fault of ours is told by Python's own traceback, without all local values
     context_settings={"terminal_width": max(min(out.width, 80) - 2, 18)},  # Click itself goes no lower than 50
 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import socket
 import tempfile
 from pathlib import Path
@@ -29,6 +30,8 @@ STORE_BYTES = 200 * 2**20
 """Size of the object store of a local Ray: it holds the packs that are laid out."""
 SESSION_BYTES = 2**22
 """Room that the logs of a Ray need at its start."""
+ADDRESS_BYTES = 4 * 10**9
+"""Virtual memory that Ray's processes ask for each; with less it aborts in its own C++ code."""
 LONGEST_FOLDER = 43
 """In bytes, of the folder of Ray's sessions. The path of a socket is 64 longer and must not exceed 107."""
 
@@ -83,7 +86,18 @@ def read_variables_again() -> None:
     AuthenticationTokenLoader.instance().reset_cache()
 
 
+def _refuse_small_limit() -> None:
+    """Raise MisuseError if this process, and so Ray, may not have enough virtual memory."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < ADDRESS_BYTES:
+        raise MisuseError(
+            f"virtual memory is limited to {limit / 1e9:.1f} GB (`ulimit -v`), and a Ray on this machine needs "
+            f"{ADDRESS_BYTES / 1e9:.0f} GB. Raise the limit, or give the --address of a cluster."
+        )
+
+
 def _start_here(cpus: int) -> None:
+    _refuse_small_limit()
     folder = session_folder()
     small = {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_plasma_directory": _store_folder(folder)}
     before = _children()

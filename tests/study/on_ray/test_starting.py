@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import tempfile
@@ -107,3 +108,11 @@ def test_a_token_in_the_home_is_for_a_cluster_that_requires_one(
         with pytest.raises(MisuseError, match="requires a token, and not the one"):
             start_ray("127.0.0.1:6379", None)
     assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_a_small_limit_on_virtual_memory_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray aborts with pages of C++ frames under it."""
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (3 * 10**9, resource.RLIM_INFINITY))
+
+    with pytest.raises(MisuseError, match=r"limited to 3.0 GB \(`ulimit -v`\)"):
+        start_ray(None, 1)
