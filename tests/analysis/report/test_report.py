@@ -386,9 +386,7 @@ def test_many_series_are_small_multiples() -> None:
         [(name, S, f, f / 10) for name in names for S, f in ((0.3, 0), (0.9, 3))], columns=["series", "x", "failures", "rate"]
     )
     rows = rows.assign(replicates=10, low=rows["rate"] * 0.9, high=rows["rate"] * 1.1 + 0.1)
-    spec = spec_of(LINE, protocol="dissertation")
-    frame = pd.DataFrame({"sparsity": [], "failure": []})
-    figure = panels._curves_panel("collapse", rows, COLLAPSE, f"{len(frame)} of {spec.name}").figure
+    figure = panels._curves_panel("collapse", rows, COLLAPSE, "autoencoders").figure
     assert [ax.get_title().partition(":")[0] for ax in figure.axes] == names
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
 
