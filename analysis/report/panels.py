@@ -84,9 +84,16 @@ def map_panel(study: StudyRows) -> Panel:
 
 def l1_panel(study: StudyRows) -> Panel:
     """The safe interval of l1 by sparsity."""
+    first = study.l1[0]
+    edges = (
+        f"Outside the edges more seeds fail ({', '.join(first.failure)}) than the level allows"
+        if first.safe_probability is not None
+        else "Above the upper edge more seeds die or starve than the level allows, below the lower edge more codes are dense"
+    )
     caption = (
-        "Above the upper edge more seeds die or starve than the level allows, below the lower edge more codes are dense; lines: "
-        "90 % intervals. Replicates whose autoencoder collapsed are left out. Dotted: where SAEs die by the closed form."
+        f"{edges}; lines: {100 * first.interval_level:.0f} % intervals. Replicates whose autoencoder collapsed are left out. "
+        "Diamonds: the best l1 of the replicates without any failure. Dotted: where SAEs die by the closed form, where it has been "
+        "found to hold (unit decoder columns, or 12 latents and more; within a factor of 4)."
     )
     return Panel("l1", l1_figure(study.l1), caption, wide=True)
 

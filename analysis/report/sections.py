@@ -36,7 +36,7 @@ from analysis.report.panels import (
     verdict_rates_panel,
 )
 from analysis.report.study_rows import COLLAPSE, StudyRows, slug
-from analysis.searches.l1 import l1_table
+from analysis.searches.l1 import L1Result, l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.coordinates import L1
@@ -101,7 +101,7 @@ def _l1_section(study: StudyRows) -> Section | None:
         "Safe values of l1",
         "l1",
         "From an adaptive search: each replicate was trained where it was most informative about an edge or the best value.",
-        sheets=[Sheet("l1", l1_table(study.l1))],
+        sheets=[Sheet("l1", l1_table(study.l1), L1Result(study.l1, study.spec.protocol).table())],
     )
 
 
