@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from search_spaces import PROTOCOLS, protocol_from, study_from
 from search_spaces.spaces import SPACES, GridSpace
+from search_spaces.strict_yaml import read_yaml
+from search_spaces.study_files import StudySpec
 from study.packs import Pack
 from study.run_pack import run_pack
 from study.storage.study_folder import Storage
@@ -60,22 +61,22 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     for name in ("dissertation", "other"):
         ids = stored(study_from({"name": name, "protocol": TINY, "space": space}))
     (own,) = (block for page, block in FILES if page == "README.md")
-    given = yaml.safe_load(own)
+    given: Any = read_yaml(own, "README.md")
     given["protocol"] = TINY
     given["space"] |= {"architectures": ["5-3-5"], "sparsities": [0.9], "seeds": "0:2"}
     (tmp_path / f"{given['name']}.yaml").write_text(json.dumps(given))
     return {"NAME": "dissertation", "OTHER": "other", "ID": ids[0]}
 
 
-def stored(spec: Any) -> list[str]:
+def stored(spec: StudySpec) -> list[str]:
     """Train a study in this process and store it; the ids of its replicates."""
-    (own,) = spec.replicates()
-    pack = Pack(own, spec.protocol, spec.dtype, spec.engine)
     folder = Storage.at("ray_results").study(spec.name)
     folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
     folder.write_text("manifest.json", "{}")
-    folder.write_shard(pack.pack_id, run_pack(pack, study=spec.name))
-    return pack.replicate_ids
+    packs = [Pack(own, spec.protocol, spec.dtype, spec.engine) for own in spec.replicates()]
+    for pack in packs:
+        folder.write_shard(pack.pack_id, run_pack(pack, study=spec.name))
+    return [name for pack in packs for name in pack.replicate_ids]
 
 
 def marked(command: list[str]) -> Any:
@@ -119,8 +120,11 @@ def test_a_study_file_is_one(run: Run, tmp_path: Path, page: str, block: str) ->
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), SNIPPETS, ids=[f"{page}:{block.splitlines()[0]}" for page, block in SNIPPETS])
-def test_a_snippet_prints_something(tmp_path: Path, page: str, block: str) -> None:
-    """As a script of its own, in a folder with the study `smoke`."""
+def test_a_snippet_prints_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, block: str) -> None:
+    """As a script of its own; one that reads the study `smoke` without launching it finds it stored."""
+    monkeypatch.chdir(tmp_path)
+    if '("smoke"' in block and not re.search(r"(launch|start)\(", block):
+        stored(study_from({"name": "smoke", "space": "smoke"}))
     for package, code in NEEDS.items():
         if code in block:
             pytest.importorskip(package)
