@@ -27,7 +27,6 @@ from search_spaces.cells import Architecture, Cell, Replicate, Replicates
 from search_spaces.coordinates import PLANE
 from search_spaces.failures import FailureKind
 from search_spaces.study_files import StudySpec
-from study.engines.registry import engine_for
 from study.packs import Pack
 from study.run_pack import train_autoencoders
 
@@ -300,9 +299,9 @@ def order_panel(study: StudyRows) -> Panel:
 
 
 def gram_panel(study: StudyRows) -> Panel | None:
-    """WᵀW of a few autoencoders, trained again; None if no replicate has one or the engine is not installed here."""
+    """WᵀW of a few autoencoders, trained again by the study's engine; None if no replicate has one."""
     exact = study.rows[study.rows["failure"] != FailureKind.CRASHED.value]
-    if exact.empty or not engine_for(study.spec.engine, study.spec.protocol).is_installed:
+    if exact.empty:
         return None
     chosen = chosen_for_grams(exact)
     W = _trained_weights(chosen, study.spec)

@@ -40,6 +40,7 @@ from analysis.searches.l1 import L1Result, l1_table
 from analysis.transitions.critical_points import CriticalPoint, critical_table
 from analysis.transitions.crossings import Answer, Crossing
 from search_spaces.coordinates import L1
+from study.engines.registry import engine_for
 
 SCATTERS = (("explained_variance", "mcc_corrected"), ("explained_variance", "procrustes_hidden_recon"))
 MOST_LINES = 150
@@ -230,8 +231,11 @@ def _yes_no(held: bool | None) -> str:
 
 
 def _gram_section(study: StudyRows) -> Section | None:
+    title, engine = "WᵀW of the autoencoder", engine_for(study.spec.engine, study.spec.protocol)
+    if len(study.measured) and not engine.is_installed:
+        return Section(title, "grams", f"Not drawn: engine {engine.name!r}, which trained them, is not installed here.")
     panel = gram_panel(study)
-    return None if panel is None else Section("WᵀW of the autoencoder", "grams", panels=[panel])
+    return None if panel is None else Section(title, "grams", panels=[panel])
 
 
 # Metrics

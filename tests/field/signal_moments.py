@@ -170,8 +170,14 @@ def started(arguments: Sequence[str], folder: Path, background: bool, errors: An
         stdout=subprocess.DEVNULL,
         stderr=errors,
         start_new_session=True,
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=ignore_none,
     )
+
+
+def ignore_none() -> None:
+    """Start with no signal ignored, even where this program runs under `nohup` or in the background."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def command_pid(process: subprocess.Popen[bytes]) -> int:

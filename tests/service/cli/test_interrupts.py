@@ -20,9 +20,19 @@ GENERAL = "interrupted: what is stored is whole; give the same command again\n"
 
 
 def after(*signals: signal.Signals, code: str, prepare: Callable[[], object] | None = None) -> tuple[int, str]:
-    """Exit code and standard error of a process that listens, gets these signals, and would otherwise do what the code does."""
+    """Exit code and standard error of a process that listens, gets these signals, and would otherwise do what the code does.
+
+    It starts with no signal ignored, even where the tests run under `nohup` or in the background, unless `prepare` ignores one.
+    """
+
+    def prepared() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        if prepare is not None:
+            prepare()
+
     process = subprocess.Popen(
-        [sys.executable, "-c", START + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepare
+        [sys.executable, "-c", START + code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=prepared
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "listening\n"

@@ -142,8 +142,9 @@ print(json.dumps(science(run_pack(small()))))
 def started(code: str, **environment: str) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True
-    )
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, stdout=pipe, stderr=pipe, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+    )  # fmt: skip
 
 
 def finished(process: subprocess.Popen[str]) -> str:
