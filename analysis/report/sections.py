@@ -139,7 +139,7 @@ def _phase_section(study: StudyRows) -> Section | None:
     if not study.varies("sparsity", "l1"):
         return None
     return Section(
-        "Phase diagrams over sparsity and l1",
+        "Critical l1 of the SAE's death" if study.searched or is_plane(study) else "Phase diagrams over sparsity and l1",
         "phase",
         "Each architecture has its own diagram of the death of the SAE above, with critical points.",
         panels=[] if study.searched or is_plane(study) else [phase_panel(study)],
