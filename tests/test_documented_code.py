@@ -23,6 +23,7 @@ from search_spaces.strict_yaml import read_yaml
 from search_spaces.study_files import StudySpec
 from study.packs import Pack
 from study.run_pack import run_pack
+from study.specification import study_spec
 from study.storage.study_folder import Storage
 from tests.conftest import TINY
 from tests.service.cli.conftest import Run, run  # noqa: F401
@@ -123,7 +124,7 @@ def test_a_snippet_prints_something(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """As a script of its own; one that reads the study `smoke` without launching it finds it stored."""
     monkeypatch.chdir(tmp_path)
     if '("smoke"' in block and not re.search(r"(launch|start)\(", block):
-        stored(study_from({"name": "smoke", "space": "smoke"}))
+        stored(study_spec("smoke"))
     for package, code in NEEDS.items():
         if code in block:
             pytest.importorskip(package)
