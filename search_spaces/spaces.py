@@ -38,7 +38,7 @@ from search_spaces.cells import (
 )
 from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
-from search_spaces.protocol import closest, first_error
+from search_spaces.protocol import DEFAULT_L1, closest, first_error
 from search_spaces.values import named, number, plain, quoted, whole
 
 _T = TypeVar("_T")
@@ -365,14 +365,17 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     return first_error(error)
 
 
+_DISSERTATION = GridSpace(
+    architectures=("10-5-10",),
+    sparsities=(0.3, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95),
+    l1=(DEFAULT_L1["dissertation"],),
+    seeds=parse_seeds("0:1000"),  # 123, the source's seed, among them
+)
+
 SPACES: dict[str, GridSpace] = {
     "smoke": GridSpace(architectures=("5-3-5", "10-5-10"), sparsities=(0.5, 0.9), l1=(0.01,), seeds=parse_seeds("0:8")),
-    "dissertation": GridSpace(
-        architectures=("10-5-10",),
-        sparsities=(0.3, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95),
-        l1=(0.01,),
-        seeds=parse_seeds("0:1000"),  # 123, the source's seed, among them
-    ),
+    "dissertation": _DISSERTATION,
+    "sound": _DISSERTATION.model_copy(update={"l1": (DEFAULT_L1["sound"],)}),
     "architectures": GridSpace(
         architectures=STUDIED_ARCHITECTURES, sparsities=_linear(0.3, 0.98, 12), l1=_log(1e-4, 1, 13), seeds=parse_seeds("0:16")
     ),
@@ -387,3 +390,6 @@ SPACES: dict[str, GridSpace] = {
     ),
 }
 """The named spaces."""
+
+PROTOCOL_OF_SPACE = dict.fromkeys(SPACES, "dissertation") | {"sound": "sound"}
+"""The protocol under which each named space is studied unless another is given."""

@@ -15,6 +15,7 @@ from search_spaces.protocol import Protocol, protocol_from, protocol_mapping
 from search_spaces.searches import Search, search_from
 from search_spaces.spaces import (
     MOST_REPLICATES,
+    PROTOCOL_OF_SPACE,
     SPACES,
     GridSpace,
     ListedSpace,
@@ -41,6 +42,19 @@ class StudySpec(StrictModel):
     space: GridSpace | ListedSpace
     search: SerializeAsAny[Search] | None = None
     """None: every replicate of the space is trained. A search trains those from which it learns most."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """With what a study file may leave out: the protocol of a named space, and the l1 that goes with the protocol."""
+        if not isinstance(given, dict):
+            return given
+        space = given.get("space")
+        if isinstance(space, str) and space in SPACES:
+            given = {"protocol": PROTOCOL_OF_SPACE[space]} | given
+        if isinstance(space, dict) and "protocol" in given:
+            given = given | {"space": _with_l1(space, protocol_from(given["protocol"]).default_l1)}
+        return given
 
     @field_validator("name", mode="before")
     @classmethod
@@ -133,6 +147,18 @@ class StudySpec(StrictModel):
         """A mapping that `study_from` turns back into an equal specification."""
         fields = self.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"protocol"})
         return {"name": fields.pop("name"), "protocol": protocol_mapping(self.protocol)} | fields
+
+
+def _with_l1(space: dict[str, Any], l1: float) -> dict[str, Any]:
+    """The space with this l1 wherever it is left out or given as `default`."""
+    rows = space.get("replicates")
+    if isinstance(rows, list):
+        return space | {"replicates": [_with_own(row, l1) if isinstance(row, dict) else row for row in rows]}
+    return _with_own(space, [l1])
+
+
+def _with_own(given: dict[str, Any], l1: object) -> dict[str, Any]:
+    return given | {"l1": l1} if given.get("l1", "default") == "default" else given
 
 
 def study_from(given: Mapping[str, Any], where: str = "") -> StudySpec:

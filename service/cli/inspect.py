@@ -14,10 +14,9 @@ from rich.text import Text
 from search_spaces.errors import MisuseError
 from search_spaces.paths import local_path, shown
 from search_spaces.protocol import PROTOCOLS
-from search_spaces.spaces import SPACES, GridSpace
+from search_spaces.spaces import PROTOCOL_OF_SPACE, SPACES, GridSpace
 from service.cli.options import AsJson, Failure, Study, Where, grouped
 from service.cli.printing import LEAN, complain, differing_table, err, show, table_of, warn_of_gaps
-from study.engines.registry import engine_for
 from study.storage.local_files import refuse_unwritable_file, write_out
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
@@ -33,36 +32,36 @@ if TYPE_CHECKING:
 
 def spaces(as_json: AsJson = False) -> None:
     """List the named spaces, with their size and estimated cost."""
-    protocol = "dissertation"
-    engine = engine_for("auto", PROTOCOLS[protocol]).name
-    listed = [{"space": name, **_size(space, protocol, engine)} for name, space in SPACES.items()]
-    sentence = f"Core-hours are estimates for protocol {protocol}, engine {engine} and float64."
-    show({"protocol": protocol, "engine": engine, "spaces": listed}, [_spaces_table(listed), sentence], as_json)
+    listed = [{"space": name, **_size(space, PROTOCOL_OF_SPACE[name])} for name, space in SPACES.items()]
+    sentence = "Core-hours are estimates for the protocol of the space, the engine that auto takes and float64."
+    show({"spaces": listed}, [_spaces_table(listed), sentence], as_json)
 
 
-def _size(space: GridSpace, protocol: str, engine: str) -> dict[str, Any]:
+def _size(space: GridSpace, protocol: str) -> dict[str, Any]:
     """The size of a space, and the estimated cost of training it."""
     from study.packs import Pack, estimated_seconds
 
     replicates = space.replicates()
-    seconds = sum(estimated_seconds(Pack(own, PROTOCOLS[protocol], "float64", engine)) for own in replicates)
+    packs = [Pack(own, PROTOCOLS[protocol], "float64", "auto") for own in replicates]
     return {
+        "protocol": protocol,
+        "engine": packs[0].engine,
         "architectures": list(space.architectures),
         "sparsities": len(space.sparsities),
         "l1": len(space.l1),
         "seeds": len(space.seeds),
         "replicates": sum(map(len, replicates)),
-        "core_hours": seconds / 3600,
+        "core_hours": sum(map(estimated_seconds, packs)) / 3600,
     }
 
 
 def _spaces_table(listed: list[dict[str, Any]]) -> Table:
-    table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", **LEAN)
+    table = Table("space", "protocol", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", **LEAN)
     for row in listed:
         names = row["architectures"]
         shown = names if len(names) < 3 else [names[0], "…", names[-1]]
         counts = (str(row[count]) for count in ("sparsities", "l1", "seeds", "replicates"))
-        table.add_row(row["space"], " ".join(shown), *counts, f"{row['core_hours']:.3g}")
+        table.add_row(row["space"], row["protocol"], " ".join(shown), *counts, f"{row['core_hours']:.3g}")
     return table
 
 
