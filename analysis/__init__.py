@@ -12,6 +12,7 @@ if _sentence := shadow(("search_spaces", "study")):
     raise ImportError(_sentence)
 
 if TYPE_CHECKING:
+    from analysis.comparisons.ablations import ablation
     from analysis.comparisons.studies import compare
     from analysis.diagnosis.diagnose import diagnose
     from analysis.frames import load, tune_frame
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
     from analysis.report.page import write_report
     from analysis.searches.l1 import recommend_l1
 
-__all__ = ["compare", "diagnose", "failure_rates", "failure_regions", "load", "recommend_l1", "tune_frame", "write_report"]
+__all__ = ["ablation", "compare", "diagnose", "failure_rates", "failure_regions", "load", "recommend_l1", "tune_frame", "write_report"]
 
 _MODULES = {
+    "ablation": "analysis.comparisons.ablations",
     "compare": "analysis.comparisons.studies",
     "diagnose": "analysis.diagnosis.diagnose",
     "failure_rates": "analysis.rates.at_cells",

@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 
+from search_spaces.arms import Arm, ablation_from, arms_from
 from search_spaces.cells import (
     SEED_COLUMNS,
     Architecture,
@@ -182,6 +183,8 @@ class GridSpace(StrictModel):
     """A list, or {from: 1e-4, to: 1, count: 25, scale: log}."""
     seeds: Annotated[Seeds, PlainValidator(parse_seeds), PlainSerializer(Seeds.written)]
     """A list of numbers and ranges, or a range "start:stop" as in Python."""
+    protocols: tuple[Arm, ...] = ()
+    """The protocols that the study compares, each with its own l1; (): it has one, and `l1` is that of the space."""
 
     @field_validator("architectures", mode="before")
     @classmethod
@@ -194,6 +197,15 @@ class GridSpace(StrictModel):
     @classmethod
     def _axes(cls, given: object, info: ValidationInfo) -> tuple[float, ...]:
         return _axis(str(info.field_name), given)
+
+    @field_validator("protocols", mode="plain")
+    @classmethod
+    def _arms(cls, given: object) -> tuple[Arm, ...]:
+        return arms_from(given) if given else ()
+
+    @field_serializer("protocols")
+    def _written_arms(self, arms: tuple[Arm, ...]) -> list[dict[str, Any]] | None:
+        return [arm.to_mapping() for arm in arms] or None
 
     @field_serializer("sparsities", "l1")
     def _written(self, axis: tuple[float, ...]) -> list[float] | dict[str, float]:
@@ -212,12 +224,20 @@ class GridSpace(StrictModel):
     @property
     def size(self) -> int:
         """Its number of replicates."""
-        return math.prod(map(len, (self.architectures, self.seeds, self.sparsities, self.l1)))
+        l1s = sum(len(arm.l1) for arm in self.protocols) or len(self.l1)
+        return math.prod(map(len, (self.architectures, self.seeds, self.sparsities))) * l1s
 
     @property
     def factors(self) -> str:
         """How its size comes about, for an error message."""
-        return _factors(len(self.architectures), len(self.seeds), len(self.sparsities), len(self.l1))
+        counts = (len(self.architectures), len(self.seeds), len(self.sparsities))
+        if not self.protocols:
+            return _factors(*counts, len(self.l1))
+        return _factors(*counts, sum(len(arm.l1) for arm in self.protocols)) + f" of {len(self.protocols)} protocols"
+
+    def of(self, arm: Arm) -> GridSpace:
+        """The part of one of its protocols."""
+        return self.model_copy(update={"protocols": (), "l1": arm.l1})
 
     def replicates(self, most: int = MOST_REPLICATES) -> list[Replicates]:
         """One `Replicates` per architecture, of its first `most` replicates."""
@@ -275,6 +295,21 @@ class ListedSpace(StrictModel):
             cell = Cell(Architecture.parse(row.architecture), row.sparsity, row.l1)
             groups.setdefault(row.architecture, []).append(Replicate(cell, row.seed, row.data_seed, row.ae_seed, row.sae_seed))
         return [Replicates.of(rows) for rows in groups.values()]
+
+
+def varied(space: Mapping[str, Any]) -> dict[str, Any]:
+    """A space of several protocols, from what a study file says: a list `protocols`, or the shorter `ablate`."""
+    given = dict(space)
+    if {"ablate", "protocols"} <= given.keys():
+        raise MisuseError("space: ablate is short for a list of protocols. Give one of the two.")
+    if "replicates" in given:
+        raise MisuseError("protocols are compared on a grid. This study lists its replicates one by one; give architectures, …")
+    l1 = given.pop("l1", "default")
+    shared = None if l1 == "default" else _axis("l1", l1)
+    if isinstance(shared, Range):
+        raise MisuseError("l1: protocols are compared at single values of l1, not over a range. Give a list, or leave l1 out.")
+    arms = ablation_from(given.pop("ablate"), shared) if "ablate" in given else arms_from(given["protocols"], shared)
+    return given | {"protocols": arms, "l1": list(dict.fromkeys(value for arm in arms for value in arm.l1))}
 
 
 def _log(low: float, high: float, count: int) -> tuple[float, ...]:

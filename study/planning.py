@@ -47,8 +47,8 @@ class Plan:
         """The plan as figures, for --dry-run."""
         figures: dict[str, Any] = {
             "study": self.spec.name,
-            "protocol": self.spec.protocol.name,
-            "protocol_id": self.spec.protocol.protocol_id,
+            "protocol": ", ".join(protocol.name for protocol in self.spec.protocols),
+            "protocol_id": ", ".join(protocol.protocol_id for protocol in self.spec.protocols),
             "engine": engine_for(self.spec.engine, self.spec.protocol).name,
             "dtype": self.spec.dtype,
             "replicates": self.planned,
@@ -125,10 +125,10 @@ def calibration(wanted: list[Pack]) -> float | None:
 
 
 def _of_grid(spec: StudySpec, space: GridSpace) -> list[_Part]:
-    sparsities = len(space.sparsities)
-    samples = (Pack(first, spec.protocol, spec.dtype, spec.engine) for first in space.replicates(most=SAMPLED))
-    saes = space.size // len(space.architectures)
-    return [_Part(sample, saes, len(space.seeds) * sparsities) for sample in samples]
+    autoencoders = len(space.seeds) * len(space.sparsities)
+    samples = [Pack(first, protocol, spec.dtype, spec.engine) for protocol, first in spec.parts(most=SAMPLED)]
+    l1s = [len(arm.l1) for arm in spec.arms for _ in space.architectures] or [len(space.l1)] * len(samples)
+    return [_Part(sample, autoencoders * own, autoencoders) for sample, own in zip(samples, l1s, strict=True)]
 
 
 def _of_search(spec: StudySpec, count: int) -> list[_Part]:

@@ -197,7 +197,13 @@ def _rows_and_domain(study: str, storage: str) -> tuple[pd.DataFrame, Domain | N
     from analysis.frames import FOR_RATES, load
     from study.storage.status import read_spec
 
-    return load(study, storage, FOR_RATES), read_spec(Storage.at(storage).study(study)).domain
+    frame, spec = load(study, storage, FOR_RATES), read_spec(Storage.at(storage).study(study))
+    if spec.arms:
+        raise MisuseError(
+            f"study={study!r} compares {len(spec.protocols)} protocols, so that its cells have no one rate. "
+            f"`{Storage.at(storage).study(study).command('report')}` compares them; analysis.load has a column protocol to choose by."
+        )
+    return frame, spec.domain
 
 
 @dataclass(frozen=True)
