@@ -7,6 +7,7 @@ coordinates of a map.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,9 @@ from search_spaces.errors import MisuseError
 from search_spaces.values import number, quoted
 
 Floats = NDArray[np.float64]
+
+PRINTED_DIGITS = range(3, 17)
+"""Numbers of significant digits with which a value may have been printed."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,23 @@ class Coordinate:
         'sparsity S = P(feature = 0)'
         """
         return f"{self.label} = {self.formula}" if self.formula else self.label
+
+    def nearest(self, value: float, among: Iterable[float]) -> float | None:
+        """The one of several values that is printed as the given one; None if there is none.
+
+        It is an equal value, or else one that is printed so with three or more significant digits. Raises MisuseError if
+        several are, and names them.
+
+        >>> SPARSITY.nearest(0.918182, [0.9, 0.918181818182])
+        0.918181818182
+        """
+        values = sorted(set(among))
+        if value in values:
+            return value
+        printed = [one for one in values if any(float(f"{one:.{digits}g}") == value for digits in PRINTED_DIGITS)]
+        if len(printed) > 1:
+            raise MisuseError(f"{self.name}={value!r} may be any of {', '.join(map(repr, printed))}. Give more digits.")
+        return printed[0] if printed else None
 
     def checked(self, value: object) -> float:
         """The value as a float; MisuseError if it is not a number in the allowed range."""

@@ -137,6 +137,15 @@ def before_sae() -> tuple[str, ...]:
     return tuple(verdict.name for verdict in failing_verdicts() if not verdict.of_sae)
 
 
+def of_sae() -> tuple[str, ...]:
+    """The failures of an SAE on a healthy autoencoder: what an l1 search may count.
+
+    >>> of_sae()
+    ('sae_dead', 'sae_starved', 'sae_dense', 'unfaithful', 'unrecovered')
+    """
+    return tuple(verdict.name for verdict in failing_verdicts() if verdict.of_sae)
+
+
 def verdict_named(name: str) -> Verdict:
     """The verdict that rows store under this name; MisuseError if there is none."""
     for verdict in VERDICTS:

@@ -12,10 +12,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import ConfigDict, ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, field_validator, model_validator
 
 from search_spaces.errors import MisuseError
-from search_spaces.failures import FailureKind, before_sae, checked_failure
+from search_spaces.failures import FailureKind, before_sae, checked_failure, of_sae
 from search_spaces.protocol import closest
 from search_spaces.spaces import MOST_LEVELS, MOST_REPLICATES, GridSpace, Range, StrictModel, complaint
 from search_spaces.values import plain, quoted
@@ -23,7 +23,7 @@ from search_spaces.values import plain, quoted
 RISING = tuple(
     kind.value for kind in (FailureKind.SAE_DEAD, FailureKind.SAE_STARVED, FailureKind.UNFAITHFUL, FailureKind.UNRECOVERED)
 )
-"""Failures caused by too much l1, so that they have an upper edge. Too little l1 gives a dense code, which has a lower edge."""
+"""Failures caused by too much l1: their rates only rise. Too little l1 gives a dense code, whose rate only falls."""
 MOST_CELLS = 1_000
 """Most pairs of architecture and sparsity of an l1 search, each of which is a search of its own."""
 RECOVERY_COLUMNS = {"mcc": "mcc_decoder_features", "f1": "f1_latents_features"}
@@ -126,15 +126,26 @@ class L1Search(Search):
 
     kind: Literal["l1"] = "l1"
     failure: tuple[str, ...] = (FailureKind.SAE_DEAD.value, FailureKind.SAE_STARVED.value)
-    """Kind of failure, among those that too much l1 causes, whose rate must stay below the level; several kinds count together."""
+    """Failure whose rate must stay below the level: any, or a kind of failure of the SAE; several kinds, separated by commas,
+    count together."""
     level: float = 0.1
     """Highest tolerated failure rate: the upper edge of the safe interval is where the rate crosses it."""
     budget: int = 250
     """Most replicates to train per architecture and sparsity."""
     precision: float | None = None
-    """Stop when half the width of the upper edge's 90 % interval is at most this many decades. Default: spend the budget."""
+    """Stop when half the width of the upper edge's 95 % interval is at most this many decades. Default: spend the budget."""
     recovery: Literal["mcc", "f1"] = "mcc"
     """Measure of recovery that the best l1 maximises: mcc (signed MCC), or f1 (F1 of the latents as detectors)."""
+
+    @field_validator("failure", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        """A text such as "sae_dead,sae_dense" or "sae_dead+sae_dense" lists several kinds; each counts once."""
+        texts = [given] if isinstance(given, str) else given
+        if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
+            return given
+        names = [name.strip() for text in texts for name in text.replace("+", ",").split(",")]
+        return tuple(dict.fromkeys(name for name in names if name))
 
     @model_validator(mode="after")
     def _checked(self) -> L1Search:
@@ -144,10 +155,12 @@ class L1Search(Search):
             raise MisuseError(
                 f"failure={quoted(list(self.failure))}: expected failures of the SAE; no l1 cures {', '.join(before_sae())}."
             )
-        if not self.failure or set(self.failure) - set(RISING):
+        choices = ("any", *of_sae())
+        wrong = [name for name in self.failure if name not in choices]
+        if wrong or not self.failure:
+            hint = closest(wrong[0], choices) if wrong else ""
             raise MisuseError(
-                f"failure={quoted(list(self.failure))}: expected failures caused by too much l1: one or more of "
-                f"{', '.join(RISING)}."
+                f"failure={quoted(list(self.failure))}: expected failures of the SAE.{hint} They are {', '.join(choices)}."
             )
         if self.precision is not None and not 0 < self.precision < math.inf:
             raise MisuseError(f"precision={quoted(self.precision)} is not a number of decades above 0.")
@@ -171,6 +184,16 @@ class L1Search(Search):
     @property
     def saes_per_autoencoder(self) -> int:
         return 2
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The verdicts that count as a failure."""
+        return of_sae() if "any" in self.failure else self.failure
+
+    @property
+    def rises(self) -> bool:
+        """Whether only too much l1 causes these failures. Others are rare between two edges, or nowhere."""
+        return set(self.kinds) <= set(RISING)
 
     @property
     def recovery_column(self) -> str:

@@ -133,7 +133,17 @@ class StudySpec(StrictModel):
         if self.search is not None:
             raise MisuseError("a search runs under one protocol. Compare protocols on a grid, or search once under each.")
         if self.protocol != self.arms[0].protocol:
-            raise MisuseError(f"protocol={self.protocol.name!r} and a space of several protocols exclude each other. Give one of them.")
+            raise MisuseError(
+                f"protocol={self.protocol.name!r} and a space of several protocols exclude each other. Give one of them."
+            )
+
+    def refuse_several(self) -> None:
+        """Raise MisuseError if the study has several protocols, whose rows are not rows of the same cell."""
+        if self.arms:
+            raise MisuseError(
+                f"study={self.name!r} compares {len(self.protocols)} protocols, so that its cells have no one failure rate. "
+                f"`sae-study report {self.name}`, or analysis.ablation, compares them."
+            )
 
     @property
     def arms(self) -> tuple[Arm, ...]:

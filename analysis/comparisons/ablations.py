@@ -72,7 +72,6 @@ class Ablation:
             }
         )
 
-
     def _text(self, row: Any) -> str:
         """A row's protocol by what is changed in its reference."""
         return self.ends[1] if row.protocol == self.ends[1] != row.reference else f"{row.reference}, {row.difference} changed"
@@ -95,7 +94,9 @@ def ablation(study: Given, storage: Given = DEFAULT_STORAGE, failure: str = "any
 def compared_arms(frame: pd.DataFrame, arms: Sequence[Arm], failure: str = "any") -> Ablation:
     """`ablation` of a frame, as `analysis.load` returns it. Arms that hold no row yet are left out."""
     if len(arms) < 2:
-        raise MisuseError("this study has one protocol, so there is nothing to compare within it. `sae-study compare` takes two studies.")
+        raise MisuseError(
+            "this study has one protocol, so there is nothing to compare within it. `sae-study compare` takes two studies."
+        )
     ends = (arms[0], arms[1])
     table = pd.DataFrame(_rows(frame, arms, ends, checked_failure(failure)), columns=_COLUMNS)
     table = table.assign(p_holm=holm(table["p_value"].to_numpy(dtype=np.float64)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -83,6 +85,23 @@ def plot_failure_curves(curves: pd.DataFrame, ax: Axes, failure: str = "any", al
         ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1))
     if not names:
         nothing_to_show(ax, "nothing measured")
+
+
+def plot_verdict_rates(frame: pd.DataFrame, ax: Axes) -> None:
+    """Draw a bar for each verdict that occurs in a cell: its share of the seeds with a 95 % interval, success last."""
+    there = [verdict for verdict in verdicts() if (frame["failure"] == verdict.name).any()]
+    k = np.array([(frame["failure"] == verdict.name).sum() for verdict in there])
+    low, high = rate_interval(k, len(frame))
+    rate = k / max(len(frame), 1)
+    bars = 100 * np.stack([rate - low, high - rate])
+    looks: dict[str, Any] = {"color": [verdict.colour for verdict in there], "edgecolor": "#333333", "linewidth": 0.5}
+    ax.barh(np.arange(len(there)), 100 * rate, xerr=bars, capsize=2, hatch=[verdict.pattern for verdict in there], **looks)
+    ax.set_yticks(np.arange(len(there)), [f"{verdict.name} ({count})" for verdict, count in zip(there, k)])
+    ax.invert_yaxis()
+    ax.set_xlim(0, 100)
+    ax.set_xlabel("% of seeds")
+    failing = int((frame["failure"] != FailureKind.NONE.value).sum())
+    ax.set_title(f"{failing} of {len(frame)} seeds fail ({failing / max(len(frame), 1):.0%})", fontsize=10)
 
 
 def _verdict_names() -> set[str]:

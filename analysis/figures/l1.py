@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,14 +18,15 @@ from search_spaces.failures import FailureKind, verdict_named
 from search_spaces.learners.l1_search import L1Interval, UpperEdge
 
 SAFE, LOW, HIGH = (verdict_named(kind).colour for kind in (FailureKind.NONE, FailureKind.SAE_DENSE, FailureKind.SAE_DEAD))
-BOTH, BEST, THEORY, UNKNOWN = "#999999", "#8C2D7F", "#D55E00", "#666666"
+BOTH, BEST, HEALTHY, THEORY, UNKNOWN = "#999999", "#8C2D7F", "#1B7F5C", "#D55E00", "#666666"
 
 
 def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], ax: Axes) -> None:
     """Draw one architecture: at each sparsity a bar from the lower to the upper edge, both with intervals, and the best l1.
 
-    If SAEs die before the code is sparse, no value is safe and the bar is hatched. Edges beyond the searched range end at the
-    axis' `limits`; a cell without an upper edge is labelled with the reason.
+    If SAEs die before the code is sparse, no value is safe: the bar is hatched and labelled "none". Edges beyond the searched
+    range end at the axis' `limits`; a cell without a safe interval is labelled with the reason. A closed form is drawn where it
+    has been found to hold.
     """
     for place, interval in enumerate(found):
         _draw_safe(place, interval, limits, ax)
@@ -39,15 +41,15 @@ def plot_l1_intervals(found: Sequence[L1Interval], limits: tuple[float, float], 
 
 def _draw_safe(place: int, interval: L1Interval, limits: tuple[float, float], ax: Axes) -> None:
     """Draw the bar between the edges, or write why there is none."""
-    low = interval.lower_edge if interval.lower_edge is not None else limits[0]
-    if interval.upper_edge is None and interval.upper is not UpperEdge.ABOVE_RANGE:
-        ax.text(place, limits[0] * 1.3, interval.upper, rotation=90, ha="center", va="bottom", fontsize=7, color=UNKNOWN)
-        return
-    high = interval.upper_edge if interval.upper_edge is not None else limits[1]
-    if high > low:
+    if interval.safe is not None:
+        low, high = (limit if end is None else end for end, limit in zip(interval.safe, limits))
         ax.bar(place, high - low, bottom=low, width=0.7, color=SAFE, zorder=1)
-    else:
-        ax.bar(place, low - high, bottom=high, width=0.7, fill=False, hatch="////", edgecolor=BOTH, linewidth=0, zorder=1)
+        return
+    if interval.lower_edge is not None and interval.upper_edge is not None:
+        low, high = interval.upper_edge, interval.lower_edge
+        ax.bar(place, high - low, bottom=low, width=0.7, fill=False, hatch="////", edgecolor=BOTH, linewidth=0, zorder=1)
+    why = "undecided" if interval.undecided else "none" if interval.upper is UpperEdge.INSIDE else interval.upper
+    ax.text(place, limits[0] * 1.3, why, rotation=90, ha="center", va="bottom", fontsize=7, color=UNKNOWN)
 
 
 def _draw_edges(place: int, interval: L1Interval, limits: tuple[float, float], ax: Axes) -> None:
@@ -61,14 +63,17 @@ def _draw_edges(place: int, interval: L1Interval, limits: tuple[float, float], a
             ends = [limits[0] if start is None else start, limits[1] if end is None else end]
             ax.plot(across, [edge, edge], color=colour, linewidth=1.8, zorder=3)
             ax.plot([place, place], ends, color=colour, linewidth=1, zorder=3)
-    if interval.predicted_edge is not None and limits[0] <= interval.predicted_edge <= limits[1]:
-        ax.plot(across, [interval.predicted_edge] * 2, color=THEORY, linestyle=":", linewidth=1.5, zorder=2)
+    if interval.closed_form is not None:
+        ax.plot(across, [interval.closed_form] * 2, color=THEORY, linestyle=":", linewidth=1.5, zorder=2)
 
 
 def _draw_best(place: int, interval: L1Interval, ax: Axes) -> None:
     if interval.best_l1 is not None and interval.best_l1_interval is not None:
         ax.plot([place + 0.12] * 2, interval.best_l1_interval, color=BEST, linewidth=1, zorder=4)
         ax.plot(place + 0.12, interval.best_l1, "o", color=BEST, markersize=4, zorder=4)
+    if interval.best_healthy_l1 is not None and interval.best_healthy_l1_interval is not None:
+        ax.plot([place - 0.12] * 2, interval.best_healthy_l1_interval, color=HEALTHY, linewidth=1, zorder=4)
+        ax.plot(place - 0.12, interval.best_healthy_l1, "D", color=HEALTHY, markersize=4, zorder=4)
 
 
 WIDTH_OF_TITLE = 6.5
@@ -94,19 +99,32 @@ def l1_figure(found: Sequence[L1Interval]) -> Figure:
         if place + columns >= len(names):
             ax.set_xlabel(SPARSITY.label)
     replicates = sum(interval.replicates for interval in found)
-    figure.suptitle(f"Where SAEs neither die nor turn dense, and recover best: {replicates:,} replicates", fontsize=10)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=min(3, columns), frameon=False, fontsize=8)
+    title = textwrap.fill(f"{_title(found)}: {replicates:,} replicates", 28 + 28 * columns)
+    figure.suptitle(title, fontsize=10)
+    figure.legend(handles=_legend(found), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
-def _legend() -> list[Artist]:
+def _title(found: Sequence[L1Interval]) -> str:
+    if found[0].safe_probability is None or found[0].level is None:
+        return "Where SAEs neither die nor turn dense, and recover best"
+    return f"Where at most {found[0].level:.0%} fail ({' or '.join(found[0].failure)}), and where recovery is best"
+
+
+def _legend(found: Sequence[L1Interval]) -> list[Artist]:
+    of = f"{found[0].interval_level:.0%} interval".replace("%", " %")
+    one_rate = found[0].safe_probability is not None
+    below, above = ("failing", "failing") if one_rate else ("dense", "dying")
+    hatched = Patch(fill=False, hatch="////", edgecolor=BOTH, linewidth=0, label="dense and dying: none is safe")
+    predicted = Line2D([], [], color=THEORY, linestyle=":", label="dying by closed form")
     return [
         Patch(color=SAFE, label="safe interval"),
-        Patch(fill=False, hatch="////", edgecolor=BOTH, linewidth=0, label="dense and dying: none is safe"),
-        Line2D([], [], color=LOW, linewidth=1.8, label="dense below, 90 % interval"),
-        Line2D([], [], color=HIGH, linewidth=1.8, label="dying above, 90 % interval"),
-        Line2D([], [], color=BEST, marker="o", markersize=4, label="best recovery, 90 % interval"),
-        Line2D([], [], color=THEORY, linestyle=":", label="dying by closed form"),
+        *([] if one_rate else [hatched]),
+        Line2D([], [], color=LOW, linewidth=1.8, label=f"{below} below, {of}"),
+        Line2D([], [], color=HIGH, linewidth=1.8, label=f"{above} above, {of}"),
+        Line2D([], [], color=BEST, marker="o", markersize=4, label=f"best recovery, {of}"),
+        Line2D([], [], color=HEALTHY, marker="D", markersize=4, label=f"best of the healthy, {of}"),
+        *([predicted] if any(interval.closed_form is not None for interval in found) else []),
     ]
 
 
@@ -119,10 +137,12 @@ def _limits(found: Sequence[L1Interval]) -> tuple[float, float]:
             interval.lower_edge,
             interval.upper_edge,
             interval.best_l1,
-            interval.predicted_edge,
+            interval.best_healthy_l1,
+            interval.closed_form,
             *interval.lower_edge_interval,
             *interval.upper_edge_interval,
             *(interval.best_l1_interval or ()),
+            *(interval.best_healthy_l1_interval or ()),
         )
         if value is not None
     ]

@@ -132,13 +132,13 @@ def phase_diagram(
     them, and so are the crossings if failure and level are the same.
     """
     own = _drawable(frame[frame["architecture"] == architecture], plane)
-    x, y, rate, replicates = _measured(own, failure, plane)
+    x, y, rate, replicates = measured_rates(own, failure, plane)
     critical = _crossed(own, failure, level, deaths, plane) if fitted is None else ()
     lines = _death_lines(own, plane) if deaths is None else _lines_of(deaths, x)
     return PhaseDiagram(architecture, failure, level, plane, x, y, rate, replicates, critical, lines, fitted)
 
 
-def _measured(own: pd.DataFrame, failure: str, plane: Plane) -> tuple[_Float, _Float, _Float, NDArray[np.int64]]:
+def measured_rates(own: pd.DataFrame, failure: str, plane: Plane) -> tuple[_Float, _Float, _Float, NDArray[np.int64]]:
     """x (X,), y (Y,), the rate of each cell (Y, X), NaN where nothing was measured, and its replicates (Y, X)."""
     rates = cell_rates(own, failure, plane)
     table, counts = (rates.pivot(index=plane.y.name, columns=plane.x.name, values=value) for value in ("rate", "replicates"))

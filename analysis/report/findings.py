@@ -24,6 +24,7 @@ from analysis.transitions.crossings import Answer
 from search_spaces.coordinates import COORDINATES, L1
 from search_spaces.failures import FailureKind, verdicts
 
+UNFINISHED = "Not finished"
 SURE = 0.95
 """Least confidence of a region in sentences."""
 MOST_REGIONS = 3
@@ -54,15 +55,18 @@ def unfinished(there: int, planned: int) -> list[str]:
 def verdict_sentences(frame: pd.DataFrame, searched: bool = False) -> list[str]:
     """The shares of the verdicts, and in how many replicates all latents are dead. After a search, they are called no rates."""
     counts = frame["failure"].value_counts()
+    share = "" if searched else " ({:.1%})"
     kinds = [
-        f"{kind.name} {counts[kind.name]} ({counts[kind.name] / len(frame):.1%})" for kind in verdicts() if kind.name in counts
+        f"{kind.name} {counts[kind.name]}{share.format(counts[kind.name] / len(frame))}"
+        for kind in verdicts()
+        if kind.name in counts
     ]
     cells = len(frame.drop_duplicates(["architecture", "sparsity", "l1"]))
     failing = len(frame) - int(counts.get(FailureKind.NONE.value, 0))
     extent = f"{counted(len(frame), 'replicate')} in {counted(cells, 'cell')}"
-    sentences = [f"{extent}: {failing} fail ({failing / len(frame):.1%}). Verdicts: {', '.join(kinds)}."]
+    sentences = [f"{extent}: {failing} fail{share.format(failing / len(frame))}. Verdicts: {', '.join(kinds)}."]
     if searched:
-        sentences.append("The search chose where to train, so that these shares of replicates are no failure rates.")
+        sentences[0] += " The search chose where to train: these counts are no failure rates."
     if set(counts.index) == {FailureKind.NONE.value}:
         highest = float(rate_interval(0, len(frame))[1])
         sentences.append(f"No replicate failed: the failure rate is below {highest:.2%} (95 % interval).")
@@ -83,17 +87,32 @@ def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:
     return table.merge(counts[["architecture", "sparsity", "l1", *kinds]], on=["architecture", "sparsity", "l1"])
 
 
+MOST_HEADLINES = 3
+"""Number of sentences beside the result's figure, besides one about missing rows."""
+
+
+def headline(study: StudyRows) -> list[str]:
+    """The first sentence of each of the first findings, and the map's own."""
+    left_out = {UNFINISHED, *(["Verdicts"] if study.searched else [])}
+    first = [of.sentences[0] for of in page_findings(study) if of.title not in left_out]
+    told = [f"{study.map.title}.", *first] if study.map is not None else first
+    return unfinished(len(study.rows), study.planned) + told[:MOST_HEADLINES]
+
+
 def page_findings(study: StudyRows) -> list[Finding]:
     """The headlines of the page, without those about which the study says nothing."""
     if study.rows.empty:
         return [Finding("No result yet", tuple(findings(study.rows, study.planned)), "made")]
+    missing = Finding(UNFINISHED, tuple(unfinished(len(study.rows), study.planned)), "made")
+    if study.spec.arms:  # the sentences are those of the result
+        return [missing] if missing.sentences else []
     found = [
-        Finding("Not finished", tuple(unfinished(len(study.rows), study.planned)), "made"),
+        missing,
         Finding("The published failure", tuple(published_finding(study.frame)), "published"),
         Finding("Safe values of l1", tuple(l1_sentences(study.l1, study.spec.protocol)), "l1"),
+        Finding("Surest failure regions", tuple(region_sentences(study.regions)), "regions"),
         Finding("Verdicts", tuple(verdict_sentences(study.rows, study.spec.search is not None)), "verdicts"),
         Finding("Collapse of the autoencoder by sparsity", tuple(collapse_sentences(study)), "collapse"),
-        Finding("Surest failure regions", tuple(region_sentences(study.regions)), "regions"),
         Finding("Critical l1 of the SAE's death", tuple(death_summary(study.deaths)), "phase"),
         Finding("Critical sparsity of the autoencoder", tuple(transition_summary(study.transitions)), "order"),
         Finding("Which metrics to trust", tuple(trust_summary(study)), "trust"),

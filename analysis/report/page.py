@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import groupby
 from typing import Any
 
 import jinja2
@@ -24,16 +25,15 @@ from pyarrow import csv
 from threadpoolctl import threadpool_limits
 
 from analysis.figures.render import Artist, Images, own_settings
-from analysis.frames import load
 from analysis.report.findings import findings as findings
 from analysis.report.findings import page_findings
 from analysis.report.findings import verdict_table as verdict_table
-from analysis.report.sections import MOST_LINES, Panel, Section, Sheet, cell_text, sections
-from analysis.report.study_rows import StudyRows
-from analysis.searches.l1 import read_l1
+from analysis.report.layout import Panel, Section, Sheet, cell_text
+from analysis.report.sections import MOST_LINES, sections
+from analysis.report.study_rows import StudyRows, study_rows
 from search_spaces.paths import Given, local_path
 from study.storage.local_files import refuse_unwritable_folder, write_out
-from study.storage.status import existing_study, read_spec
+from study.storage.status import existing_study
 from study.storage.study_folder import DEFAULT_STORAGE, StudyFolder
 
 FOLD_ABOVE = 30
@@ -43,6 +43,8 @@ DRAWN_APART_FROM = 20_000
 MOST_ROWS_AS_CSV = 250_000
 """With more rows the report holds only the Parquet file: as text, a million rows take a gigabyte."""
 MOST_CHARACTERS_OF_STUDY_FILE = 6_000
+RESULT, ARCHITECTURE = "result", "architecture-"
+"""The anchor of the result's section, and how those of architectures begin."""
 Write = Callable[[str, bytes], None]
 
 
@@ -72,7 +74,7 @@ def write_report(study: str, storage: Given = DEFAULT_STORAGE, out: Given | None
     """
     folder = existing_study(study, storage)
     page, write = _destination(folder, out)
-    rows = StudyRows(folder.name, read_spec(folder), load(study, storage), read_l1(folder))
+    rows = study_rows(study, storage)
     # One thread for the linear algebra library: matrices are small, and other cores are drawing.
     with threadpool_limits(1, "blas"), own_settings(), Artist(apart=len(rows.rows) >= DRAWN_APART_FROM) as artist:
         drawn = [(section, [artist.draw(panel.figure) for panel in section.panels]) for section in sections(rows)]
@@ -147,15 +149,19 @@ def _write_rows(rows: pd.DataFrame, write: Write) -> list[str]:
 def _page(study: StudyRows, folder: StudyFolder, shown: list[dict[str, Any]], downloads: list[str]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("analysis.report") / "report.html").read_text(encoding="utf-8"))
-    protocol = study.spec.protocol
-    anchors = {section["anchor"] for section in shown} | {"made"}
+    protocols = study.spec.protocols
+    named = f"protocol {protocols[0].name} ({protocols[0].protocol_id})" if len(protocols) == 1 else f"{len(protocols)} protocols"
+    findings = {of.anchor: of for of in page_findings(study)}
+    anchors = {section["anchor"] for section in shown}
     text = folder.read_text("study.yaml") or ""
     return template.render(
         title=f"Where SAEs fail: study {study.name}",
-        subtitle=f"{len(study.rows)} replicates, protocol {protocol.name} ({protocol.protocol_id}), {study.spec.dtype}",
-        findings=[(of.title, of.sentences, of.anchor if of.anchor in anchors else "") for of in page_findings(study)],
-        sections=[section for section in shown if not section["anchor"].startswith("architecture-")],
-        architectures=[section for section in shown if section["anchor"].startswith("architecture-")],
+        subtitle=f"{len(study.rows)} replicates, {named}, {study.spec.dtype}",
+        result=next((section for section in shown if section["anchor"] == RESULT), None),
+        parts=_parts([section for section in shown if section["anchor"] != RESULT]),
+        findings=findings,
+        placeless=[of for anchor, of in findings.items() if anchor not in anchors],
+        style=(files("analysis.report") / "style.css").read_text(encoding="utf-8"),
         command=f"sae-study launch study.yaml\nsae-study report {study.name}",
         study_file=text if len(text) <= MOST_CHARACTERS_OF_STUDY_FILE else "",
         versions=_versions(folder),
@@ -163,6 +169,12 @@ def _page(study: StudyRows, folder: StudyFolder, shown: list[dict[str, Any]], do
         downloads=downloads,
         most=MOST_LINES,
     )
+
+
+def _parts(shown: list[dict[str, Any]]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The sections in their order, those of the architectures together under a heading of their own."""
+    grouped = groupby(shown, lambda section: section["anchor"].startswith(ARCHITECTURE))
+    return [("By architecture" if of_architectures else "", list(own)) for of_architectures, own in grouped]
 
 
 def _versions(folder: StudyFolder) -> str:

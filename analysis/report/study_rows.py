@@ -10,19 +10,27 @@ import pandas as pd
 
 from analysis.comparisons.metric_trust import MetricTrust, metric_trust
 from analysis.comparisons.published import published_replicates
+from analysis.figures.learned_map import MapDiagram
 from analysis.figures.phase import FittedRate
+from analysis.frames import load
 from analysis.rates.cells import cell_rates, on_lattice, per_autoencoder
 from analysis.rates.claims import Monotonicity, monotonicity
 from analysis.rates.regions import Region, all_regions
 from analysis.rates.significance import holm
 from analysis.rates.tally import Tally, on_axes
-from analysis.transitions.critical_points import CriticalPoint, critical_points, order_transitions
+from analysis.searches.failure_map import map_of
+from analysis.searches.l1 import read_l1
+from analysis.transitions.critical_points import CriticalPoint, critical_points, named_protocol, order_transitions
+from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, failed
 from search_spaces.learners.l1_search import L1Interval
-from search_spaces.study_files import StudySpec
+from search_spaces.paths import Given
+from search_spaces.study_files import StudySpec, study_from
 from search_spaces.surface.surface import Surface, few_cells
 from study.metrics.sae import corrected_mcc
 from study.storage.schema import Group, names_of
+from study.storage.status import existing_study, read_spec
+from study.storage.study_folder import DEFAULT_STORAGE
 
 COLLAPSE, DEATH = FailureKind.AE_COLLAPSED.value, "sae_all_dead"
 _OF_TRANSITIONS = (
@@ -42,6 +50,13 @@ class StudyRows:
     """The frame of `analysis.load`."""
     l1: tuple[L1Interval, ...] = ()
     """The intervals of a finished L1 search."""
+    map: MapDiagram | None = None
+    """The map of a map search."""
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search chose where to train, so that shares of replicates are no rates."""
+        return self.spec.search is not None
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -84,7 +99,8 @@ class StudyRows:
     @cached_property
     def regions(self) -> list[Region]:
         """The regions of any failure and of each kind."""
-        return all_regions(self.frame) if len(self.frame) else []
+        level = self.map.level if self.map is not None else 0.5
+        return all_regions(self.rows if self.searched else self.frame, level, self.spec.domain) if len(self.frame) else []
 
     @cached_property
     def autoencoders(self) -> pd.DataFrame:
@@ -155,6 +171,29 @@ def _on_lattice(surface: Surface, place: int, cells: pd.DataFrame) -> FittedRate
     l1, sparsity = np.meshgrid(l1s, sparsities, indexing="ij")  # (l1, sparsities)
     posterior = surface.at(np.full(l1.size, place), sparsity.ravel(), l1.ravel())
     return FittedRate(sparsities, l1s, *(of.reshape(l1.shape) for of in (posterior.mean, posterior.exceedance(0.5))))
+
+
+def study_rows(study: str | pd.DataFrame, storage: Given = DEFAULT_STORAGE) -> StudyRows:
+    """The rows of a study with what its search found, by its name, or of a frame of its rows.
+
+    A frame knows no search, and has to be of one named protocol. Raises MisuseError if it is not, or if there is no such study.
+    """
+    if isinstance(study, pd.DataFrame):
+        return StudyRows("frame", _spec_of(study), study)
+    folder = existing_study(study, storage)
+    spec, rows = read_spec(folder), load(folder.name, storage)
+    rows.attrs = {}  # pandas copies them at every operation
+    return StudyRows(folder.name, spec, rows, read_l1(folder), map_of(folder, spec, rows))
+
+
+def _spec_of(frame: pd.DataFrame) -> StudySpec:
+    protocol = named_protocol(frame)
+    if protocol is None or frame.empty:
+        raise MisuseError("The frame has no rows, or rows of several or unnamed protocols. Give the name of a study instead.")
+    first = frame.iloc[0]
+    cell = {"architectures": "architecture", "sparsities": "sparsity", "l1": "l1"}
+    space = {axis: [first[column]] for axis, column in cell.items()} | {"seeds": [0]}
+    return study_from({"name": "frame", "protocol": protocol.name, "dtype": str(first["dtype"]), "space": space})
 
 
 def slug(architecture: str) -> str:

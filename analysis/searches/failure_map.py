@@ -13,7 +13,11 @@ from analysis.figures.learned_map import MapDiagram, map_diagram, map_figure
 from analysis.figures.render import draw, own_settings
 from analysis.frames import load, tidy
 from analysis.rates.regions import Region, failure_regions, region_table
+from analysis.rates.tally import Tally
+from search_spaces.failures import failed
 from search_spaces.learners.failure_map import Refinement
+from search_spaces.searches import MapSearch
+from search_spaces.study_files import StudySpec
 from study.storage.study_folder import StudyFolder
 
 MAP_FILE, DIAGRAM_FILE = "map.json", "map.npz"
@@ -93,3 +97,15 @@ def read_diagram(folder: StudyFolder, replicates: int) -> MapDiagram | None:
     except (BadZipFile, KeyError, TypeError, ValueError):  # damaged, or of another version
         return None
     return found if found is not None and found.replicates == replicates else None
+
+
+def map_of(folder: StudyFolder, spec: StudySpec, rows: pd.DataFrame) -> MapDiagram | None:
+    """The stored map of a study's rows; if there is none of them all, one that is fitted to them. None for another study."""
+    search = spec.search
+    if not isinstance(search, MapSearch) or rows.empty:
+        return None
+    frame = with_earlier(folder, rows)
+    if (stored := read_diagram(folder, len(frame))) is not None:
+        return stored
+    surface = Tally.of(frame, spec.domain).surface(failed(frame, search.failure).to_numpy(dtype=bool))
+    return map_diagram(surface, search.failure, search.level, frame)

@@ -1,50 +1,252 @@
 """The statistics of the l1 search (`l1_search.py`), from the outcomes of one cell at many values of l1.
 
-- `RisingRate`: where the failure rate crosses a level.
-- `Monotony`: whether the rate only rises, or has a bump.
+- `RateChain`: the posterior of a failure rate that rises, falls, or does one after the other.
+- `CrossingPosterior`: where the rate crosses a level.
 - `Score`: where the mean score is highest.
 
 x is log10 l1 on a lattice with steps of STEP decades that starts at the lower end of the range; counts are arrays over it.
-Source of the process: Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", ch. 2.
+Sources: Rabiner 1989, "A tutorial on hidden Markov models", section III, for the chain; Rasmussen and Williams 2006, "Gaussian
+Processes for Machine Learning", ch. 2, for the score.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import irfft, next_fast_len, rfft
+from scipy import sparse
 from scipy.linalg import solve_triangular
-from scipy.special import expit, logsumexp
+from scipy.special import expit, logit
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 STEP = 0.005
 """Decades between neighbouring values of l1."""
-MARGIN = 200
-"""Steps by which the middle of a rise may lie beyond the range."""
-WIDTHS = 10 ** np.linspace(-2.3, -0.3, 9)
-"""Decades over which the log odds of a failure rise by one."""
-FLOORS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 1.5)
-"""Rates far below the rise, in multiples of the level."""
-CEILINGS = (0.002, 0.05)
-"""How far below 1 the rate stays far above the rise."""
 
-TEMPER = 0.7
-"""Power to which the likelihood of a crossing is raised, so that intervals hold for real rates, which only resemble the assumed
-shapes."""
+SPACING = 0.3
+"""Distance between neighbouring log odds that a rate may have. The level lies in the middle between two of them."""
+RATES = (0.003, 0.99)
+"""About the lowest and the highest rate."""
+WIDTHS = (2.0, 0.5, 0.15, 0.04)
+"""Decades over which the log odds change by one, for each slope between flat and a cliff."""
+CLIFF = 4
+"""Levels that a cliff climbs per step of the lattice."""
+LENGTH = 1.5
+"""Decades after which a slope changes, on average, and
+CLIMB"""
+CLIMB = 3.0
+"""log odds climbed after which it does, whichever comes first."""
+FLAT = 0.3
+"""Probability that the next slope is flat; all others are equally probable."""
+LOW, HIGH = 0.25, 1.0
+"""Exponents of the prior of the first rate p, p^LOW (1 − p)^HIGH over log odds, where it rises first."""
+
+TEMPER = 1.0
+"""Power to which likelihoods are raised."""
 DRAWN_SHARE = 0.5
 """The middle share of a crossing's posterior, in which further replicates are placed."""
+BEGUN = 0.5
+"""Probability that the last rise has begun, up to which values are searched for a bump."""
+
+
+class Side(Enum):
+    """The rates at which something may happen, relative to the level."""
+
+    NOWHERE = (False, False)
+    BELOW = (True, False)
+    ABOVE = (False, True)
+    ANYWHERE = (True, True)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of x over which the rate moves in one direction only."""
+
+    up: bool
+    starts: Side = Side.NOWHERE
+    """The rates with which a curve may start in this phase."""
+    turns: Side = Side.NOWHERE
+    """The rates at which the next phase may begin."""
+    length: float = 0.3
+    """Decades after which it does, on average."""
+    ends: Side = Side.NOWHERE
+    """The rates with which a curve may end in this phase."""
+
+
+RISING = (Phase(up=True, starts=Side.ANYWHERE, ends=Side.ANYWHERE),)
+"""The rate never falls."""
+BUMPED = (
+    Phase(up=True, starts=Side.ANYWHERE, turns=Side.ABOVE),
+    Phase(up=False, turns=Side.BELOW, ends=Side.BELOW),
+    Phase(up=True, ends=Side.ANYWHERE),
+)
+"""The rate rises above the level, falls below it, and may rise again."""
+SAFE_VALLEY = (
+    Phase(up=False, starts=Side.ANYWHERE, turns=Side.BELOW, length=1.0, ends=Side.BELOW),
+    Phase(up=True, starts=Side.BELOW, ends=Side.ANYWHERE),
+)
+"""The rate falls below the level and may rise again, or starts below it."""
+UNSAFE_VALLEY = (
+    Phase(up=False, starts=Side.ANYWHERE, turns=Side.ABOVE, length=4.0, ends=Side.ABOVE),
+    Phase(up=True, starts=Side.ABOVE, ends=Side.ANYWHERE),
+)
+"""The rate falls, then rises, and is nowhere below the level."""
+TWO_VALLEYS = (
+    Phase(up=False, starts=Side.ANYWHERE, turns=Side.BELOW),
+    Phase(up=True, starts=Side.BELOW, turns=Side.ABOVE),
+    Phase(up=False, turns=Side.BELOW, ends=Side.BELOW),
+    Phase(up=True, ends=Side.ANYWHERE),
+)
+"""The rate is below the level in two places, and above it in between."""
+
+
+class RateChain:
+    """A prior over curves of failure rates, and its exact posterior, by the forward and backward sums of a hidden Markov chain.
+
+    The log odds climb (or fall, by the phase) at a slope, which changes now and then: between flat and a cliff there are
+    curves of any smoothness, floors that creep, plateaus and steps. A state is a phase, a level of log odds and a slope. At
+    each step of the lattice, the slope may change; then the level moves by one with the probability that makes it follow the
+    slope on average; then the next phase may begin.
+    """
+
+    def __init__(self, size: int, level: float, phases: Sequence[Phase]) -> None:
+        """size: X, the number of values on the lattice."""
+        self.size, self.level, self.phases = size, level, phases
+        low, high = ((logit(rate) - logit(level)) / SPACING for rate in RATES)
+        self.below = -int(np.floor(low))
+        """The number of levels below `level`."""
+        self.rates = expit(logit(level) + SPACING * (np.arange(-self.below, int(np.ceil(high))) + 0.5))
+        moves = np.array([0.0, *(STEP / (np.array(WIDTHS) * SPACING)), CLIFF])  # levels per step
+        leave = np.minimum(STEP / LENGTH + moves * SPACING / CLIMB, 1)
+        following = np.full(len(moves), (1 - FLAT) / (len(moves) - 1))
+        following[0] = FLAT
+        self._slopes = following / leave / np.sum(following / leave)
+        """How often each slope is met."""
+        change = np.diag(1 - leave) + leave[:, None] * following
+        self._forward = self._transitions(change, moves, following).T.tocsr()
+        self._backward = self._forward.T.tocsr()
+        self._outcomes = np.tile(np.repeat(np.log([self.rates, 1 - self.rates]), len(moves), axis=1), len(phases))
+        self._start = np.concatenate([self._starting(phase) for phase in phases])
+        self._end = np.concatenate([np.repeat(self._at(phase.ends), len(moves)) for phase in phases]).astype(np.float64)
+
+    def _at(self, side: Side) -> Flags:
+        """(K,): the levels on this side."""
+        return np.repeat(np.array(side.value), (self.below, len(self.rates) - self.below))
+
+    def _starting(self, phase: Phase) -> Floats:
+        prior = self.rates**LOW * (1 - self.rates) ** (HIGH if phase.up else LOW)
+        share = self._at(phase.starts) * prior / prior.sum() / sum(other.starts is not Side.NOWHERE for other in self.phases)
+        return np.outer(share, self._slopes).ravel()
+
+    def _transitions(self, change: Floats, moves: Floats, following: Floats) -> sparse.csr_matrix:
+        """Probabilities of each state's next state, one block per pair of phases."""
+        count = len(self.phases)
+        blocks: list[list[sparse.csr_matrix | None]] = [[None] * count for _ in range(count)]
+        for place, phase in enumerate(self.phases):
+            step = sparse.kron(sparse.eye(len(self.rates)), change) @ self._moved(moves, 1 if phase.up else -1)
+            turn = self._at(phase.turns) * STEP / phase.length
+            blocks[place][place] = step @ sparse.diags(np.repeat(1 - turn, len(moves)))
+            if place + 1 < count:
+                anew = np.outer(np.ones(len(moves)), following)
+                blocks[place][place + 1] = step @ sparse.kron(sparse.diags(turn), anew)
+        return sparse.bmat(blocks).tocsr()
+
+    def _moved(self, moves: Floats, sign: int) -> sparse.csr_matrix:
+        """Each state's level moved by its slope, up to the last one in that direction."""
+        count, slopes = len(self.rates), np.arange(len(moves))
+        far, chance = np.maximum(np.round(moves), 1).astype(np.int64), np.minimum(moves, 1.0)
+        at = (np.arange(count)[:, None] * len(moves) + slopes).ravel()
+        to = (np.clip(np.arange(count)[:, None] + sign * far, 0, count - 1) * len(moves) + slopes).ravel()
+        moved = np.tile(chance, count)
+        stays = sparse.diags(1 - moved)
+        return stays + sparse.csr_matrix((moved, (at, to)), shape=(len(at), len(at)))
+
+    @cached_property
+    def _log_prior(self) -> float:
+        """Logarithm of the prior probability of the curves that start and end where they may."""
+        none = np.zeros(self.size)
+        return self._filtered(none, none)[1]
+
+    def log_evidence(self, failures: Floats, replicates: Floats) -> float:
+        """Natural logarithm of the probability of the counts (X,), given that the rate goes through these phases."""
+        return self._filtered(failures, replicates)[1] - self._log_prior
+
+    def posterior(self, failures: Floats, replicates: Floats) -> RatePosterior:
+        """The rate at each value of the lattice, from counts (X,) there."""
+        forward, evidence = self._filtered(failures, replicates)
+        backward, shares = self._end, np.empty((self.size, len(self.phases), len(self.rates)))
+        slopes = len(self._slopes)
+        for x in reversed(range(self.size)):
+            joint = forward[x] * backward
+            shares[x] = (joint / joint.sum()).reshape(len(self.phases), len(self.rates), slopes).sum(-1)
+            if replicates[x]:
+                backward = backward * self._likelihood(failures[x], replicates[x])
+                backward /= backward.max()
+            backward = self._backward @ backward
+        return RatePosterior(shares, self.rates, self.below, evidence - self._log_prior)
+
+    def _filtered(self, failures: Floats, replicates: Floats) -> tuple[Floats, float]:
+        """The states' probabilities at each value given the counts up to it (X, states), and the log probability of all counts."""
+        state, log_evidence, states = self._start, 0.0, np.empty((self.size, len(self._start)))
+        for x in range(self.size):
+            if x:
+                state = self._forward @ state
+            if replicates[x]:
+                state = state * self._likelihood(failures[x], replicates[x])
+                total = state.sum()
+                state, log_evidence = state / total, log_evidence + np.log(total)
+            states[x] = state
+        return states, float(log_evidence + np.log(state @ self._end))
+
+    def _likelihood(self, failures: float, replicates: float) -> Floats:
+        return np.exp(TEMPER * (failures * self._outcomes[0] + (replicates - failures) * self._outcomes[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class RatePosterior:
+    """The posterior of a failure rate over the lattice."""
+
+    shares: Floats
+    """(X, phases, K): the probability of each phase and rate at each value of x."""
+    rates: Floats
+    """(K,)"""
+    below: int
+    """How many of the rates are below the level."""
+    log_evidence: float
+    """Natural logarithm of the probability of the counts, given these phases."""
+
+    def above(self, phase: int) -> Floats:
+        """(X,): the probability that the rate is in this phase and at the level or above it."""
+        return self.shares[:, phase, self.below :].sum(1)
+
+    @property
+    def mean(self) -> Floats:
+        """(X,): the expected rate."""
+        return self.shares.sum(1) @ self.rates
+
+    def turn(self) -> Floats:
+        """(X,): where the second phase begins, given that it begins within the range; sums to 1 unless it surely does not."""
+        begun = np.diff(self.shares[:, 1].sum(1), prepend=0.0).clip(0)
+        return begun / max(begun.sum(), 1e-300)
 
 
 @dataclass(frozen=True, eq=False)
 class CrossingPosterior:
-    """Posterior of the x at which a rising failure rate crosses the level."""
+    """Posterior of the lowest x at which a rising failure rate is at the level or above it."""
 
     mass: Floats
     """(2 + X,): below the range, at each value of the lattice, above the range; sums to 1."""
+
+    @classmethod
+    def of(cls, above: Floats) -> CrossingPosterior:
+        """From the probability (X,) that the rate is at the level or above it, which does not fall."""
+        return cls(np.diff(above, prepend=[0.0, above[0]], append=1.0).clip(0))
 
     def quantile(self, share: float) -> int:
         """Index into the lattice; −1 for below the range, X for above it."""
@@ -54,10 +256,9 @@ class CrossingPosterior:
         """The values that enclose the middle `share`. A crossing at an index lies between the value before it and its own."""
         return self.quantile((1 - share) / 2) - 1, self.quantile((1 + share) / 2)
 
-    @property
-    def inside(self) -> float:
-        """The probability that the crossing lies in the range."""
-        return float(self.mass[1:-1].sum())
+    def surely_outside(self, share: float) -> bool:
+        """Whether it lies beyond one end of the range with at least this probability."""
+        return bool(max(self.mass[0], self.mass[-1]) >= share * self.mass.sum())
 
     def draw(self, count: int, rng: np.random.Generator) -> Ints:
         """Indices spread evenly over the middle of the posterior inside the range.
@@ -69,143 +270,101 @@ class CrossingPosterior:
         return np.minimum(np.searchsorted(sums, shares * sums[-1]), len(sums) - 1)
 
 
-class RisingRate:
-    """A posterior on a grid of P = L + (1 − L − H) F((x − θ)/w), F logistic or one of two skewed curves, all of it unknown.
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """The evidence that the failure rate is above the level in one more place than it should be: a bump."""
 
-    For each (F, w, L, H), the log likelihoods of all θ on the lattice are correlations of the counts with one table. FFTs
-    compute them.
-    """
-
-    def __init__(self, size: int, level: float) -> None:
-        """size: X, the number of values on the lattice."""
-        self.size, self.level = size, level
-        z = np.arange(-(size + MARGIN), size + MARGIN + 1) * STEP
-        tables, offsets = [], []
-        for width in WIDTHS:
-            logistic = expit(z / width)
-            skewed = -np.expm1(-np.exp(np.clip(z / width, -700, 50)))
-            for shape in (logistic, skewed, 1 - skewed[::-1]):
-                for floor in (level * np.array(FLOORS)).tolist():
-                    for ceiling in CEILINGS:
-                        rate = floor + (1 - floor - ceiling) * shape
-                        tables.append(rate)
-                        offsets.append(int(np.searchsorted(rate, level)) - (size + MARGIN))
-        rates = np.clip(np.array(tables), 1e-9, 1 - 1e-9)
-        self._offsets = np.array(offsets)
-        """How far above θ the level is crossed, in steps."""
-        self._length = next_fast_len(len(z), real=True)  # long enough for the products that are used
-        self._fail, self._pass = (rfft(np.log(p)[:, ::-1], self._length) for p in (rates, 1 - rates))
-
-    def crossing(self, failures: Floats, replicates: Floats) -> CrossingPosterior:
-        """The crossing, from counts (X,) at the values of the lattice."""
-        spectrum = self._fail * rfft(failures, self._length) + self._pass * rfft(replicates - failures, self._length)
-        # θ runs from −MARGIN to X + MARGIN − 1: log likelihood Σ_x n(x) table(x − θ)
-        start = self.size
-        likelihood = irfft(spectrum, self._length)[:, start : start + self.size + 2 * MARGIN]
-        posterior = np.exp(TEMPER * (likelihood - likelihood.max()))
-        theta = np.arange(-MARGIN, self.size + MARGIN)
-        place = np.clip(theta + self._offsets[:, None], -1, self.size) + 1
-        return CrossingPosterior(np.bincount(place.ravel(), posterior.ravel(), self.size + 2) / posterior.sum())
+    log_bayes_factor: float
+    """Natural logarithm of the Bayes factor of curves with a bump against curves without."""
+    bump: Floats
+    """(X,): where the bump may be, given that there is one; sums to 1."""
+    stretch: tuple[int, int]
+    """The indices between which a bump is looked for."""
 
 
-BIN = 10
-"""Steps in one bin of the test of monotony: 0.05 decades."""
-BASES = (0.02, 0.1, 0.4, 0.8, 2.0, 4.5)
-"""Rates below the last rise, in multiples of the level; a bump rises from a base below the level."""
-BUMP_SDS = (2.0, 4.0)
-"""Widths of bumps, in bins: 0.1 and 0.2 decades."""
-BUMP_PEAKS = (0.15, 0.4, 0.7)
-"""Heights of bumps above the level, as shares of (1 − level); what stays below the level is no bump."""
+@dataclass(frozen=True)
+class Least:
+    """The lowest failure rate."""
+
+    x: int
+    """Where it is: an index into the lattice."""
+    interval: tuple[int, int]
+    """Between which indices it lies, with the probability that was asked for."""
+    rate: float
+    rate_interval: tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Descent:
-    """The evidence for a bump of failures below the last rise of the rate."""
+class Edges:
+    """What the counts say about a failure rate that should be low on one stretch of x."""
 
-    log_bayes_factor: float
-    """Natural logarithm of the Bayes factor of curves with a bump against curves that only rise."""
-    bump: Floats
-    """(X,): posterior of the bump's centre at each value of the lattice, given that there is a bump."""
-    below_rise: int
-    """Index below which the last rise has surely not begun."""
+    upper: CrossingPosterior
+    """Where the rate rises to the level."""
+    lower: CrossingPosterior | None
+    """Where it falls to the level, on the reversed lattice; None for a rate that only rises."""
+    descent: Descent
+    safe: float
+    """The probability that the rate is below the level somewhere in the range."""
+    valley: tuple[RatePosterior, RatePosterior] | None = None
+    """For a rate that may fall: its posteriors, if it is below the level somewhere, and if it is not."""
+
+    def least(self, share: float) -> Least | None:
+        """The lowest rate, with intervals of the given share; None for a rate that only rises."""
+        if self.valley is None:
+            return None
+        weights = (self.safe, 1 - self.safe)
+        x = int(np.argmin(sum(w * of.mean for w, of in zip(weights, self.valley))))
+        rates = np.cumsum(sum(w * of.shares[x].sum(0) for w, of in zip(weights, self.valley)))
+        places = np.cumsum(self.bottom())
+        ends = (1 - share) / 2, (1 + share) / 2
+        low, middle, high = (float(self.valley[0].rates[np.searchsorted(rates, q * rates[-1])]) for q in (ends[0], 0.5, ends[1]))
+        first, last = (min(int(np.searchsorted(places, q * places[-1])), len(places) - 1) for q in ends)
+        return Least(x, (min(first, x), max(last, x)), middle, (low, high))
+
+    def bottom(self) -> Floats:
+        """(X,): where the rate stops falling and begins to rise; only for a rate that may fall."""
+        assert self.valley is not None
+        return self.safe * self.valley[0].turn() + (1 - self.safe) * self.valley[1].turn()
 
 
-class Monotony:
-    """Tests whether the rate only rises, by the Bayes factor of curves with a bump below the last rise against curves without.
-
-    The last rise is a logistic curve of unknown position and width. Below it the rate is flat, or takes one step upwards, or
-    is P = 1 − (1 − base)(1 − h exp(−½((x − c)/s)²)). All constants are unknown and vary on grids; counts are binned.
-    """
+class RisingEdge:
+    """The upper edge of a failure rate that only rises, tested against a bump."""
 
     def __init__(self, size: int, level: float) -> None:
-        self.size, self.bins = size, -(-size // BIN)
-        bins, bases = self.bins, np.minimum(level * np.array(BASES), 0.9)
-        place = np.arange(bins) + 0.5
-        self._bases_of_bumps = int(np.sum(bases < level))
-        centre, sd, peak = (
-            axis.ravel()
-            for axis in np.meshgrid(place, np.array(BUMP_SDS), level + (1 - level) * np.array(BUMP_PEAKS), indexing="ij")
-        )
-        self._centre = centre
-        bump = peak[:, None] * np.exp(-0.5 * ((place - centre[:, None]) / sd[:, None]) ** 2)  # (bumps, bins)
-        self._bumped = _log_rates(1 - (1 - bases[: self._bases_of_bumps, None, None]) * (1 - bump))
-        self._flat = _log_rates(np.broadcast_to(bases[:, None], (len(bases), bins)))
-        width = np.array([0.6, 2.0, 5.0])  # bins
-        middle = np.arange(bins + 8) + 0.5
-        rise = expit((place - middle[:, None, None]) / width[:, None])  # (middles, widths, bins)
-        cut = np.ceil(middle[:, None] - 3 * width).clip(0, bins).astype(np.int64)
-        self._cut = cut.ravel()
-        above = (np.arange(bins) >= cut[..., None]).reshape(-1, bins)
-        base = bases[:, None, None]
-        self._rise = _log_rates(base + (0.98 - base) * rise.reshape(-1, bins)) * above  # (2, bases, rises, bins)
-        # A bump's top and falling side lie below the rise
-        allowed = (centre + sd)[:, None] <= np.arange(bins + 1)
-        self._prior = np.where(allowed, -np.log(np.maximum(1, allowed.sum(0))), -np.inf)  # (bumps, cuts)
+        self._rising, self._bumped = RateChain(size, level, RISING), RateChain(size, level, BUMPED)
 
-    def descent(self, failures: Floats, replicates: Floats) -> Descent:
-        """The evidence for a bump, from counts (X,) at the values of the lattice."""
-        starts = np.arange(0, self.size, BIN)
-        fails = np.add.reduceat(failures, starts)
-        counts = np.stack([fails, np.add.reduceat(replicates, starts) - fails])  # (2, bins)
-        rises = np.einsum("kb,kfrb->fr", counts, self._rise)
-        above = np.full((len(rises), self.bins + 1), -np.inf)  # (bases, cuts): for the bins from the cut on
-        for row, values in zip(above, rises):
-            np.logaddexp.at(row, self._cut, values)
-        flat = _before(np.einsum("kb,kfb->fb", counts, self._flat))
-        bumped = _before(np.einsum("kb,kfhb->fhb", counts, self._bumped))
-        low = self._bases_of_bumps
-        joint = bumped + (above[:low, None] + self._prior)
-        of_bump = logsumexp(joint, axis=(0, 2))
-        bump = logsumexp(of_bump) - np.log(low)
-        rising = self._rising(flat, above)
-        posterior = np.bincount(self._centre.astype(np.int64), np.exp(of_bump - of_bump.max()), self.bins)
-        of_cut = np.logaddexp(logsumexp(joint, axis=(0, 1)), logsumexp(flat + above, axis=0))
-        shares = np.cumsum(np.exp(of_cut - of_cut.max()))
-        lattice = np.repeat(posterior, BIN)[: self.size]
-        cut = int(np.searchsorted(shares, 0.5 * shares[-1]))
-        return Descent(float(bump - rising), lattice / lattice.sum(), min(cut * BIN, self.size))
+    def crossing(self, failures: Floats, replicates: Floats) -> CrossingPosterior:
+        """Where the rate crosses the level, from counts (X,)."""
+        return CrossingPosterior.of(self._rising.posterior(failures, replicates).above(0))
 
-    def _rising(self, flat: Floats, above: Floats) -> float:
-        """Log evidence of curves without a bump, (bases, cuts) of the bins before and from each cut: flat, or with one step."""
-        none = flat + above
-        steps = []
-        for first in range(len(flat)):
-            for then in range(first + 1, len(flat)):
-                before = np.logaddexp.accumulate(flat[first] - flat[then])[:-1] - np.log(np.arange(1, self.bins + 1))
-                steps.append(none[then, 1:] + before)
-        return float(np.logaddexp(logsumexp(none) - np.log(len(flat)), logsumexp(steps) - np.log(len(steps))) - np.log(2))
+    def edges(self, failures: Floats, replicates: Floats) -> Edges:
+        """The edge and the evidence for a bump, from counts (X,)."""
+        rising, bumped = (chain.posterior(failures, replicates) for chain in (self._rising, self._bumped))
+        bump = bumped.above(0) + bumped.above(1)
+        evidence = bumped.log_evidence - rising.log_evidence
+        odds = np.exp(np.clip(evidence, -50, 50))
+        begun = (rising.above(0) + odds * bumped.above(2)) / (1 + odds)
+        descent = Descent(evidence, bump / bump.sum(), (0, int(np.searchsorted(begun, BEGUN))))
+        return Edges(CrossingPosterior.of(rising.above(0)), None, descent, float(1 - rising.above(0)[0]))
 
 
-def _log_rates(rate: Floats) -> Floats:
-    """log p and log(1 − p), stacked in front."""
-    return np.log(np.stack([rate, 1 - rate]))
+class Valley:
+    """Both edges of a failure rate that falls and then rises, tested against two valleys."""
 
+    def __init__(self, size: int, level: float) -> None:
+        self._safe, self._unsafe = RateChain(size, level, SAFE_VALLEY), RateChain(size, level, UNSAFE_VALLEY)
+        self._two = RateChain(size, level, TWO_VALLEYS)
 
-def _before(values: Floats) -> Floats:
-    """Sums over the bins before each cut, (…, bins + 1)."""
-    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
-    np.cumsum(values, axis=-1, out=sums[..., 1:])
-    return sums
+    def edges(self, failures: Floats, replicates: Floats) -> Edges:
+        """The edges, given that there is an interval between them, how probable that is, and the evidence for a second one."""
+        safe, unsafe, two = (chain.posterior(failures, replicates) for chain in (self._safe, self._unsafe, self._two))
+        share = float(expit(safe.log_evidence - unsafe.log_evidence))  # both are as probable before anything is seen
+        one = np.logaddexp(safe.log_evidence, unsafe.log_evidence) - np.log(2)
+        upper, lower = CrossingPosterior.of(safe.above(1)), CrossingPosterior.of(safe.above(0)[::-1])
+        bump = two.above(1) + two.above(2)
+        stretch = max(len(failures) - 1 - lower.quantile(0.5), 0), min(max(upper.quantile(0.5), 0), len(failures) - 1)
+        descent = Descent(float(two.log_evidence - one), bump / max(bump.sum(), 1e-300), stretch)
+        return Edges(upper, lower, descent, share, (safe, unsafe))
 
 
 LENGTHS = (0.3, 0.8)
@@ -247,6 +406,8 @@ class Score:
         across = solve_triangular(factor, ratio * (_near(x, self.places, length) + 1), lower=True)
         self.mean: Floats = self._mean + self._scale * across.T @ white
         """The posterior mean of f at the places."""
+        self.bounds = float(score.min()), float(score.max())
+        """The lowest and the highest score, between which its mean must lie."""
         prior = ratio * (_near(self.places, self.places, length) + 1)
         self._covariance = self._scale**2 * variance * (prior - across.T @ across)
 

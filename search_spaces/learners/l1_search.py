@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
 from search_spaces.failures import FailureKind, before_sae
 from search_spaces.learners.contract import Rows
-from search_spaces.learners.l1_curves import STEP, CrossingPosterior, Descent, Floats, Ints, Monotony, RisingRate, Score
+from search_spaces.learners.l1_curves import STEP, CrossingPosterior, Edges, Floats, Ints, RisingEdge, Score, Valley
 from search_spaces.searches import L1Search
 from search_spaces.values import quoted
 
@@ -45,17 +46,22 @@ AHEAD = 2
 NEAR = 0.5
 """Decades to each side of the predicted edge in which half of the second sweep lies."""
 CLEARANCE = 96
-"""Number of replicates below the rise from which on a cell without signs of a bump counts as cleared of one."""
-UNCLEARED_SHARE, CLEARED_SHARE = 0.4, 0.3
+"""Number of replicates below the rise from which on a cell without signs of a bump counts as cleared of one,"""
+CLEARED = -1.0
+"""if the log Bayes factor of a bump is below this."""
+UNCLEARED_SHARE, CLEARED_SHARE = 0.75, 0.3
 """Share of a batch that is not at the upper edge, before and after the cell is cleared of a bump."""
 LOW_SHARE, BEST_SHARE = 0.25, 0.25
 """Shares of these at the lower edge and at candidates for the best l1. Before the cell is cleared, the rest look for a bump;
 afterwards, what is not at the lower edge looks for the best l1."""
-BUMP_PRIOR = 0.5
+BUMP_PRIOR = 10.0
 """Prior odds of a bump, which determine how many replicates are placed where it may be."""
-SURE_OF_BUMP = 4.0
-"""Log Bayes factor above which a cell is "not monotone". On average at most one in e^4 rates that only rise ever gets there."""
-CREDIBLE = 0.9
+SURE_OF_BUMP = 3.0
+"""Log Bayes factor above which a cell is "not monotone". At most one in e^3 of the rates that only rise ever gets there."""
+NEARBY = 0.15
+"""Decades to each side of the best l1 in which replicates say how often it fails."""
+CREDIBLE = 0.95
+"""Probability of every interval."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,8 @@ class L1SearchSpec:
     """The column whose mean over seeds is highest at the best l1; None: search neither for the best l1 nor for the lower edge."""
     predicted_edges: tuple[float | None, ...] = ()
     """Where theory predicts the upper edge of each cell; () if it predicts none."""
+    predictions_hold: tuple[bool, ...] = ()
+    """Whether that prediction has been found to hold for such a cell; () if it has for all."""
     seed: int = 0
     """The first of the replicates' seeds, which count up from it; also the seed of the random points."""
 
@@ -87,6 +95,7 @@ class L1SearchSpec:
             least = f"{SWEEPS * BATCH}, the replicates per cell that are first spread over the range"
             raise MisuseError(f"budget={quoted(self.search.budget)} is below {least}.")
         object.__setattr__(self, "predicted_edges", tuple(self.predicted_edges) or (None,) * len(cells))
+        object.__setattr__(self, "predictions_hold", tuple(self.predictions_hold) or (True,) * len(cells))
         if len(self.predicted_edges) != len(cells):
             raise MisuseError(f"predicted_edges has {len(self.predicted_edges)} values for {len(cells)} cells. Give one per cell.")
 
@@ -97,6 +106,10 @@ class UpperEdge(StrEnum):
     INSIDE = "inside"
     BELOW_RANGE = "fails throughout"
     ABOVE_RANGE = "never fails"
+    UNDECIDED = "undecided"
+    """It probably lies beyond the range, but not surely; or it is not sure whether the rate is below the level anywhere."""
+    NOWHERE = "none"
+    """The rate falls and rises, and is surely nowhere below the level."""
     NOT_MONOTONE = "not monotone"
 
 
@@ -106,11 +119,24 @@ class LowerEdge(StrEnum):
     INSIDE = "inside"
     BELOW_RANGE = "never dense"
     ABOVE_RANGE = "dense throughout"
+    UNDECIDED = "undecided"
+    NOWHERE = "none"
+    NOT_MONOTONE = "not monotone"
     NOT_SEARCHED = "not searched"
 
 
 Ends = tuple[float | None, float | None]
-"""The ends of a 90 % interval; None for an end beyond the range that was searched."""
+"""The ends of an interval; None for an end beyond the range that was searched."""
+
+
+@dataclass(frozen=True)
+class BestL1:
+    """The l1 at which the mean recovery is highest, and how sure that is."""
+
+    l1: float
+    interval: tuple[float, float]
+    recovery: float
+    """The mean recovery there: MCC or F1, whichever the search maximises. It lies between the lowest and the highest one seen."""
 
 
 @dataclass(frozen=True)
@@ -120,17 +146,20 @@ class L1Interval:
     architecture: str
     sparsity: float
     lower_edge: float | None
-    """From this l1 on, the rate of `sae_dense` is below the level; None if there is no such l1, for the reason in `lower`."""
+    """From this l1 on, the rate of `sae_dense` is below the level; None if there is no such l1, for the reason in `lower`.
+
+    If the search is for failures that both a small and a large l1 causes, it is the rate of these failures.
+    """
     lower_edge_interval: Ends
     upper_edge: float | None
     """Up to this l1, the failure rate is below the level; None if there is no such l1, for the reason in `upper`."""
     upper_edge_interval: Ends
     monotone: bool
-    """False if the rate rises, falls and rises again, so that no single edge describes it."""
+    """False if the rate is above the level in one place more than it should be, so that no single edge describes it."""
     best_l1: float | None
     best_l1_interval: tuple[float, float] | None
     best_recovery: float | None
-    """The mean recovery at best_l1: MCC or F1, whichever the search maximises."""
+    """The mean recovery at best_l1: MCC or F1, whichever the search maximises. Never above the highest recovery seen."""
     predicted_edge: float | None
     """The upper edge that theory predicts in closed form."""
     replicates: int
@@ -141,7 +170,55 @@ class L1Interval:
     upper: UpperEdge
     lower: LowerEdge
     bump_l1: float | None
-    """Where the rate is high below the last rise; None if it is monotone."""
+    """Where the rate is high where it should not be; None if it is monotone."""
+    interval_level: float = CREDIBLE
+    """The probability of every interval."""
+    failure: tuple[str, ...] = ()
+    """The failures whose rate has the upper edge."""
+    level: float | None = None
+    """The highest rate of them that is tolerated."""
+    best_nearby: int | None = None
+    """Number of replicates within 0.15 decades of best_l1, and"""
+    best_failed: int | None = None
+    """how many of them fail in any way."""
+    best_healthy_l1: float | None = None
+    """Where the mean recovery of the replicates without any failure is highest; None if there is none."""
+    best_healthy_l1_interval: tuple[float, float] | None = None
+    best_healthy_recovery: float | None = None
+    safe_probability: float | None = None
+    """The probability that the rate is below the level somewhere; None unless the search has both edges of the same failures."""
+    least_rate: float | None = None
+    """The lowest rate of these failures, its interval, and where it is."""
+    least_rate_interval: tuple[float, float] | None = None
+    least_l1: float | None = None
+    least_l1_interval: tuple[float, float] | None = None
+    predicted_edge_holds: bool | None = None
+    """Whether the closed form has been found to hold for such a cell; None if that is not known."""
+
+    @property
+    def safe(self) -> Ends | None:
+        """The safe interval, None for an end beyond the range; None if no l1 is safe, or if that is not known (`undecided`)."""
+        if self.nothing_safe or self.undecided or not self.monotone:
+            return None
+        return self.lower_edge, self.upper_edge
+
+    @property
+    def nothing_safe(self) -> bool:
+        """Whether the upper edge lies below the lower one, or the whole range fails or is dense."""
+        if self.upper in (UpperEdge.BELOW_RANGE, UpperEdge.NOWHERE) or self.lower is LowerEdge.ABOVE_RANGE:
+            return True
+        return self.lower_edge is not None and self.upper_edge is not None and self.upper_edge <= self.lower_edge
+
+    @property
+    def closed_form(self) -> float | None:
+        """`predicted_edge`, where it can be compared: where it holds, and the edge is one of failures that too much l1 causes."""
+        comparable = self.predicted_edge_holds is not False and self.safe_probability is None
+        return self.predicted_edge if comparable else None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether an edge may lie beyond the range, or in it: then nothing is claimed."""
+        return UpperEdge.UNDECIDED in (self.upper, self.lower) and not self.nothing_safe
 
 
 class L1Learner:
@@ -150,8 +227,9 @@ class L1Learner:
     def __init__(self, spec: L1SearchSpec) -> None:
         self.spec = spec
         self._lattice = _Lattice(*spec.l1)
-        rising, monotony = RisingRate(self._lattice.size, spec.search.level), Monotony(self._lattice.size, spec.search.level)
-        self._cells = [_CellRows(spec, place, self._lattice, rising, monotony) for place in range(len(spec.cells))]
+        rising = RisingEdge(self._lattice.size, spec.search.level)
+        valley = None if spec.search.rises else Valley(self._lattice.size, spec.search.level)
+        self._cells = [_CellRows(spec, place, self._lattice, rising, valley) for place in range(len(spec.cells))]
         self._asked: list[list[tuple[int, Ints, Ints]]] = []
         self._told = 0
 
@@ -252,6 +330,10 @@ class _Lattice:
     def l1(self, x: Ints) -> Floats:
         return self._l1[x]
 
+    def index(self, l1: float) -> int:
+        """The index of a value of the lattice."""
+        return int(np.searchsorted(self._l1, l1))
+
     def at(self, x: int) -> float | None:
         """The l1 at an index; None beyond either end."""
         return float(self._l1[x]) if 0 <= x < self.size else None
@@ -260,9 +342,9 @@ class _Lattice:
 class _CellRows:
     """The rows of one cell and the estimates made from them."""
 
-    def __init__(self, spec: L1SearchSpec, place: int, lattice: _Lattice, rising: RisingRate, monotony: Monotony) -> None:
+    def __init__(self, spec: L1SearchSpec, place: int, lattice: _Lattice, rising: RisingEdge, valley: Valley | None) -> None:
         self._spec, self._place, self._lattice, self._size = spec, place, lattice, lattice.size
-        self._rising, self._monotony = rising, monotony
+        self._rising, self._valley = rising, valley
         self.asked = 0
         self.next_seed = spec.seed + place * SEEDS_APART
         self.bump_x: int | None = None
@@ -283,10 +365,10 @@ class _CellRows:
         self._x, self._seed = np.concatenate([self._x, x]), np.concatenate([self._seed, seed])
         self._failure = np.concatenate([self._failure, failure])
         self._score = np.concatenate([self._score, np.full(len(x), np.nan) if score is None else score])
-        for name in ("upper", "lower", "descent", "score"):
+        for name in ("edges", "lower", "score"):
             self.__dict__.pop(name, None)
-        if self.bump_x is None and self.descent.log_bayes_factor > SURE_OF_BUMP:
-            self.bump_x = int(np.argmax(self.descent.bump))
+        if self.bump_x is None and self.edges.descent.log_bayes_factor > SURE_OF_BUMP:
+            self.bump_x = int(np.argmax(self.edges.descent.bump))
 
     @property
     def _judged(self) -> NDArray[np.bool_]:
@@ -301,26 +383,27 @@ class _CellRows:
 
     @property
     def _failed(self) -> NDArray[np.bool_]:
-        return np.isin(self._failure, self._spec.search.failure)
+        return np.isin(self._failure, self._spec.search.kinds)
 
     @cached_property
-    def upper(self) -> CrossingPosterior:
-        """Where the failure rate rises to the level."""
-        return self._rising.crossing(*self._counts(self._failed))
+    def edges(self) -> Edges:
+        """Where the failure rate crosses the level."""
+        return (self._valley or self._rising).edges(*self._counts(self._failed))
 
     @cached_property
-    def lower(self) -> CrossingPosterior:
-        """Where the rate of dense codes falls to the level, on the reversed lattice."""
+    def lower(self) -> CrossingPosterior | None:
+        """Where the rate falls to the level, on the reversed lattice: that of dense codes, if the failures only rise."""
+        if self._valley is not None or self._spec.score is None:
+            return self.edges.lower
         failures, replicates = self._counts(self._failure == FailureKind.SAE_DENSE.value)
         return self._rising.crossing(failures[::-1], replicates[::-1])
 
     @cached_property
-    def descent(self) -> Descent:
-        return self._monotony.descent(*self._counts(self._failed))
-
-    @cached_property
     def score(self) -> Score | None:
-        known = self._judged & np.isfinite(self._score)
+        return self._score_of(self._judged)
+
+    def _score_of(self, which: NDArray[np.bool_]) -> Score | None:
+        known = which & np.isfinite(self._score)
         return Score(self._size, self._x[known], self._seed[known], self._score[known]) if known.sum() >= 2 else None
 
     @property
@@ -329,7 +412,7 @@ class _CellRows:
 
         It is infinite if the interval reaches beyond the range, or if there is no single edge.
         """
-        low, high = self.upper.interval(CREDIBLE)
+        low, high = self.edges.upper.interval(CREDIBLE)
         inside = self.bump_x is None and low >= 0 and high < self._size
         return (high - low) * STEP / 2 if inside else np.inf
 
@@ -344,18 +427,20 @@ class _CellRows:
     @property
     def _cleared(self) -> bool:
         """Whether enough replicates lie below the rise without hinting at a bump."""
-        below = np.sum(self._x[self._judged] < self.descent.below_rise)
-        return bool(below >= CLEARANCE) and self.descent.log_bayes_factor < -1
+        first, last = self.edges.descent.stretch
+        x = self._x[self._judged]
+        return bool(np.sum((x >= first) & (x < last)) >= CLEARANCE) and self.edges.descent.log_bayes_factor < CLEARED
 
     def refined(self, count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
         """x and seeds, counted from 0: replicates at the edge, each with its own seed, and others on the same autoencoders."""
         rest_share, best_share = (CLEARED_SHARE, 1 - LOW_SHARE) if self._cleared else (UNCLEARED_SHARE, BEST_SHARE)
         edges = count - round(rest_share * count)
-        edge = self._within(self.upper, edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
+        edge = self._at_edges(edges, rng) if self.bump_x is None else np.empty(0, dtype=np.int64)
         rest = count - len(edge)
         low = best = np.empty(0, dtype=np.int64)
         if self._spec.score is not None:
-            low = self._size - 1 - self._within(self.lower, round(LOW_SHARE * rest), rng)
+            if self._valley is None:
+                low = self._falling(round(LOW_SHARE * rest), rng)
             best = self._thompson(round(best_share * rest), rng)
         bumps = self._suspected(rest - len(low) - len(best), rng)
         clear = self._spread(rest - len(low) - len(best) - len(bumps), rng)
@@ -365,9 +450,20 @@ class _CellRows:
         seed = np.concatenate(seeds)
         return _distinct(np.concatenate([edge, others, best]), seed, self._size), seed
 
-    def _within(self, crossing: CrossingPosterior, count: int, rng: np.random.Generator) -> Ints:
-        """Draws of a crossing, in proportion to the probability that it lies in the range."""
-        return crossing.draw(round(count * crossing.inside), rng)
+    def _at_edges(self, count: int, rng: np.random.Generator) -> Ints:
+        """Points at the upper edge; for failures that fall and rise, also at the lower edge, or where the rate is lowest."""
+        if self._valley is None:
+            return _draw(self.edges.upper, count, rng)
+        bottom = round((1 - self.edges.safe) * count)
+        low = (count - bottom) // 2
+        weights = self.edges.bottom() + 1e-12
+        least = rng.choice(self._size, bottom, p=weights / weights.sum())
+        return np.concatenate([least, self._falling(low, rng), _draw(self.edges.upper, count - bottom - low, rng)])
+
+    def _falling(self, count: int, rng: np.random.Generator) -> Ints:
+        """Points at the lower edge."""
+        assert self.lower is not None
+        return self._size - 1 - _draw(self.lower, count, rng)
 
     def _thompson(self, count: int, rng: np.random.Generator) -> Ints:
         score = self.score
@@ -380,22 +476,25 @@ class _CellRows:
         """
         if self.bump_x is not None:
             return np.empty(0, dtype=np.int64)
-        odds = BUMP_PRIOR * np.exp(min(self.descent.log_bayes_factor, 50.0))
-        x = rng.choice(self._size, round(count * odds / (1 + odds)), p=self.descent.bump)
-        gap = np.maximum(self.descent.below_rise - x[1::2], 1)
+        descent = self.edges.descent
+        odds = BUMP_PRIOR * np.exp(min(descent.log_bayes_factor, 50.0))
+        x = rng.choice(self._size, round(count * odds / (1 + odds)), p=descent.bump)
+        gap = np.maximum(descent.stretch[1] - x[1::2], 1)
         x[1::2] += (gap * rng.random(len(gap))).astype(np.int64)
         return np.minimum(x, self._size - 1)
 
     def _spread(self, count: int, rng: np.random.Generator) -> Ints:
-        """Points spread evenly below the rise."""
-        return ((np.arange(count) + rng.random(count)) / max(count, 1) * max(self.descent.below_rise, 1)).astype(np.int64)
+        """Points spread evenly over where a bump is looked for."""
+        first, last = self.edges.descent.stretch
+        shares = (np.arange(count) + rng.random(count)) / max(count, 1)
+        return np.minimum(first + (shares * max(last - first, 1)).astype(np.int64), self._size - 1)
 
     def result(self) -> L1Interval:
         """The current findings for the cell."""
         name, sparsity = self._spec.cells[self._place]
         upper, upper_edge, upper_ends = self._upper_edge()
         lower, lower_edge, lower_ends = self._lower_edge()
-        best_l1, best_ends, best_recovery = self._best()
+        predicted = self._spec.predicted_edges[self._place]
         return L1Interval(
             architecture=name,
             sparsity=sparsity,
@@ -404,47 +503,96 @@ class _CellRows:
             upper_edge=upper_edge,
             upper_edge_interval=upper_ends,
             monotone=self.bump_x is None,
-            best_l1=best_l1,
-            best_l1_interval=best_ends,
-            best_recovery=best_recovery,
-            predicted_edge=self._spec.predicted_edges[self._place],
+            predicted_edge=predicted,
+            predicted_edge_holds=None if predicted is None else self._spec.predictions_hold[self._place],
             replicates=len(self),
             autoencoders=len(np.unique(self._seed)),
             failed_before_sae=int(np.sum(~self._judged)),
             upper=upper,
             lower=lower,
             bump_l1=None if self.bump_x is None else self._lattice.at(self.bump_x),
+            failure=self._spec.search.failure,
+            level=self._spec.search.level,
+            **self._best_figures(),
+            **self._least_figures(),
         )
 
     def _upper_edge(self) -> tuple[UpperEdge, float | None, Ends]:
         if self.bump_x is not None:
             return UpperEdge.NOT_MONOTONE, None, (None, None)
-        middle, (first, last) = self.upper.quantile(0.5), self.upper.interval(CREDIBLE)
+        if self._valley is not None and self.edges.safe < CREDIBLE:
+            return (UpperEdge.NOWHERE if self.edges.safe <= 1 - CREDIBLE else UpperEdge.UNDECIDED), None, (None, None)
+        middle, (first, last) = self.edges.upper.quantile(0.5), self.edges.upper.interval(CREDIBLE)
         edge = self._lattice.at(middle)
-        where = UpperEdge.INSIDE if edge is not None else UpperEdge.BELOW_RANGE if middle < 0 else UpperEdge.ABOVE_RANGE
-        return where, edge, (self._lattice.at(first), self._lattice.at(last))
+        beyond = UpperEdge.BELOW_RANGE if middle < 0 else UpperEdge.ABOVE_RANGE
+        outside = beyond if self.edges.upper.surely_outside(CREDIBLE) else UpperEdge.UNDECIDED
+        return UpperEdge.INSIDE if edge is not None else outside, edge, (self._lattice.at(first), self._lattice.at(last))
 
     def _lower_edge(self) -> tuple[LowerEdge, float | None, Ends]:
-        if self._spec.score is None:
+        if self.lower is None:
             return LowerEdge.NOT_SEARCHED, None, (None, None)
+        if self._valley is not None and self.bump_x is not None:
+            return LowerEdge.NOT_MONOTONE, None, (None, None)
+        if self._valley is not None and self.edges.safe < CREDIBLE:
+            return (LowerEdge.NOWHERE if self.edges.safe <= 1 - CREDIBLE else LowerEdge.UNDECIDED), None, (None, None)
         middle, last, first = (self._size - 1 - x for x in (self.lower.quantile(0.5), *self.lower.interval(CREDIBLE)))
         edge = self._lattice.at(middle)
-        where = LowerEdge.INSIDE if edge is not None else LowerEdge.BELOW_RANGE if middle < 0 else LowerEdge.ABOVE_RANGE
-        return where, edge, (self._lattice.at(first), self._lattice.at(last))
+        beyond = LowerEdge.BELOW_RANGE if middle < 0 else LowerEdge.ABOVE_RANGE
+        outside = beyond if self.lower.surely_outside(CREDIBLE) else LowerEdge.UNDECIDED
+        return LowerEdge.INSIDE if edge is not None else outside, edge, (self._lattice.at(first), self._lattice.at(last))
 
-    def _best(self) -> tuple[float | None, tuple[float, float] | None, float | None]:
-        """The best l1, its interval and the mean recovery there."""
+    def _best_figures(self) -> dict[str, Any]:
+        """The best l1 of all replicates, and of those without any failure."""
         score = self.score
         if score is None:
-            return None, None, None
-        draws = score.draws(1000, np.random.default_rng(self._spec.seed)).argmax(1)
-        first, last = np.quantile(score.places[draws], _ENDS, method="nearest")
-        best = int(score.mean.argmax())
+            return {"best_l1": None, "best_l1_interval": None, "best_recovery": None}
+        best = self._best(score, np.full(len(score.places), True))
+        healthy = self._failure == FailureKind.NONE.value
+        near = self._judged & (np.abs(self._x - self._lattice.index(best.l1)) * STEP <= NEARBY)
+        figures = {
+            "best_l1": best.l1,
+            "best_l1_interval": best.interval,
+            "best_recovery": best.recovery,
+            "best_nearby": int(near.sum()),
+            "best_failed": int((near & ~healthy).sum()),
+        }
+        of_healthy = self._score_of(healthy)
+        if of_healthy is not None:
+            seen = np.abs(of_healthy.places[:, None] - self._x[healthy]).min(1) * STEP <= NEARBY
+            found = self._best(of_healthy, seen)
+            names = ("best_healthy_l1", "best_healthy_l1_interval", "best_healthy_recovery")
+            figures |= dict(zip(names, (found.l1, found.interval, found.recovery)))
+        return figures
+
+    def _best(self, score: Score, among: NDArray[np.bool_]) -> BestL1:
+        """The place of the highest mean score, among some of its places."""
+        places = score.places[among]
+        draws = score.draws(1000, np.random.default_rng(self._spec.seed))[:, among].argmax(1)
+        first, last = np.quantile(places[draws], _ENDS, method="nearest")
+        best = int(score.mean[among].argmax())
         ends = float(self._lattice.l1(first)), float(self._lattice.l1(last))
-        return self._lattice.at(int(score.places[best])), ends, float(score.mean.max())
+        return BestL1(float(self._lattice.l1(places[best])), ends, float(np.clip(score.mean[among][best], *score.bounds)))
+
+    def _least_figures(self) -> dict[str, Any]:
+        """For failures that fall and rise: how probable it is that some l1 is safe, and the lowest rate."""
+        least = self.edges.least(CREDIBLE)
+        if least is None:
+            return {}
+        return {
+            "safe_probability": self.edges.safe,
+            "least_rate": least.rate,
+            "least_rate_interval": least.rate_interval,
+            "least_l1": self._lattice.at(least.x),
+            "least_l1_interval": (self._lattice.at(least.interval[0]), self._lattice.at(least.interval[1])),
+        }
 
 
 _ENDS = ((1 - CREDIBLE) / 2, (1 + CREDIBLE) / 2)
+
+
+def _draw(crossing: CrossingPosterior, count: int, rng: np.random.Generator) -> Ints:
+    """Draws of a crossing, unless it surely lies outside the range."""
+    return crossing.draw(0 if crossing.surely_outside(CREDIBLE) else count, rng)
 
 
 def _distinct(x: Ints, seed: Ints, size: int) -> Ints:

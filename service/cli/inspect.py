@@ -198,11 +198,7 @@ def _rows_and_domain(study: str, storage: str) -> tuple[pd.DataFrame, Domain | N
     from study.storage.status import read_spec
 
     frame, spec = load(study, storage, FOR_RATES), read_spec(Storage.at(storage).study(study))
-    if spec.arms:
-        raise MisuseError(
-            f"study={study!r} compares {len(spec.protocols)} protocols, so that its cells have no one rate. "
-            f"`{Storage.at(storage).study(study).command('report')}` compares them; analysis.load has a column protocol to choose by."
-        )
+    spec.refuse_several()
     return frame, spec.domain
 
 
@@ -304,7 +300,10 @@ def compare(
     """Compare the failure rates and metrics of two studies. Shows which differ beyond chance, cell by cell and overall."""
     from analysis.comparisons.studies import compare as compared
     from analysis.frames import load
+    from study.storage.status import existing_study, read_spec
 
+    for study in (one, other):
+        read_spec(existing_study(study, storage)).refuse_several()
     frames = [load(study, storage) for study in (one, other)]
     found = compared(frames[0], frames[1], failure)
     show({"studies": [one, other], **found.to_mapping()}, _differences(found), as_json)

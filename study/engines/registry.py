@@ -10,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.errors import MisuseError
 from search_spaces.protocol import Protocol
-from study.engines.contract import Engine
 from study.variants.registry import variant_of
+
+if TYPE_CHECKING:
+    from study.engines.contract import Engine
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -398,11 +397,11 @@ def _is_there(path: Path) -> bool:
 
 def each_once(rows: pa.Table) -> pa.Table:
     """The first row of each replicate_id, in the order of the table. Measured rows take precedence over crashed ones."""
-    if pc.count_distinct(rows["replicate_id"]).as_py() == len(rows):
+    if len(rows["replicate_id"].unique()) == len(rows):
         return rows
     if "failure" in rows.column_names:
-        crashed = pc.equal(rows["failure"], "crashed")
-        rows = pa.concat_tables([rows.filter(pc.invert(crashed)), rows.filter(crashed)])
+        crashed = rows["failure"].to_numpy() == "crashed"
+        rows = pa.concat_tables([rows.filter(~crashed), rows.filter(crashed)])
     ids = rows["replicate_id"].combine_chunks().dictionary_encode().indices
     first = np.unique(ids.to_numpy(), return_index=True)[1]
     return rows.take(pa.array(np.sort(first)))

@@ -99,7 +99,10 @@ class Tallies:
 
         def part(pack_id: str) -> pa.Table | None:
             rows = self._folder.read_shard(pack_id, columns)
-            return None if rows is None else _kept(rows.filter(self._asked(rows)))
+            if rows is None:
+                return None
+            asked = self._asked(rows)
+            return _kept(rows if pc.all(asked).as_py() else rows.filter(asked))
 
         with ThreadPoolExecutor(8) as pool:
             return {pack_id: kept for pack_id, kept in zip(pack_ids, pool.map(part, pack_ids)) if kept is not None}

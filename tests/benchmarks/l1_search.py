@@ -1,7 +1,8 @@
 """How well the L1 search finds thresholds and best values on real training: `python -m tests.benchmarks.l1_search ROWS`.
 
-Prints the tables of docs/l1.md. ROWS is a folder in which the truth's rows are kept, so that a second run trains only what the
-searches ask. About forty minutes of one core for the truth, ten for the searches.
+Prints the table of real training in docs/l1.md; `l1_curves` prints those of simulated curves. ROWS is a folder in which the
+truth's rows are kept, so that a second run trains only what the searches ask. About forty minutes of one core for the truth, ten
+for the searches.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import itertools
 import json
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
-from scipy.special import expit, logit
+from scipy.special import logit
 
 from search_spaces import PROTOCOLS, Architecture, Replicates
 from search_spaces.failures import before_sae
@@ -221,8 +222,8 @@ def real(folder: Path, cells: Sequence[CellName]) -> None:
     for cell in cells:
         truths[cell] = truth(folder, cell)
         print(*cell, truths[cell], file=sys.stderr, flush=True)
-    heads = ("protocol", "architecture", "S", "truth", "found [90 %]", "errors", "held", "replicates", "closed form")
-    table((*heads, "best l1 [90 %]", "regrets", "TPE's"))
+    heads = ("protocol", "architecture", "S", "truth", "found [95 %]", "errors", "held", "replicates", "closed form")
+    table((*heads, "best l1 [95 %]", "regrets", "TPE's"))
     errors, held, regret, of_tpe = [], [], [], []
     for (protocol, budget), group in itertools.groupby(cells, lambda cell: (cell[0], truths[cell].replicates // FEWER)):
         of_group = list(group)
@@ -262,60 +263,6 @@ def real(folder: Path, cells: Sequence[CellName]) -> None:
         print(f"Regret, {who}: mean {values.mean():.4f}, worst {values.max():.4f}, above 0.03 in {np.mean(values > 0.03):.1%}.")
 
 
-def simulated(tasks: int) -> None:
-    """How often a bump is flagged, and how often a rising curve is; 256 replicates, four decades."""
-    table(("curves", "tasks", "flagged", "replicates when flagged", "median error", "held"))
-    for bump in (True, False):
-        rng = np.random.default_rng(int(bump))
-        curves = [drawn_curve(bump, rng) for _ in range(tasks)]
-        cells = tuple(("10-5-10", place / tasks) for place in range(tasks))
-        learner, waiting = L1Learner(L1SearchSpec(L1Search(budget=256), cells, (1e-4, 1.0), None)), deque[list[Replicates]]()
-        while not learner.done:
-            if batch := learner.ask():
-                waiting.append(batch)
-                continue
-            (asked,) = waiting.popleft()
-            which = np.rint(asked.sparsity * tasks).astype(int)
-            rate = np.array([curves[place][0](x) for place, x in zip(which, np.log10(asked.l1))])
-            failure = np.where(rng.random(len(asked)) < rate, "sae_dead", "none")
-            told = {"sparsity": asked.sparsity, "l1": asked.l1, "seed": asked.seed, "failure": failure}
-            learner.tell(told | {"architecture": np.full(len(asked), "10-5-10")})
-        found = learner.results()
-        flagged = np.array([not result.monotone for result in found])
-        used = [result.replicates for result in found if not result.monotone]
-        error = [np.log10(result.upper_edge) - true for result, (_, true) in zip(found, curves) if result.upper_edge]
-        held = [
-            (result.upper_edge_interval[0] or 0) <= 10**true <= (result.upper_edge_interval[1] or np.inf)
-            for result, (_, true) in zip(found, curves)
-            if result.monotone
-        ]
-        row(
-            "bump below the threshold" if bump else "rising only",
-            tasks,
-            f"{flagged.mean():.1%}",
-            f"{np.mean(used):.0f}" if used else "–",
-            *("–" if bump else f"{np.median(np.abs(error)):.4f}", "–" if bump else f"{np.mean(held):.0%}"),
-        )
-
-
-def drawn_curve(bump: bool, rng: np.random.Generator) -> tuple[Callable[[float], float], float]:
-    """A rate over log10 l1 in [-4, 0] and where it crosses LEVEL, in the middle two decades.
-
-    The bump: peak 0.3 to 0.8, standard deviation 0.1 to 0.2 decades, its middle 0.5 to 2 decades below the threshold and
-    within the range.
-    """
-    floor, ceiling, width = rng.choice([0.002, 0.01, 0.03, 0.05]), rng.choice([0.002, 0.02, 0.05]), 10 ** rng.uniform(-2, -0.7)
-    threshold = rng.uniform(-3, -1)
-    middle = threshold - width * logit((LEVEL - floor) / (1 - floor - ceiling))
-    peak, sd, place = rng.uniform(0.3, 0.8), rng.uniform(0.1, 0.2), threshold - rng.uniform(0.5, min(2.0, threshold + 4))
-
-    def rate(x: float) -> float:
-        rising = floor + (1 - floor - ceiling) * expit((x - middle) / width)
-        return float(1 - (1 - rising) * (1 - bump * peak * np.exp(-0.5 * ((x - place) / sd) ** 2)))
-
-    return rate, threshold
-
-
 def table(heads: Sequence[str]) -> None:
     print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}", flush=True)
 
@@ -329,15 +276,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("rows", type=Path, help="folder for the truth's rows")
     parser.add_argument("--only", default="", help="cells whose protocol, architecture and sparsity hold this text")
-    parser.add_argument("--simulated", type=int, default=200, help="curves of each kind, 0 for none")
     arguments = parser.parse_args()
     arguments.rows.mkdir(parents=True, exist_ok=True)
-    print(f"{machine()}; optuna {optuna.__version__}")
+    print(f"{machine()}; optuna {optuna.__version__}; seeds of the searches from 0, 100,000 and 200,000")
     cells = [cell for cell in CELLS if arguments.only in " ".join(map(str, cell))]
     if cells:
         real(arguments.rows, cells)
-    if arguments.simulated:
-        simulated(arguments.simulated)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from analysis import load, recommend_l1
-from analysis.searches.l1 import FORMER, l1_sentences, l1_table, nothing_safe, place_in, read_l1
+from analysis.searches.l1 import FORMER, L1Result, l1_mapping, l1_sentences, l1_table, place_in, read_l1
 from search_spaces import Architecture, MisuseError, Replicates, grid, protocol_from
 from search_spaces.coordinates import L1, SPARSITY, Axis
 from search_spaces.learners.contract import Rows
@@ -75,8 +75,9 @@ def test_an_l1_search_has_a_column_for_each_architecture_and_sparsity() -> None:
         ({"kind": "map", "budget": 0}, "budget"),
         ({"kind": "map", "earlier": ["nobody"]}, "study='nobody' is not in storage"),
         ({"kind": "l1", "failure": ["ae_collapsed"]}, "no l1 cures"),
-        ({"kind": "l1", "failure": ["dead"]}, "caused by too much l1"),
-        ({"kind": "l1", "failure": ["sae_dense"]}, "caused by too much l1"),
+        ({"kind": "l1", "failure": ["dead"]}, "expected failures of the SAE"),
+        ({"kind": "l1", "failure": "sae_dead+sae_densee"}, "Did you mean 'sae_dense'"),
+        ({"kind": "l1", "failure": []}, "expected failures of the SAE"),
         ({"kind": "l1", "budget": 3}, "budget"),
         ({"kind": "walk"}, "search"),
         ({"kind": "map", "precision": 0.1}, "search"),
@@ -270,9 +271,10 @@ def test_results_of_earlier_searches_are_read(tmp_path: Path) -> None:
     folder = Storage.at(tmp_path).study("searched")
     folder.write_text("study.yaml", json.dumps(mapping(kind="l1")))
     now = dataclasses.asdict(interval())
+    del now["interval_level"]
     before = {new: old for old, new in FORMER.items()}
     folder.write_text("l1.json", json.dumps({"cells": [{before.get(key, key): value for key, value in now.items()}]}))
-    assert read_l1(folder) == (interval(),)
+    assert read_l1(folder) == (interval(interval_level=0.9),)
 
 
 def test_results_of_another_version_are_made_anew(tmp_path: Path) -> None:
@@ -360,5 +362,63 @@ def test_the_table_has_a_row_a_cell() -> None:
     table = l1_table([interval(), interval(sparsity=0.8, best_l1=None, best_l1_interval=None)])
     assert table["best_l1_interval_from"].tolist()[0] == 0.008
     assert np.isnan(table["best_l1_interval_to"].tolist()[1])
-    assert nothing_safe(interval(upper_edge=0.001))
-    assert not nothing_safe(interval())
+    assert interval(upper_edge=0.001).nothing_safe
+    assert not interval().nothing_safe
+
+
+def test_an_empty_interval_is_none_wherever_it_is_shown() -> None:
+    """In the table, the CSV's rows and JSON; the best l1 is said to be unsafe there."""
+    empty = interval(upper_edge=0.001, best_nearby=96, best_failed=94)
+    assert L1Result((empty,), protocol_from("dissertation")).table()["safe l1"].tolist() == ["none"]
+    assert l1_table([empty])["safe"].tolist() == ["none"]
+    assert l1_mapping(empty)["safe"] == "none"
+    assert l1_mapping(empty)["best_place"] == "unsafe: no l1 is safe"
+    assert L1Result((empty,), protocol_from("dissertation")).table()["it is"].tolist() == [
+        "unsafe: no l1 is safe, 94 of 96 fail there"
+    ]
+    sentences = l1_sentences([empty, interval(sparsity=0.8)], protocol_from("sound"))
+    assert any("1 of 2 best values of l1 are unsafe: 10-5-10 at S = 0.9." in one for one in sentences)
+
+
+def test_a_best_l1_whose_interval_spans_a_decade_is_hardly_known() -> None:
+    wide = interval(best_l1_interval=(0.001, 0.02))
+    assert any("1 of 1 best values of l1 are hardly known" in one for one in l1_sentences([wide], protocol_from("sound")))
+    assert l1_table([wide])["best_decades"].tolist() == [pytest.approx(np.log10(20))]
+
+
+def test_a_union_is_written_in_any_of_three_ways() -> None:
+    """Several options, commas, or plus signs; `any` is every failure of the SAE on a healthy autoencoder."""
+    ways = [["sae_dead", "sae_dense"], "sae_dead,sae_dense", ["sae_dead+sae_dense"], "sae_dead, sae_dense,sae_dead"]
+    searches = [L1Search(failure=way) for way in ways]  # type: ignore[arg-type]
+    assert {search.failure for search in searches} == {("sae_dead", "sae_dense")}
+    assert not searches[0].rises
+    assert L1Search().rises
+    assert set(L1Search(failure=("any",)).kinds) == {"sae_dead", "sae_starved", "sae_dense", "unfaithful", "unrecovered"}
+
+
+def test_a_printed_sparsity_finds_its_cell(tmp_path: Path) -> None:
+    """What the tool prints can be typed back; what may be two cells is refused by naming both."""
+    folder = Storage.at(tmp_path).study("searched")
+    folder.write_text("study.yaml", json.dumps(mapping(kind="l1")))
+    cells = [l1_mapping(interval(sparsity=sparsity)) for sparsity in (0.918181818182, 0.5000001, 0.5000002)]
+    folder.write_text("l1.json", json.dumps({"cells": cells}))
+    for printed in (0.918182, 0.918, 0.918181818182):
+        assert recommend_l1("10-5-10", printed, study="searched", storage=str(tmp_path)).sparsity == 0.918181818182
+    with pytest.raises(MisuseError, match=r"may be any of 0\.5000001, 0\.5000002"):
+        recommend_l1("10-5-10", 0.5, study="searched", storage=str(tmp_path))
+    with pytest.raises(MisuseError, match="has not searched"):
+        recommend_l1("10-5-10", 0.92, study="searched", storage=str(tmp_path))
+
+
+def test_any_failure_of_a_real_search_has_two_edges_or_none() -> None:
+    """At 5-3-5 under a tiny protocol nothing works: "none", with the lowest rate and where it is."""
+    found = recommend_l1("5-3-5", 0.9, protocol=TINY, failure="any", budget=96)
+    assert (found.upper, found.lower) == ("none", "none")
+    assert found.nothing_safe
+    assert found.least_rate is not None
+    assert found.least_rate_interval is not None
+    assert found.least_rate_interval[0] <= found.least_rate <= found.least_rate_interval[1]
+    assert found.least_rate > 0.1
+    (row,) = l1_table([found]).to_dict("records")
+    assert (row["safe"], row["failure"]) == ("none", "any")
+    assert any("no l1 keeps failures at or below 10 % of the seeds" in one for one in l1_sentences([found], protocol_from("sound")))
