@@ -1,4 +1,4 @@
-"""Arms: the protocols that one study varies, each with its l1; and ablations, which vary one difference of two protocols at a time."""
+"""Arms: the protocols that one study compares, each with its l1. An ablation varies one difference of two protocols at a time."""
 
 from __future__ import annotations
 

@@ -204,8 +204,8 @@ class GridSpace(StrictModel):
         return arms_from(given) if given else ()
 
     @field_serializer("protocols")
-    def _written_arms(self, arms: tuple[Arm, ...]) -> list[dict[str, Any]] | None:
-        return [arm.to_mapping() for arm in arms] or None
+    def _written_arms(self, arms: tuple[Arm, ...]) -> list[dict[str, Any]]:
+        return [arm.to_mapping() for arm in arms]
 
     @field_serializer("sparsities", "l1")
     def _written(self, axis: tuple[float, ...]) -> list[float] | dict[str, float]:

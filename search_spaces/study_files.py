@@ -197,8 +197,10 @@ class StudySpec(StrictModel):
     def to_mapping(self) -> dict[str, Any]:
         """A mapping that `study_from` turns back into an equal specification."""
         fields = self.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"protocol"})
-        protocol = {} if self.arms else {"protocol": protocol_mapping(self.protocol)}
-        return {"name": fields.pop("name")} | protocol | fields
+        if self.arms:
+            return fields
+        fields["space"].pop("protocols", None)
+        return {"name": fields.pop("name"), "protocol": protocol_mapping(self.protocol)} | fields
 
 
 def _without_own_l1(name: str) -> dict[str, Any]:

@@ -31,8 +31,8 @@ def refuse_oversized(spec: StudySpec, here: bool = True) -> None:
     engines = {protocol: engine_for(spec.engine, protocol) for protocol in spec.protocols}
     if len(families := {engine.family for engine in engines.values()}) > 1:
         raise MisuseError(
-            f"engine={spec.engine!r} trains these protocols by engines of several families ({', '.join(sorted(families))}), whose rows "
-            "cannot be paired. Use engine: reference or torch for all."
+            f"engine={spec.engine!r} trains these protocols by engines of several families "
+            f"({', '.join(sorted(families))}), whose rows cannot be paired. Use engine: reference or torch for all."
         )
     for protocol, engine in engines.items():
         refuse_replicates([Architecture.parse(name) for name in names], protocol, spec.dtype, engine, here)

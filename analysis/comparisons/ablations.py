@@ -1,4 +1,4 @@
-"""Compares the protocols of one study over the seeds that they share: which difference changes the failure rate, and by how much."""
+"""Compares the protocols of one study over the seeds that they share: which difference changes the failure rate, by how much."""
 
 from __future__ import annotations
 
