@@ -42,7 +42,8 @@ class RegionMap:
 def region_map(frame: pd.DataFrame, region: Region) -> RegionMap:
     """The map of a region, from the rows in which it was found."""
     architecture, plane = region.architectures[len(region.architectures) // 2], Plane(*map(COORDINATES.__getitem__, region.extents))
-    x, y, rate, _ = measured_rates(frame[frame["architecture"] == architecture], region.failure, plane)
+    slim = frame[["n_features", "n_hidden", "failure", "sae_all_dead", *plane.cell]]
+    x, y, rate, _ = measured_rates(slim[slim["architecture"] == architecture], region.failure, plane)
     return RegionMap(region, architecture, plane, x, y, rate)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class MetricScatter:
     left_out: int
     """Number of replicates in which one is not."""
 
-    @property
+    @cached_property
     def correlation(self) -> float:
         """Spearman's correlation; NaN if one metric is constant or there are fewer than three replicates."""
         if len(self.points) < 3 or self.points["x"].nunique() < 2 or self.points["y"].nunique() < 2:
@@ -46,7 +47,7 @@ class MetricScatter:
     def _counted(self) -> str:
         return "autoencoders" if _of_autoencoders(self.x, self.y) else "replicates"
 
-    @property
+    @cached_property
     def drawn(self) -> pd.DataFrame:
         """At most MOST_MARKS points per verdict, evenly thinned, so that rare verdicts stay."""
         groups = [own.iloc[:: -(-len(own) // MOST_MARKS)] for _, own in self.points.groupby("failure")]

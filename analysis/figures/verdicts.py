@@ -59,6 +59,7 @@ class VerdictComposition:
 
 def verdict_composition(frame: pd.DataFrame, by: str = "sparsity", searched: bool = False) -> VerdictComposition:
     """Shares of each verdict by architecture or by a coordinate, over everything else in the frame."""
+    frame = frame[list(dict.fromkeys(["n_features", "n_hidden", by, "failure"]))]
     if by == "architecture":
         frame = frame.sort_values(["n_features", "n_hidden"], kind="stable")
     counts = frame.groupby([by, "failure"], sort=by != "architecture").size().unstack(fill_value=0)

@@ -129,7 +129,8 @@ def collapse_sentences(study: StudyRows) -> list[str]:
     if not curves:
         return []
     claim = published_claim(study)
-    shape = _one_curve(*next(iter(curves.items()))) if len(curves) == 1 else _many_curves(curves)
+    one = "Collapse of the autoencoder, {}"
+    shape = one.format(_one_curve(*next(iter(curves.items())))) if len(curves) == 1 else _many_curves(curves)
     return [shape, *([f"The published claim, {PUBLISHED.cell.architecture}: {claim.sentence}"] if claim else [])]
 
 

@@ -232,7 +232,7 @@ def _curve_multiples(curves: pd.DataFrame, series: list[str], failure: str) -> F
 def phase_panel(study: StudyRows) -> Panel:
     """The failure rate of every cell, a panel for each architecture."""
     shown = study.architectures[:MOST_ARCHITECTURES]
-    diagrams = [phase_diagram(study.frame, name, fitted=study.fitted.get(name), deaths=study.deaths_of(name)) for name in shown]
+    diagrams = [phase_diagram(study.of(name), name, fitted=study.fitted.get(name), deaths=study.deaths_of(name)) for name in shown]
     columns = min(4, len(shown))
     width = column_width(columns) if columns > 1 else 6.5
     figure, axes = grid(len(shown), columns, (width, 0.85 * width), (0.15, 0.35), (0.8, 0.1, 0.8, 0.6))
@@ -262,7 +262,7 @@ def _seeds_a_cell(study: StudyRows) -> str:
 
 def death_panel(study: StudyRows, architecture: str) -> Panel:
     """Where all latents are dead, for one architecture."""
-    diagram = phase_diagram(study.measured, architecture, DEATH, deaths=study.deaths_of(architecture))
+    diagram = phase_diagram(study.measured_of(architecture), architecture, DEATH, deaths=study.deaths_of(architecture))
     figure, ax = single(WITH_BAR, (4.9, 4.2))
     mesh = plot_phase_diagram(diagram, ax)
     if mesh is not None:
@@ -294,7 +294,7 @@ def regions_panel(study: StudyRows, regions: Sequence[Region]) -> Panel:
 def order_panel(study: StudyRows) -> Panel:
     """Dimensions per feature by sparsity, beside its closed form, a panel for each architecture."""
     shown = study.architectures[:MOST_ORDER_PANELS]
-    curves = [order_parameter_curve(study.measured, name, ORDER_COLUMN) for name in shown]
+    curves = [order_parameter_curve(study.measured_of(name), name, ORDER_COLUMN) for name in shown]
     columns = min(4, len(shown))
     width = column_width(columns) - 0.45
     figure, axes = grid(len(shown), columns, (width, 0.75 * width), (0.45, 0.85), (0.62, 0.1, 0.5, 0.45))

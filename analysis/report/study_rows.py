@@ -38,6 +38,8 @@ _OF_TRANSITIONS = (
     "sae_all_dead",
 )  # fmt: skip
 """The columns from which phase transitions are found, beside the metrics of the autoencoder."""
+_UNUSED = ("replicate_id", "study", "engine", "cause", *names_of(Group.BOOKKEEPING))
+"""Columns that no figure and no sentence needs; to leave out text makes a million rows much faster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +62,22 @@ class StudyRows:
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The rows on few levels of sparsity and l1, with `mcc_corrected`."""
-        frame = on_lattice(self.rows) if len(self.rows) else self.rows
+        """The rows on few levels of sparsity and l1, with `mcc_corrected`, and without columns that nothing needs."""
+        rows = self.rows.drop(columns=[name for name in _UNUSED if name in self.rows])
+        frame = on_lattice(rows) if len(rows) else rows
         return frame.assign(mcc_corrected=corrected_mcc(frame["mcc_decoder_features"], frame["mcc_chance"]))
 
     def of(self, architecture: str) -> pd.DataFrame:
         """The rows of one architecture."""
-        return self.frame[self.frame["architecture"] == architecture]
+        return self._by_architecture[architecture]
+
+    def measured_of(self, architecture: str) -> pd.DataFrame:
+        """The rows in `measured` of one architecture."""
+        return _measured(self.of(architecture))
+
+    @cached_property
+    def _by_architecture(self) -> dict[str, pd.DataFrame]:
+        return {str(name): own for name, own in self.frame.groupby("architecture", sort=False)}
 
     def deaths_of(self, architecture: str) -> list[CriticalPoint]:
         """The points in `deaths` of one architecture."""
@@ -75,7 +86,7 @@ class StudyRows:
     @cached_property
     def measured(self) -> pd.DataFrame:
         """The rows without the replicates that crashed, which have no metrics."""
-        return self.frame[self.frame["failure"] != FailureKind.CRASHED.value]
+        return _measured(self.frame)
 
     @cached_property
     def planned(self) -> int:
@@ -105,7 +116,7 @@ class StudyRows:
     @cached_property
     def autoencoders(self) -> pd.DataFrame:
         """One row per autoencoder, without the published seed, which is known because it collapses."""
-        return per_autoencoder(self.frame.drop(published_replicates(self.frame).index))
+        return per_autoencoder(self.frame[list(_OF_TRANSITIONS)].drop(published_replicates(self.frame).index))
 
     @cached_property
     def collapse(self) -> dict[str, Monotonicity]:
@@ -163,6 +174,12 @@ class StudyRows:
         surface = tally.surface(failed(frame).to_numpy())
         levels = self.cells[self.cells["l1"] > 0]
         return {domain.architectures[place]: _on_lattice(surface, place, levels) for place in smooth}
+
+
+def _measured(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without crashed ones: the same frame if there are none, because to select from a million rows takes a second."""
+    crashed = rows["failure"] == FailureKind.CRASHED.value
+    return rows[~crashed] if crashed.any() else rows
 
 
 def _on_lattice(surface: Surface, place: int, cells: pd.DataFrame) -> FittedRate:

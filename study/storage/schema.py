@@ -130,7 +130,7 @@ def register_column(column: Column) -> None:
 def columns(*groups: Group) -> list[Column]:
     """The columns of these groups (of all if none is given), in the order of the row: group by group."""
     wanted = groups or tuple(Group)
-    return sorted((column for column in COLUMNS if column.group in wanted), key=lambda column: list(Group).index(column.group))
+    return [column for group in Group if group in wanted for column in COLUMNS if column.group is group]
 
 
 def names_of(*groups: Group) -> list[str]:

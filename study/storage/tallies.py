@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from search_spaces.cells import SEED_COLUMNS, Architecture, Replicates
 from search_spaces.coordinates import COORDINATES
@@ -24,6 +25,8 @@ from search_spaces.study_files import StudySpec
 from study.packs import Pack
 from study.storage.schema import names_of, row_schema
 from study.storage.study_folder import StudyFolder, each_once
+
+_Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Tallies:
             if rows is None:
                 return None
             asked = self._asked(rows)
-            return _kept(rows if pc.all(asked).as_py() else rows.filter(asked))
+            return _kept(rows if asked.all() else rows.filter(asked))
 
         with ThreadPoolExecutor(8) as pool:
             return {pack_id: kept for pack_id, kept in zip(pack_ids, pool.map(part, pack_ids)) if kept is not None}
@@ -138,7 +141,7 @@ def _cell() -> list[str]:
 
 def _kept(rows: pa.Table) -> pa.Table:
     """What is kept of rows, about 30 bytes each. The ids are kept as 64-bit hashes, which hold in this process alone."""
-    ids = pa.array(np.fromiter(map(hash, rows["replicate_id"].to_pylist()), np.int64, len(rows)))
+    ids = pa.array(list(map(hash, rows["replicate_id"].to_pylist())), pa.int64())
     texts = {name: rows[name].dictionary_encode() for name in ("architecture", "failure")}
     coordinates = {name: rows[name] for name in _cell()[1:]}
     return pa.table({"replicate_id": ids, **texts, **coordinates})
@@ -148,22 +151,22 @@ def _failures(rows: pa.Table) -> Counter[str]:
     return Counter({count["values"]: count["counts"] for count in rows["failure"].value_counts().to_pylist()})
 
 
-def _asked_by(spec: StudySpec) -> Callable[[pa.Table], pa.Array]:
+def _asked_by(spec: StudySpec) -> Callable[[pa.Table], _Bools]:
     """A function that says which rows of a shard the specification asks for. Of a grid it makes no ids: there may be millions."""
     space = spec.space
     if not isinstance(space, GridSpace) or space.protocols:
         packs = (Pack(replicates, protocol, spec.dtype, spec.engine) for protocol, replicates in spec.parts())
         ids = pa.array([replicate_id for pack in packs for replicate_id in pack.replicate_ids])
-        return lambda rows: pc.is_in(rows["replicate_id"], ids)
+        return lambda rows: pc.is_in(rows["replicate_id"], ids).to_numpy()
     levels: dict[str, tuple[Any, ...]] = {"architecture": space.architectures}
     if spec.search is None:
         levels |= {"sparsity": space.sparsities, "l1": space.l1}
 
-    def asked(rows: pa.Table) -> pa.Array:
-        inside = pa.array(np.full(len(rows), _is_of(rows, spec)))
+    def asked(rows: pa.Table) -> _Bools:
+        inside = np.full(len(rows), _is_of(rows, spec))
         for name, values in levels.items():
-            inside = pc.and_(inside, pc.is_in(rows[name], pa.array(values, rows[name].type)))
-        return inside if spec.search else pc.and_(inside, pa.array(_seeded(rows, space.seeds)))
+            inside &= pc.is_in(rows[name], pa.array(values, rows[name].type)).to_numpy()
+        return inside if spec.search else inside & _seeded(rows, space.seeds)
 
     return asked
 
@@ -178,7 +181,7 @@ def _is_of(shard: pa.Table, spec: StudySpec) -> bool:
     return Pack(one, spec.protocol, spec.dtype, spec.engine).replicate_ids == columns["replicate_id"]
 
 
-def _seeded(rows: pa.Table, seeds: Seeds) -> np.ndarray:
+def _seeded(rows: pa.Table, seeds: Seeds) -> _Bools:
     """Whether a row has one of the seeds, for data, autoencoder and SAE alike."""
     seed, *others = (rows[name].to_numpy() for name in SEED_COLUMNS)
     runs = sorted(seeds.runs, key=lambda run: run.start)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 import numpy as np
@@ -15,21 +17,27 @@ import pyarrow as pa
 import pytest
 
 from analysis import load
+from analysis.report import panels
+from analysis.report.definitions import MCC_CORRECTED
 from analysis.report.findings import findings, page_findings, published_claim
 from analysis.report.page import write_report
 from analysis.report.sections import MOST_LINES
-from analysis.report.study_rows import StudyRows
+from analysis.report.study_rows import COLLAPSE, StudyRows, study_rows
+from analysis.searches.failure_map import failure_map
+from analysis.searches.results import keep
 from analysis.transitions.crossings import Answer
 from search_spaces import failures as table_of_verdicts
 from search_spaces import study_from
 from search_spaces.coordinates import L1
-from search_spaces.failures import Verdict
+from search_spaces.failures import Verdict, verdict_named
+from search_spaces.learners.failure_map import Refinement
 from search_spaces.study_files import StudySpec
 from study import failures as conditions
 from study import run_here
 from study.failures import register_verdict
 from study.packs import Pack
 from study.run_pack import run_pack
+from study.searching.learner_of import learner_of
 from study.storage.schema import row_schema
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
@@ -316,6 +324,82 @@ def test_report_goes_to_the_studys_folder(run: Run, plane: tuple[Path, StudyRows
     page = Path(json.loads(out)["page"])
     assert (code, page.parent) == (0, storage / "made" / "report")
     assert_whole(page.read_text(), page.parent)
+
+
+def map_study(storage: Path, replicates: int = 600) -> StudyRows:
+    """A finished map of 5-3-5 on disk."""
+    space = {"architectures": ["5-3-5"], "sparsities": {"from": 0.3, "to": 0.98}, "l1": {"from": 1e-4, "to": 1}, "seeds": [0]}
+    search = {"kind": "map", "budget": replicates, "first_pass": 512}
+    spec = study_from({"name": "mapped", "protocol": "dissertation", "dtype": "float32", "space": space, "search": search})
+    folder = Storage.at(storage).study("mapped")
+    folder.write_text("study.yaml", json.dumps(spec.to_mapping()))
+    learner = cast(Refinement, learner_of(spec))
+    folder.write_shard("rows", run_here(spec, learner))
+    keep(folder, failure_map(folder, learner))
+    return study_rows("mapped", str(storage))
+
+
+@pytest.mark.slow
+def test_maps_report_shows_the_map(tmp_path: Path) -> None:
+    """Its first figure has the bytes of map.png, and the page says the same share; shares of what was trained are no rates."""
+    study = map_study(tmp_path)
+    drawn = (tmp_path / "mapped" / "report" / "map.png").read_bytes()
+    assert study.map is not None
+    page, folder = written(tmp_path, "mapped")
+    assert (folder / "map.png").read_bytes() == drawn
+    assert page.index("<img") == page.index("<img", page.index('id="result"'))
+    assert f"fail in {study.map.share('5-3-5'):.0%} of the plane" in page
+    assert not list(folder.glob("verdict*.png")) + list(folder.glob("phase_diagrams.png"))
+    assert_whole(page, folder)
+
+
+@pytest.mark.slow
+def test_map_of_an_unfinished_search_is_fitted_to_its_rows(tmp_path: Path) -> None:
+    """Without the stored map, with a damaged one, and with one of fewer rows."""
+    stored, folder = map_study(tmp_path).map, Storage.at(tmp_path).study("mapped")
+    for content in (None, b"no map", replace(stored, replicates=7).to_bytes()):
+        folder.delete("map.npz")
+        if content is not None:
+            folder.write_bytes("map.npz", content)
+        again = study_rows("mapped", str(tmp_path)).map
+        assert again is not None
+        assert again.replicates == stored.replicates
+        assert again.share("5-3-5") == pytest.approx(stored.share("5-3-5"), abs=0.08)
+
+
+def test_page_defines_its_words(tmp_path: Path) -> None:
+    """Every verdict that occurs with its meaning, and every metric that is drawn, the corrected MCC included."""
+    spec = spec_of(LINE, protocol="dissertation")
+    store(tmp_path, spec)
+    page, _ = written(tmp_path)
+    plain = html.unescape(page)
+    for name in load("made", tmp_path)["failure"].unique():
+        assert verdict_named(name).meaning in plain
+    assert MCC_CORRECTED in plain
+    assert MCC_CORRECTED.split(":")[0] in (Path(__file__).parents[3] / "docs" / "definitions.md").read_text().replace("`", "")
+
+
+def test_many_series_are_small_multiples() -> None:
+    """Of eight architectures, each has a panel of its own with its name, and all have the same scale."""
+    names = [f"{n}-3-{n}" for n in range(5, 13)]
+    rows = pd.DataFrame(
+        [(name, S, f, f / 10) for name in names for S, f in ((0.3, 0), (0.9, 3))], columns=["series", "x", "failures", "rate"]
+    )
+    rows = rows.assign(replicates=10, low=rows["rate"] * 0.9, high=rows["rate"] * 1.1 + 0.1)
+    figure = panels._curves_panel("collapse", rows, COLLAPSE, "autoencoders").figure
+    assert [ax.get_title().partition(":")[0] for ax in figure.axes] == names
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1
+
+
+def test_first_screen_is_the_result(tmp_path: Path) -> None:
+    """Of a grid: its figure, then at most three sentences, then the rest; a single cell has the rate of each verdict."""
+    store(tmp_path, spec_of({**LINE, "sparsities": [0.9]}))
+    page, folder = written(tmp_path)
+    result = page[page.index('id="result"') : page.index("</section>")]
+    assert 'src="data:image/png' in result
+    assert result.count("<p>") <= 3
+    assert 'id="regions"' not in result
+    assert "verdicts" in {path.stem for path in folder.glob("*.png")}
 
 
 def test_comparison_counts_what_differs(run: Run, tmp_path: Path) -> None:
