@@ -43,12 +43,16 @@ class Plan:
     calibration: float | None
     """Measured time over estimated time for one pack of the study; None if nothing is missing or the engine is `torch`."""
 
+    def _protocols(self) -> dict[str, Any]:
+        if self.spec.arms:
+            return {"protocols": len(self.spec.protocols)}
+        return {"protocol": self.spec.protocol.name, "protocol_id": self.spec.protocol.protocol_id}
+
     def summary(self) -> dict[str, Any]:
         """The plan as figures, for --dry-run."""
         figures: dict[str, Any] = {
             "study": self.spec.name,
-            "protocol": ", ".join(protocol.name for protocol in self.spec.protocols),
-            "protocol_id": ", ".join(protocol.protocol_id for protocol in self.spec.protocols),
+            **self._protocols(),
             "engine": engine_for(self.spec.engine, self.spec.protocol).name,
             "dtype": self.spec.dtype,
             "replicates": self.planned,

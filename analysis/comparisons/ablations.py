@@ -49,11 +49,11 @@ class Ablation:
         own = self.table[self.table["reference"] == end]
         whole = own["protocol"] == other
         texts = [f"{other} instead of {end}: {_change(row)}." for row in own[whole].itertuples()]
-        own = own[~whole]
+        own, failure = own[~whole], "any failure" if self.failure == "any" else self.failure
         for sign, word in ((-1, "lower"), (1, "raise")):
             changed = own[(own["p_holm"] <= LEVEL) & (np.sign(own["change"]) == sign)]
             if named := "; ".join(f"{row.difference} {_change(row)}" for row in changed.itertuples()):
-                texts.append(f"Changed alone in {end}, these {word} the rate of {self.failure} beyond chance (Holm): {named}.")
+                texts.append(f"Changed alone in {end}, these {word} the rate of {failure} beyond chance (Holm): {named}.")
         if rest := list(own[own["p_holm"] > LEVEL]["difference"]):
             texts.append(f"Changed alone in {end}, these make no difference beyond chance: {', '.join(rest)}.")
         return texts

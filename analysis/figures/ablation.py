@@ -22,7 +22,9 @@ def plot_ablation(table: pd.DataFrame, ends: tuple[str, str], ax: Axes, failure:
             label = f"changed in {end}" if sure or (own["p_holm"] > 0.05).all() else None
             ax.plot(100 * part["change"], part.index, marker, color=colour, markerfacecolor=face, label=label, linestyle="none")
     ax.axvline(0, color="0.5", linewidth=0.8)
-    ax.set_yticks(table.index, table["difference"].where(table["protocol"] != ends[1], ends[1]), fontsize=8)
+    ax.set_yticks(
+        table.index, table["difference"].mask((table["protocol"] == ends[1]) & (table["reference"] != ends[1]), ends[1]), fontsize=8
+    )
     ax.set_ylim(len(table) - 0.5, -0.5)
     ax.set_xlabel(f"change of the rate of {failure_text(failure)} [percentage points]")
     ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)

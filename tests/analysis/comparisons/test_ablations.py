@@ -62,7 +62,9 @@ def test_each_difference_has_its_paired_change() -> None:
     assert (table["p_holm"] >= table["p_value"]).all()
     assert ((table["low"] <= table["change"]) & (table["change"] <= table["high"])).all()
     assert set(table["seeds"]) == {40}
-    assert any("lower the rate of any beyond chance (Holm): sae_decoder_norm 100% → 25%" in text for text in found.sentences)
+    assert any(
+        "lower the rate of any failure beyond chance (Holm): sae_decoder_norm 100% → 25%" in text for text in found.sentences
+    )
     assert any("make no difference beyond chance: sae_learning_rate" in text for text in found.sentences)
 
 
