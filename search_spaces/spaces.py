@@ -21,10 +21,12 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -183,7 +185,7 @@ class GridSpace(StrictModel):
     """A list, or {from: 1e-4, to: 1, count: 25, scale: log}."""
     seeds: Annotated[Seeds, PlainValidator(parse_seeds), PlainSerializer(Seeds.written)]
     """A list of numbers and ranges, or a range "start:stop" as in Python."""
-    protocols: tuple[Arm, ...] = ()
+    protocols: tuple[Arm, ...] = Field((), exclude=True)
     """The protocols that the study compares, each with its own l1; (): it has one, and `l1` is that of the space."""
 
     @field_validator("architectures", mode="before")
@@ -203,9 +205,10 @@ class GridSpace(StrictModel):
     def _arms(cls, given: object) -> tuple[Arm, ...]:
         return arms_from(given) if given else ()
 
-    @field_serializer("protocols")
-    def _written_arms(self, arms: tuple[Arm, ...]) -> list[dict[str, Any]]:
-        return [arm.to_mapping() for arm in arms]
+    @model_serializer(mode="wrap")
+    def _with_arms(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`protocols` is written only if there are any."""
+        return written(self) | ({"protocols": [arm.to_mapping() for arm in self.protocols]} if self.protocols else {})
 
     @field_serializer("sparsities", "l1")
     def _written(self, axis: tuple[float, ...]) -> list[float] | dict[str, float]:

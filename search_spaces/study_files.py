@@ -199,7 +199,6 @@ class StudySpec(StrictModel):
         fields = self.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"protocol"})
         if self.arms:
             return fields
-        fields["space"].pop("protocols", None)
         return {"name": fields.pop("name"), "protocol": protocol_mapping(self.protocol)} | fields
 
 
