@@ -91,7 +91,7 @@ class PhaseDiagram:
     @property
     def few(self) -> NDArray[np.bool_]:
         """(Y, X): which measured cells have few seeds for this diagram."""
-        return (self.replicates > 0) & (self.replicates < min(FEW_SEEDS, self.replicates.max(initial=0) / 4))
+        return few_seeds(self.replicates)
 
     @property
     def title(self) -> str:
@@ -179,6 +179,17 @@ def _lines_of(deaths: Sequence[CriticalPoint], x: _Float) -> dict[str, _Float]:
     return {name: np.array([at.get(value, {}).get(name, np.nan) for value in x]) for name in names}
 
 
+def few_seeds(replicates: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which measured cells have few seeds, in absolute numbers and beside the others."""
+    return (replicates > 0) & (replicates < min(FEW_SEEDS, replicates.max(initial=0) / 4))
+
+
+def ring_few(x: _Float, y: _Float, replicates: NDArray[np.int64], ax: Axes, size: float = 4) -> None:
+    """Draw a ring in each cell (Y, X) of few seeds."""
+    rows, columns = np.nonzero(few_seeds(replicates))
+    ax.plot(x[columns], y[rows], "o", color="white", markeredgecolor="black", markeredgewidth=0.15 * size, markersize=size)
+
+
 def scale_axes(ax: Axes, plane: Plane) -> None:
     """Make those axes logarithmic whose coordinates are."""
     for which, coordinate in zip("xy", plane):
@@ -198,8 +209,7 @@ def plot_phase_diagram(diagram: PhaseDiagram, ax: Axes, legend: bool = True) -> 
     x, y = (edges(values, c.scale == "log") for values, c in zip((diagram.x, diagram.y), diagram.plane))
     mesh = ax.pcolormesh(x, y, diagram.rate, cmap="cividis_r", vmin=0, vmax=1, rasterized=True)
     scale_axes(ax, diagram.plane)
-    rows, columns = np.nonzero(diagram.few)
-    ax.plot(diagram.x[columns], diagram.y[rows], "o", color="white", markeredgecolor="black", markeredgewidth=0.6, markersize=4)
+    ring_few(diagram.x, diagram.y, diagram.replicates, ax)
     top = _draw_death_lines(diagram, ax)
     if diagram.fitted is None:
         _draw_critical(diagram, ax)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from analysis.figures.phase import measured_rates, scale_axes
+from analysis.figures.phase import measured_rates, ring_few, scale_axes
 from analysis.figures.style import edges, failure_text, hatch_unmeasured
 from analysis.rates.regions import Region
 from search_spaces.coordinates import COORDINATES, Plane
@@ -31,6 +31,8 @@ class RegionMap:
     """(Y,)."""
     rate: _Float
     """(Y, X): the measured rates of the region's failure, NaN where nothing was measured."""
+    replicates: NDArray[np.int64]
+    """(Y, X)."""
 
     @property
     def title(self) -> str:
@@ -43,8 +45,8 @@ def region_map(frame: pd.DataFrame, region: Region) -> RegionMap:
     """The map of a region, from the rows in which it was found."""
     architecture, plane = region.architectures[len(region.architectures) // 2], Plane(*map(COORDINATES.__getitem__, region.extents))
     slim = frame[["n_features", "n_hidden", "failure", "sae_all_dead", *plane.cell]]
-    x, y, rate, _ = measured_rates(slim[slim["architecture"] == architecture], region.failure, plane)
-    return RegionMap(region, architecture, plane, x, y, rate)
+    x, y, rate, replicates = measured_rates(slim[slim["architecture"] == architecture], region.failure, plane)
+    return RegionMap(region, architecture, plane, x, y, rate, replicates)
 
 
 def plot_region_map(shown: RegionMap, ax: Axes) -> None:
@@ -52,6 +54,7 @@ def plot_region_map(shown: RegionMap, ax: Axes) -> None:
     hatch_unmeasured(ax)
     x, y = (edges(values, c.scale == "log") for values, c in zip((shown.x, shown.y), shown.plane))
     ax.pcolormesh(x, y, shown.rate, cmap="cividis_r", vmin=0, vmax=1, rasterized=True)
+    ring_few(shown.x, shown.y, shown.replicates, ax, 2)
     if (shown.y > 0).all():
         scale_axes(ax, shown.plane)
     (left, right), (bottom, top) = (_around(ends, shown.region.extents[c.name]) for ends, c in zip((x, y), shown.plane))

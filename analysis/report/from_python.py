@@ -45,8 +45,8 @@ def collapse(study: Study, storage: Given = DEFAULT_STORAGE) -> Figure:
 
 
 def verdict_rates(study: Study, storage: Given = DEFAULT_STORAGE) -> Figure:
-    """The rate of each verdict, by sparsity."""
-    return _drawn(study, storage, lambda of: panels.verdict_rates_panel(of, panels.curves_of(of)[1]))
+    """The rate of each verdict, by sparsity. MisuseError for a search, which chose where to train."""
+    return _drawn(study, storage, lambda of: None if of.searched else panels.verdict_rates_panel(of, panels.curves_of(of)[1]))
 
 
 def phase_diagram(study: Study, storage: Given = DEFAULT_STORAGE) -> Figure:

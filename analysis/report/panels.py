@@ -283,7 +283,7 @@ def regions_panel(study: StudyRows, regions: Sequence[Region]) -> Panel:
             ax.set_xlabel(PLANE.x.label, fontsize=8)
     caption = (
         f"The {len(shown)} surest of {counted(len(regions), 'region')}, each framed in its middle architecture; titles: the rate "
-        "at the peak and its 95 % interval. Light is safe, dark fails in that way; hatched: not measured."
+        "at the peak and its 95 % interval. Light is safe, dark fails in that way; ringed: few seeds; hatched: not measured."
     )
     return Panel("regions", figure, caption, wide=True)
 
@@ -301,10 +301,12 @@ def order_panel(study: StudyRows) -> Panel:
     for place, (ax, curve) in enumerate(zip(axes, curves)):
         plot_order_parameter(curve, ax)
         ax.set_title(curve.title.replace(f": {curve.label}", ""), fontsize=8)
-        ax.set_ylim(0, min(ax.get_ylim()[1], HIGHEST_ORDER))
         if place and (legend := ax.get_legend()):
             legend.remove()
         _outer(ax, place, columns, len(shown))
+    top = min(max(ax.get_ylim()[1] for ax in axes), HIGHEST_ORDER)
+    for ax in axes:
+        ax.set_ylim(0, top)
     caption = f"D* by sparsity, up to {HIGHEST_ORDER:g} (collapsed autoencoders have more). Each panel: {curves[0].caption}"
     return Panel("order_parameters", figure, caption, wide=len(shown) > 1)
 

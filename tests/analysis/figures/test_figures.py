@@ -13,13 +13,16 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from analysis.figures import failure_curves as curve_plots
 from analysis.figures import order_parameters as order_plots
 from analysis.figures import phase as phase_plots
+from analysis.figures import regions as region_plots
 from analysis.figures import replicates as replicate_plots
 from analysis.figures import verdicts as plots
 from analysis.figures.style import edges, level_ticks, log_ticks
+from analysis.rates.regions import all_regions
 from analysis.transitions.critical_points import ORDER_PARAMETERS
 from search_spaces.coordinates import L1
 from search_spaces.failures import verdicts
@@ -281,3 +284,36 @@ def test_small_multiples_bear_an_odd_frame(frame: pd.DataFrame, case: str) -> No
     written(figure, "png")
     assert [ax.axison for ax in axes] == [place < len(diagrams) for place in range(4)]
     assert len({ax.get_ylim() for ax in axes[: len(diagrams)]}) <= 1
+
+
+def test_cells_of_few_seeds_are_ringed(frame: pd.DataFrame) -> None:
+    """A cell of 2 seeds beside cells of 12, but no cell where all have few."""
+    many = pd.concat([frame.assign(seed=frame["seed"] + 100 * k) for k in range(10)])
+    thin = (many["sparsity"] == 0.3) & (many["l1"] == many["l1"].min()) & (many["seed"] >= 2)
+    diagram = phase_plots.phase_diagram(many[~thin], "5-3-5")
+    assert diagram.few.sum() == 1
+    assert diagram.replicates[diagram.few] == [2]
+    assert "Ringed: fewer than 10 seeds" in diagram.caption
+    assert not phase_plots.phase_diagram(frame, "5-3-5").few.any()
+
+
+def test_region_is_framed_by_its_own_cells(frame: pd.DataFrame) -> None:
+    """The frame reaches from the edge of the first cell to that of the last, in the middle architecture."""
+    region = all_regions(frame)[0]
+    shown = region_plots.region_map(frame, region)
+    ax = Figure().subplots()
+    region_plots.plot_region_map(shown, ax)
+    (box,) = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+    low, high = region.extents["sparsity"]
+    assert box.get_x() < low <= high < box.get_x() + box.get_width()
+    assert shown.architecture in region.architectures
+    assert f"peak {region.peak_rate:.0%}" in ax.get_title()
+
+
+def test_cell_shows_the_rate_of_each_verdict(frame: pd.DataFrame) -> None:
+    """A bar for each verdict, as long as its share; the title counts the failures."""
+    cell = frame.head(10).assign(failure=["sae_dead"] * 3 + ["none"] * 7)
+    ax = Figure().subplots()
+    curve_plots.plot_verdict_rates(cell, ax)
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([30, 70])
+    assert ax.get_title() == "3 of 10 seeds fail (30%)"
