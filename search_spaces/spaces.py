@@ -185,7 +185,7 @@ class GridSpace(StrictModel):
     """A list, or {from: 1e-4, to: 1, count: 25, scale: log}."""
     seeds: Annotated[Seeds, PlainValidator(parse_seeds), PlainSerializer(Seeds.written)]
     """A list of numbers and ranges, or a range "start:stop" as in Python."""
-    protocols: tuple[Arm, ...] = Field((), exclude=True)
+    protocols: tuple[Arm, ...] = Field(default=(), exclude=True)
     """The protocols that the study compares, each with its own l1; (): it has one, and `l1` is that of the space."""
 
     @field_validator("architectures", mode="before")

@@ -24,12 +24,12 @@ from study.storage.study_folder import Storage
 from tests.conftest import TINY
 from tests.service.cli.conftest import run as run
 
+SPACE: dict[str, Any] = {"architectures": ["5-3-5"], "sparsities": [0.9], "seeds": "0:6"}
 ENDS = {"from": TINY, "to": TINY | {"sae_decoder_norm": "unit", "sae_learning_rate": 0.01}}
 
 
 def tiny(**changes: Any) -> StudySpec:
-    space = {"architectures": ["5-3-5"], "sparsities": [0.9], "seeds": "0:6"}
-    return study_from({"name": "ablated", "engine": "compiled", "ablate": ENDS, "space": space | changes})
+    return study_from({"name": "ablated", "engine": "compiled", "ablate": ENDS, "space": SPACE | changes})
 
 
 @pytest.fixture
@@ -70,16 +70,11 @@ def test_each_difference_has_its_paired_change() -> None:
 
 def test_protocols_at_their_own_l1_share_cells() -> None:
     """The l1 goes with the protocol: rows of both are paired by architecture, sparsity and seeds."""
-    spec = study_from(
-        {"name": "a", "ablate": {"from": "dissertation", "to": "sound"}, "space": tiny().space.model_dump(include=AXES)}
-    )
+    spec = study_from({"name": "a", "ablate": {"from": "dissertation", "to": "sound"}, "space": SPACE})
     table = compared_arms(verdicts(spec, {1: 0}), spec.arms).table
     assert len(table) == len(spec.arms) - 1
     assert set(table["seeds"]) == {6}
     assert {"l1"} <= set(table["difference"])
-
-
-AXES = {"architectures", "sparsities", "seeds"}
 
 
 def test_an_arm_without_rows_is_left_out_and_one_protocol_has_nothing_to_compare() -> None:
