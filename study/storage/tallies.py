@@ -34,7 +34,7 @@ class Counts:
     """What a study's folder holds."""
 
     version: int = 0
-    """Rises whenever a shard has come, gone or changed."""
+    """Rises whenever a shard has come, gone or changed, and when the specification has."""
     done: int = 0
     """Replicates whose rows are stored."""
     failures: Counter[str] = field(default_factory=Counter)
@@ -68,7 +68,7 @@ class Tallies:
             if spec != self._spec:
                 self._forget()
                 self._spec, self._asked = spec, _asked_by(spec)
-                self._counts = Counts(self._counts.version)
+                self._counts = Counts(self._counts.version + 1)
             stamps = self._folder.shard_stamps()
             if stamps != self._stamps:
                 self._take(stamps)
@@ -85,9 +85,9 @@ class Tallies:
         """Count shards with these stamps, of which some have changed."""
         new = [pack_id for pack_id, stamp in stamps.items() if self._stamps.get(pack_id) != stamp]
         gone = [pack_id for pack_id in self._parts if stamps.get(pack_id) != self._stamps[pack_id]]
+        fresh = self._read(new)  # first, because it may raise
         for pack_id in gone:
             del self._parts[pack_id]
-        fresh = self._read(new)
         self._parts |= fresh
         self._stamps = dict(stamps)
         failures = None if gone else self._grown(list(fresh.values()))
