@@ -44,7 +44,7 @@ def findings(frame: pd.DataFrame, planned: int) -> list[str]:
     """The outcomes of the replicates: the published one, the verdicts, the dead latents."""
     if frame.empty:
         return [f"No row is stored yet, of {planned} planned."]
-    return unfinished(len(frame), planned) + published_finding(frame) + verdict_sentences(frame)
+    return unfinished(len(frame), planned) + published_finding(frame) + verdict_sentences(frame) + target_sentences(frame)
 
 
 def unfinished(there: int, planned: int) -> list[str]:
@@ -75,6 +75,19 @@ def verdict_sentences(frame: pd.DataFrame, searched: bool = False) -> list[str]:
         dead, of_them = int(all_dead.sum()), int((all_dead & collapsed).sum())
         sentences.append(f"All latents are dead in {counted(dead, 'replicate')}; in {of_them} of them the AE itself had collapsed.")
     return sentences
+
+
+def target_sentences(frame: pd.DataFrame) -> list[str]:
+    """How many replicates reached their target L0; nothing without a target, or if the outcomes were not loaded.
+
+    >>> target_sentences(pd.DataFrame({"l0_outcome": ["reached", "reached", "all_dead"]}))
+    ['The target L0 was reached in 2 of 3 replicates; all_dead in 1.']
+    """
+    outcomes = frame["l0_outcome"].value_counts() if "l0_outcome" in frame else pd.Series(dtype=int)
+    if outcomes.empty:
+        return []
+    others = "".join(f"; {outcome} in {times}" for outcome, times in outcomes.drop("reached", errors="ignore").items())
+    return [f"The target L0 was reached in {outcomes.get('reached', 0)} of {outcomes.sum()} replicates{others}."]
 
 
 def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:

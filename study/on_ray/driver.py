@@ -57,7 +57,7 @@ from study.on_ray.sources import refuse_changed, sources, warn_of_others
 from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
-from study.packs import Pack, missing_packs, plan_packs
+from study.packs import Pack, estimated_seconds, missing_packs, plan_packs, started_small
 from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
@@ -217,7 +217,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     record = DriverRecord(folder, options.force, stop.set)
     with ended_by(record.interrupt), record:
         work = _work(folder, spec, options.retry_crashed)
-        watch = Watch(folder, work.planned, work.done, options.on_progress, work.batches)
+        watch = Watch(folder, work.planned, work.done, options.on_progress, work.batches, work.shares())
         if work.missing:
             elsewhere = options.address is not None or ray.is_initialized()
             with ray_running(options.address, options.workers):
@@ -250,6 +250,16 @@ class _Work:
     """For a search."""
     earlier: pa.Table | None = None
     """The rows of other studies that a search starts from."""
+
+    def shares(self) -> dict[str, float]:
+        """Per architecture, the share of the run's estimated cost that one replicate is; empty for a search."""
+        costs = (
+            {}
+            if self.batches
+            else {str(pack.replicates.architecture): (len(pack), estimated_seconds(pack)) for pack in self.missing}
+        )
+        total = sum(seconds for _, seconds in costs.values())
+        return {architecture: seconds / count / total for architecture, (count, seconds) in costs.items()}
 
 
 def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
@@ -341,6 +351,8 @@ def _fit(
 ) -> None:
     """One Tuner run over the missing packs and, in a search, the packs that it asks for next."""
     packs = plan_packs(missing, spec.pack_size, crew.at_once)
+    if spec.pack_size == "auto":
+        packs = started_small(packs, crew.at_once)
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
     queue = _queue(folder, spec, packs, crew, watch, desk)
     watch.queue, watch.desk = queue, desk

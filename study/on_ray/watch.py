@@ -41,6 +41,8 @@ class Progress:
     """Rows of this run by FailureKind, `none` left out."""
     learned: Mapping[str, float] = field(default_factory=dict)
     """The figures by which a search's learner reports its progress."""
+    share: float | None = None
+    """Share of this run's cost that is behind it, by the engine's estimate; None for a search: replicates are counted."""
 
     @property
     def rate(self) -> float:
@@ -49,8 +51,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """At the current rate; inf before the first pack is done."""
-        return (self.planned - self.done) / self.rate if self.rate > 0 else math.inf
+        """As long as this run's remaining part costs, going by the finished part; inf before the first pack is done."""
+        share = self.share if self.share is not None else self.trained / max(self.planned - self.done + self.trained, 1)
+        return self.seconds * max(1 / share - 1, 0.0) if share > 0 else math.inf
 
 
 class Watch(tune.Callback):
@@ -63,10 +66,14 @@ class Watch(tune.Callback):
         done: int,
         on_progress: Callable[[Progress], None] | None,
         batches: Batches | None = None,
+        shares: Mapping[str, float] | None = None,
     ) -> None:
+        """shares: per architecture, the share of the run's cost that one replicate is; by default all cost the same."""
         self._folder, self._planned, self._done_before, self._on_progress = folder, planned, done, on_progress
         self.batches = batches
         """For a search."""
+        self._shares = shares or {}
+        self._share = 0.0
         self._began = time.monotonic()
         self.queue: PackQueue | None = None
         self.desk: Any = None
@@ -88,9 +95,8 @@ class Watch(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result
         if result and "shard" in result:  # a trial that was stopped before its pack was done has none
-            self._count(
-                result["replicates"], {kind: count for kind, count in result["failures"].items() if count and kind != "none"}
-            )
+            failures = {kind: count for kind, count in result["failures"].items() if count and kind != "none"}
+            self._count(result["replicates"], failures, result["architecture"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assert self.queue is not None
@@ -121,10 +127,11 @@ class Watch(tune.Callback):
         except MachineError as fault:
             self.blame(fault)
         else:
-            self._count(1, {"crashed": 1})
+            self._count(1, {"crashed": 1}, str(pack.replicates.architecture))
 
-    def _count(self, replicates: int, failures: Mapping[str, int]) -> None:
+    def _count(self, replicates: int, failures: Mapping[str, int], architecture: str) -> None:
         self.trained += replicates
+        self._share += replicates * self._shares.get(architecture, 0.0)
         self.failures.update(failures)
         if self._on_progress:
             self._on_progress(
@@ -135,6 +142,7 @@ class Watch(tune.Callback):
                     time.monotonic() - self._began,
                     dict(self.failures),
                     self.batches.summary if self.batches else {},
+                    self._share if self._shares else None,
                 )
             )
 

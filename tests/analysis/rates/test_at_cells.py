@@ -105,11 +105,11 @@ def test_zero_l1_is_a_map_of_its_own(frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("cells", "complaint"),
     [
-        (one_cell("5-3-5", 0.99, 0.01), "sparsity=0.99 of cell 1 is outside"),
-        (one_cell("5-3-5", 0.5, 10.0), "l1=10 of cell 1 is outside .*, 0.0001 to 1"),
+        (one_cell("5-3-5", 0.99, 0.01), "sparsity=0.99 is outside"),
+        (one_cell("5-3-5", 0.5, 10.0), "l1=10 is outside .*, 0.0001 to 1.*nearest measured cell is S = 0.48, l1 = 1 "),
         (one_cell("7-3-7", 0.5, 0.01), "architecture='7-3-7' is not in"),
         (pd.DataFrame({"architecture": ["5-3-5"], "l1": [1.0]}), "lack the columns sparsity"),
-        (pd.DataFrame({"architecture": ["5-3-5"], "sparsity": ["much"], "l1": [1.0]}), "sparsity of cell 1 is 'much'"),
+        (pd.DataFrame({"architecture": ["5-3-5"], "sparsity": ["much"], "l1": [1.0]}), "sparsity is 'much'"),
         (pd.DataFrame({"architecture": ["five"], "sparsity": [0.5], "l1": [1.0]}), "architecture='five'"),
     ],
 )
@@ -200,7 +200,7 @@ def test_command_tells_a_file(run: Run, stored: Path, tmp_path: Path) -> None:  
     [
         ([], "one of the two"),
         (["5-3-5", "--sparsity", "0.9"], "one of the two"),
-        (["5-3-5", "--sparsity", "0.9", "--l1", "0.1", "--out", "r.csv"], "one of the two"),
+        (["5-3-5", "--sparsity", "0.9", "--cells", "c.csv"], "one of the two"),
         (["--cells", "absent.csv", "--out", "r.csv"], "cannot be read"),
         (["5-3-5", "--sparsity", "0.9", "--l1", "7"], "outside the study's range"),
         (["8-4-8", "--sparsity", "0.9", "--l1", "0.1"], "not in the study"),

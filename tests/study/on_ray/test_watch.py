@@ -19,7 +19,7 @@ def test_finished_trials_and_poison_are_counted(tmp_path: Path) -> None:
     seen: list[Progress] = []
     folder = Storage.at(tmp_path).study("s")
     watch = Watch(folder, planned=48, done=8, on_progress=seen.append)
-    finished = {"shard": "rows", "replicates": 4, "failures": {"none": 3, "sae_dead": 1, "sae_dense": 0}}
+    finished = {"shard": "rows", "replicates": 4, "architecture": "5-3-5", "failures": {"none": 3, "sae_dead": 1, "sae_dense": 0}}
     for result in (finished, None, {"done": True, "replicates": 0}):
         watch.on_trial_complete(0, [], SimpleNamespace(last_result=result))
     pack = missing_packs(study(), ())[0][0].take(slice(0, 1))
@@ -32,6 +32,20 @@ def test_finished_trials_and_poison_are_counted(tmp_path: Path) -> None:
 def test_time_left_is_told_from_the_first_pack_on() -> None:
     assert Progress(planned=48, done=8, trained=0, seconds=0.0, failures={}).seconds_left == math.inf
     assert Progress(planned=48, done=18, trained=10, seconds=5.0, failures={}).seconds_left == 15.0
+
+
+def test_time_left_goes_by_what_is_left_to_pay() -> None:
+    """Nine cheap replicates of ten are done, and half of the cost: as long again."""
+    assert Progress(planned=10, done=9, trained=9, seconds=60.0, failures={}, share=0.5).seconds_left == 60.0
+
+
+def test_an_architecture_counts_by_its_cost(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    watch = Watch(Storage.at(tmp_path).study("s"), 20, 0, seen.append, shares={"5-3-5": 0.01, "10-5-10": 0.09})
+    for architecture, share in (("5-3-5", 0.1), ("10-5-10", 1.0)):
+        result = {"shard": "rows", "replicates": 10, "architecture": architecture, "failures": {}}
+        watch.on_trial_complete(0, [], SimpleNamespace(last_result=result))
+        assert seen[-1].share == pytest.approx(share)
 
 
 def test_an_error_is_told_by_its_last_line() -> None:
