@@ -43,7 +43,8 @@ def after_status(folder: StudyFolder, state: StudyState) -> str:
 
 def _readers(folder: StudyFolder) -> list[str]:
     """The commands that read the rows of a finished study; `regions` takes no study of several protocols."""
-    return [folder.command("report"), *([] if read_spec(folder).arms else [folder.command("regions")])]
+    several = folder.exists() and read_spec(folder).arms
+    return [folder.command("report"), *([] if several else [folder.command("regions")])]
 
 
 def failing_replicate(frame: pd.DataFrame, protocol: Protocol) -> str | None:
