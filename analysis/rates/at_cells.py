@@ -15,10 +15,9 @@ from search_spaces.errors import MisuseError, reason
 from search_spaces.failures import failed
 from search_spaces.paths import Given, local_path, shown
 from search_spaces.surface.domain import Counts, Domain
+from search_spaces.surface.posterior import CONFIDENCE
 from search_spaces.surface.surface import Surface
 
-CONFIDENCE = 0.9
-"""Confidence of the intervals: the one for which the surface's calibration was measured (docs/regions.md)."""
 SAME = 1e-9
 """A requested cell is a measured one if it differs from it by no more than this share of an axis."""
 RATE_COLUMNS = ("failure", "rate", "low", "high", "confidence", "source", "replicates")

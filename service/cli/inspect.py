@@ -247,7 +247,7 @@ def rate(
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Show the failure rate at one cell or at each cell of a file. It is measured or interpolated, with a 90 % interval."""
+    """Show the failure rate at one cell or at each cell of a file. It is measured or interpolated, with a 95 % interval."""
     from analysis.rates.at_cells import failure_rates
 
     cells = _cells(cell, files)

@@ -38,11 +38,11 @@ def frame() -> pd.DataFrame:
 
 
 def test_measured_where_there_are_enough(frame: pd.DataFrame) -> None:
-    """A cell of 70 replicates has its own rate, k/n with Jeffreys' interval at 90 %; one of 30 does not."""
+    """A cell of 70 replicates has its own rate, k/n with Jeffreys' interval at 95 %; one of 30 does not."""
     told = failure_rates(frame, pd.concat([one_cell("8-4-8", SPARSITIES[6], L1S[4]), one_cell("8-4-8", SPARSITIES[6], L1S[5])]))
     here = frame[(frame["architecture"] == "8-4-8") & (frame["sparsity"] == SPARSITIES[6]) & (frame["l1"] == L1S[4])]
     k, n = (here["failure"] != "none").sum(), len(here)
-    low, high = rate_interval(k, n, 0.9)
+    low, high = rate_interval(k, n)
     assert told.columns.tolist() == COLUMNS
     assert told["source"].tolist() == ["measured", "surface"]
     assert told["replicates"].tolist() == [70, 30]
@@ -152,7 +152,7 @@ def test_command_tells_one_cell(run: Run, stored: Path) -> None:  # noqa: F811
     arguments = ["rate", "made", "5-3-5", "--sparsity", "0.9", "--l1", "0.01", "--storage", stored]
     code, text, _ = run(*arguments)
     assert code == 0
-    assert "90% interval" in text
+    assert "95% interval" in text
     document = json.loads(run(*arguments, "--json")[1])
     assert document["rates"][0].keys() == set(COLUMNS)
     assert document["rates"][0]["replicates"] == 4
