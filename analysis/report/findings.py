@@ -116,8 +116,11 @@ def page_findings(study: StudyRows) -> list[Finding]:
     """The headlines of the page, without those about which the study says nothing."""
     if study.rows.empty:
         return [Finding("No result yet", tuple(findings(study.rows, study.planned)), "made")]
+    missing = Finding(UNFINISHED, tuple(unfinished(len(study.rows), study.planned)), "made")
+    if study.spec.arms:  # the sentences are those of the result
+        return [missing] if missing.sentences else []
     found = [
-        Finding(UNFINISHED, tuple(unfinished(len(study.rows), study.planned)), "made"),
+        missing,
         Finding("The published failure", tuple(published_finding(study.frame)), "published"),
         Finding("Safe values of l1", tuple(l1_sentences(study.l1, study.spec.protocol)), "l1"),
         Finding("Verdicts", tuple(verdict_sentences(study.rows, study.spec.search is not None)), "verdicts"),

@@ -431,6 +431,7 @@ def _manifest(spec: StudySpec) -> dict[str, Any]:
         "procedure_version": PROCEDURE_VERSION,
         "protocol_id": spec.protocol.protocol_id,
         "protocol": dataclasses.asdict(spec.protocol),
+        **({"protocols": {protocol.protocol_id: protocol.name for protocol in spec.protocols}} if spec.arms else {}),
         "engine": engine.name,
         "engine_family": engine.family,
         "dtype": spec.dtype,
