@@ -115,11 +115,11 @@ def _written(column: np.ndarray) -> list[str]:
 
 
 def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], int]:
-    """The study's replicates whose ids are not in `there`, one pack per architecture, and the number of those that are."""
+    """The study's replicates whose ids are not in `there`, as packs of its parts, and the number of those that are."""
     known = set(there)
     missing, done = [], 0
-    for replicates in spec.replicates():
-        pack = Pack(replicates, spec.protocol, spec.dtype, spec.engine)
+    for protocol, replicates in spec.parts():
+        pack = Pack(replicates, protocol, spec.dtype, spec.engine)
         absent = [position for position, replicate_id in enumerate(pack.replicate_ids) if replicate_id not in known]
         done += len(pack) - len(absent)
         if absent:

@@ -1,7 +1,7 @@
 """Commands, study files and snippets of README.md and docs/ run as they are printed.
 
-What would take long is made small by one rule: the protocol `dissertation` is TINY, named spaces and the README's study file
-keep one architecture, one sparsity and few seeds, `--budget` is 64. NAME, OTHER and ID are a study, another one and a replicate.
+What would take long is made small by one rule: named spaces and the README's study file keep one architecture, one sparsity and
+few seeds, the file's protocol is TINY, `--budget` is 64. NAME, OTHER and ID are a study, another one and a replicate.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from search_spaces import PROTOCOLS, protocol_from, study_from
+from search_spaces import study_from
 from search_spaces.spaces import SPACES, GridSpace
 from search_spaces.strict_yaml import read_yaml
 from search_spaces.study_files import StudySpec
 from study.packs import Pack
 from study.run_pack import run_pack
+from study.specification import study_spec
 from study.storage.study_folder import Storage
 from tests.conftest import TINY
 from tests.service.cli.conftest import Run, run  # noqa: F401
@@ -54,7 +55,6 @@ def small(space: GridSpace) -> GridSpace:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A working directory with two studies and the README's study file; what stands for NAME, OTHER and ID."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PROTOCOLS, "dissertation", protocol_from(TINY))
     for name, space in SPACES.items():
         monkeypatch.setitem(SPACES, name, small(space))
     space = {"architectures": ["10-5-10"], "sparsities": [0.8, 0.9], "l1": [0.01], "seeds": "0:50"}
@@ -124,7 +124,7 @@ def test_a_snippet_prints_something(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """As a script of its own; one that reads the study `smoke` without launching it finds it stored."""
     monkeypatch.chdir(tmp_path)
     if '("smoke"' in block and not re.search(r"(launch|start)\(", block):
-        stored(study_from({"name": "smoke", "space": "smoke"}))
+        stored(study_spec("smoke"))
     for package, code in NEEDS.items():
         if code in block:
             pytest.importorskip(package)

@@ -116,8 +116,11 @@ def page_findings(study: StudyRows) -> list[Finding]:
     """The headlines of the page, without those about which the study says nothing."""
     if study.rows.empty:
         return [Finding("No result yet", tuple(findings(study.rows, study.planned)), "made")]
+    missing = Finding(UNFINISHED, tuple(unfinished(len(study.rows), study.planned)), "made")
+    if study.spec.arms:  # the sentences are those of the result
+        return [missing] if missing.sentences else []
     found = [
-        Finding(UNFINISHED, tuple(unfinished(len(study.rows), study.planned)), "made"),
+        missing,
         Finding("The published failure", tuple(published_finding(study.frame)), "published"),
         Finding("Safe values of l1", tuple(l1_sentences(study.l1, study.spec.protocol)), "l1"),
         Finding("Verdicts", tuple(verdict_sentences(study.rows, study.spec.search is not None)), "verdicts"),
@@ -241,17 +244,19 @@ def death_summary(points: Sequence[CriticalPoint]) -> list[str]:
 
 
 def _closed_form_sentences(points: Sequence[CriticalPoint]) -> list[str]:
-    """For each closed form, in how many points the interval holds it, and by which factor it is off."""
+    """For each closed form, in how many points the interval holds it, and by which factor it is off; no factor if in none."""
     texts = []
     for name in dict.fromkeys(prediction.name for point in points for prediction in point.predictions):
         pairs = [(point, p) for point in points for p in point.predictions if p.name == name and np.isfinite(p.value)]
-        if pairs:
+        held = sum(bool(point.holds(p)) for point, p in pairs)
+        if held:
             off = float(np.median([point.difference(p) for point, p in pairs]))
-            held = sum(bool(point.holds(p)) for point, p in pairs)
             texts.append(
                 f"Closed form “{name}”: within the 90 % interval in {held} of {len(pairs)}; the measured l1 is "
                 f"{'higher' if off > 0 else 'lower'} by a factor of {10 ** abs(off):.3g} in the median."
             )
+        elif pairs:
+            texts.append(f"Closed form “{name}” does not hold here: it is within the 90 % interval in none of {len(pairs)}.")
     return texts
 
 

@@ -15,11 +15,10 @@ from rich.text import Text
 from search_spaces.errors import MisuseError
 from search_spaces.paths import local_path, shown
 from search_spaces.protocol import PROTOCOLS
-from search_spaces.spaces import SPACES, GridSpace
+from search_spaces.spaces import PROTOCOL_OF_SPACE, SPACES, GridSpace
 from service.cli.leads import after_status, failing_replicate, next_steps
 from service.cli.options import AsJson, Failure, Study, Where, grouped
 from service.cli.printing import LEAN, complain, differing_table, err, show, table_of, warn_of_gaps
-from study.engines.registry import engine_for
 from study.storage.local_files import refuse_unwritable_file, write_out
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
@@ -35,37 +34,37 @@ if TYPE_CHECKING:
 
 def spaces(as_json: AsJson = False) -> None:
     """List the named spaces, with their size and estimated cost."""
-    protocol = "dissertation"
-    engine = engine_for("auto", PROTOCOLS[protocol]).name
-    listed = [{"space": name, **_size(space, protocol, engine)} for name, space in SPACES.items()]
-    sentence = f"Core-hours are estimates for protocol {protocol}, engine {engine} and float64."
+    listed = [{"space": name, **_size(space, PROTOCOL_OF_SPACE[name])} for name, space in SPACES.items()]
+    sentence = "Core-hours are estimates for the protocol of the space, the engine that auto takes and float64."
     lead = next_steps("sae-study launch smoke", "sae-study launch architectures --dry-run")
-    show({"protocol": protocol, "engine": engine, "spaces": listed}, [_spaces_table(listed), sentence, lead], as_json)
+    show({"spaces": listed}, [_spaces_table(listed), sentence, lead], as_json)
 
 
-def _size(space: GridSpace, protocol: str, engine: str) -> dict[str, Any]:
+def _size(space: GridSpace, protocol: str) -> dict[str, Any]:
     """The size of a space, and the estimated cost of training it."""
     from study.packs import Pack, estimated_seconds
 
     replicates = space.replicates()
-    seconds = sum(estimated_seconds(Pack(own, PROTOCOLS[protocol], "float64", engine)) for own in replicates)
+    packs = [Pack(own, PROTOCOLS[protocol], "float64", "auto") for own in replicates]
     return {
+        "protocol": protocol,
+        "engine": packs[0].engine,
         "architectures": list(space.architectures),
         "sparsities": len(space.sparsities),
         "l1": len(space.l1),
         "seeds": len(space.seeds),
         "replicates": sum(map(len, replicates)),
-        "core_hours": seconds / 3600,
+        "core_hours": sum(map(estimated_seconds, packs)) / 3600,
     }
 
 
 def _spaces_table(listed: list[dict[str, Any]]) -> Table:
-    table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", **LEAN)
+    table = Table("space", "protocol", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", **LEAN)
     for row in listed:
         names = row["architectures"]
         shown = names if len(names) < 3 else [names[0], "…", names[-1]]
         counts = (str(row[count]) for count in ("sparsities", "l1", "seeds", "replicates"))
-        table.add_row(row["space"], " ".join(shown), *counts, f"{row['core_hours']:.3g}")
+        table.add_row(row["space"], row["protocol"], " ".join(shown), *counts, f"{row['core_hours']:.3g}")
     return table
 
 
@@ -210,7 +209,9 @@ def _rows_and_domain(study: str, storage: str) -> tuple[pd.DataFrame, Domain | N
     from analysis.frames import FOR_RATES, load
     from study.storage.status import read_spec
 
-    return load(study, storage, FOR_RATES), read_spec(Storage.at(storage).study(study)).domain
+    frame, spec = load(study, storage, FOR_RATES), read_spec(Storage.at(storage).study(study))
+    spec.refuse_several()
+    return frame, spec.domain
 
 
 @dataclass(frozen=True)
@@ -321,7 +322,10 @@ def compare(
     """Compare the failure rates and metrics of two studies. Shows which differ beyond chance, cell by cell and overall."""
     from analysis.comparisons.studies import compare as compared
     from analysis.frames import load
+    from study.storage.status import existing_study, read_spec
 
+    for study in (one, other):
+        read_spec(existing_study(study, storage)).refuse_several()
     frames = [load(study, storage) for study in (one, other)]
     found = compared(frames[0], frames[1], failure)
     lead = next_steps(*(Storage.at(storage).study(study).command("report") for study in (one, other)))

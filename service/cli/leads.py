@@ -29,7 +29,7 @@ def next_steps(*commands: str) -> str:
 def after_study(folder: StudyFolder, frame: pd.DataFrame | None = None) -> str:
     """What reads the rows of a study and, if they are given, explains a failure in its worst cell."""
     failing = None if frame is None else failing_replicate(frame, read_spec(folder).protocol)
-    return next_steps(folder.command("report"), folder.command("regions"), *([failing] if failing else []))
+    return next_steps(*_readers(folder), *([failing] if failing else []))
 
 
 def after_status(folder: StudyFolder, state: StudyState) -> str:
@@ -37,8 +37,14 @@ def after_status(folder: StudyFolder, state: StudyState) -> str:
     if state == StudyState.RUNNING:
         return next_steps(folder.command("report"), folder.command("stop"))
     if state == StudyState.DONE:
-        return next_steps(folder.command("report"), folder.command("regions"))
+        return next_steps(*_readers(folder))
     return next_steps(folder.command("resume"))
+
+
+def _readers(folder: StudyFolder) -> list[str]:
+    """The commands that read the rows of a finished study; `regions` takes no study of several protocols."""
+    several = folder.exists() and read_spec(folder).arms
+    return [folder.command("report"), *([] if several else [folder.command("regions")])]
 
 
 def failing_replicate(frame: pd.DataFrame, protocol: Protocol) -> str | None:

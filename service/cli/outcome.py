@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from service.cli.leads import after_study
 from service.cli.printing import complain, err, show, table_of, verdicts_table, warn_of_gaps
 from study.storage.drivers import StudyState
+from study.storage.status import read_spec
 from study.storage.study_folder import Storage, StudyFolder
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _found(outcome: Outcome, folder: StudyFolder) -> Found:
     from analysis.searches.results import search_result
 
     if outcome.learner is None:
-        return _verdicts(outcome, folder)
+        return _ablation(folder) if read_spec(folder).arms else _verdicts(outcome, folder)
     if outcome.state != StudyState.DONE:
         return dict(outcome.learner.summary()), (), ()
     result = search_result(folder, outcome.learner)
@@ -67,6 +68,14 @@ def _verdicts(outcome: Outcome, folder: StudyFolder) -> Found:
         yield from sentences
 
     return {"findings": sentences}, shown(), [after_study(folder, frame)]
+
+
+def _ablation(folder: StudyFolder) -> Found:
+    """The protocols of the study compared, and what is missing in its rows."""
+    from analysis.comparisons.ablations import ablation
+
+    found = ablation(folder.name, folder.storage.given)
+    return {"ablation": found.to_mapping()}, chain(table_of(found.shown()), found.sentences), [after_study(folder)]
 
 
 def _search(found: SearchResult, folder: StudyFolder) -> Found:

@@ -57,7 +57,7 @@ from study.on_ray.sources import refuse_changed, sources, warn_of_others
 from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
-from study.packs import Pack, estimated_seconds, missing_packs, plan_packs, started_small
+from study.packs import Pack, missing_packs, plan_packs, started_small
 from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
@@ -217,7 +217,7 @@ def _run(folder: StudyFolder, spec: StudySpec, options: _Options) -> Outcome:
     record = DriverRecord(folder, options.force, stop.set)
     with ended_by(record.interrupt), record:
         work = _work(folder, spec, options.retry_crashed)
-        watch = Watch(folder, work.planned, work.done, options.on_progress, work.batches, work.shares())
+        watch = Watch(folder, work.planned, work.done, options.on_progress, work.batches)
         if work.missing:
             elsewhere = options.address is not None or ray.is_initialized()
             with ray_running(options.address, options.workers):
@@ -250,16 +250,6 @@ class _Work:
     """For a search."""
     earlier: pa.Table | None = None
     """The rows of other studies that a search starts from."""
-
-    def shares(self) -> dict[str, float]:
-        """Per architecture, the share of the run's estimated cost that one replicate is; empty for a search."""
-        costs = (
-            {}
-            if self.batches
-            else {str(pack.replicates.architecture): (len(pack), estimated_seconds(pack)) for pack in self.missing}
-        )
-        total = sum(seconds for _, seconds in costs.values())
-        return {architecture: seconds / count / total for architecture, (count, seconds) in costs.items()}
 
 
 def _work(folder: StudyFolder, spec: StudySpec, retry_crashed: bool) -> _Work:
@@ -356,6 +346,8 @@ def _fit(
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
     queue = _queue(folder, spec, packs, crew, watch, desk)
     watch.queue, watch.desk = queue, desk
+    if spec.search is None:
+        watch.expect(missing, crew.at_once)
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     tuner = _tuner(folder, run, crew, watch, users, stop)
     for name in LOGGERS:
@@ -439,6 +431,7 @@ def _manifest(spec: StudySpec) -> dict[str, Any]:
         "procedure_version": PROCEDURE_VERSION,
         "protocol_id": spec.protocol.protocol_id,
         "protocol": dataclasses.asdict(spec.protocol),
+        **({"protocols": {protocol.protocol_id: protocol.name for protocol in spec.protocols}} if spec.arms else {}),
         "engine": engine.name,
         "engine_family": engine.family,
         "dtype": spec.dtype,

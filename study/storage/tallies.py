@@ -154,8 +154,8 @@ def _failures(rows: pa.Table) -> Counter[str]:
 def _asked_by(spec: StudySpec) -> Callable[[pa.Table], _Bools]:
     """A function that says which rows of a shard the specification asks for. Of a grid it makes no ids: there may be millions."""
     space = spec.space
-    if not isinstance(space, GridSpace):
-        packs = (Pack(replicates, spec.protocol, spec.dtype, spec.engine) for replicates in space.replicates())
+    if not isinstance(space, GridSpace) or space.protocols:
+        packs = (Pack(replicates, protocol, spec.dtype, spec.engine) for protocol, replicates in spec.parts())
         ids = pa.array([replicate_id for pack in packs for replicate_id in pack.replicate_ids])
         return lambda rows: pc.is_in(rows["replicate_id"], ids).to_numpy()
     levels: dict[str, tuple[Any, ...]] = {"architecture": space.architectures}

@@ -284,6 +284,18 @@ def test_critical_l1_lies_where_the_counts_pass_one_half(plane: tuple[Path, Stud
 
 
 @pytest.mark.slow
+def test_closed_form_that_holds_nowhere_gets_no_factor(plane: tuple[Path, StudyRows, str]) -> None:
+    """A factor is said only of a closed form that some interval holds."""
+    _, study, _ = plane
+    crossed = [p for p in study.deaths if p.axis == L1 and p.crossing.answer is Answer.CROSSED]
+    held = Counter(form.name for point in crossed for form in point.predictions if point.holds(form))
+    sentence = told(study)["Critical l1 of the SAE's death"]
+    for name in {form.name for point in crossed for form in point.predictions}:
+        assert (f"“{name}” does not hold here" in sentence) == (held[name] == 0)
+        assert (f"“{name}”: within the 90 % interval in {held[name]} of" in sentence) == (held[name] > 0)
+
+
+@pytest.mark.slow
 def test_trust_table_counts_pairs(plane: tuple[Path, StudyRows, str]) -> None:
     """The AUC of a metric equals a loop over all pairs of a healthy and a failing replicate of the same cell."""
     _, study, page = plane

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from study.on_ray.watch import Progress, Watch, last_line
-from study.packs import missing_packs
+from study.packs import estimated_seconds, missing_packs
 from study.storage.study_folder import Storage
 from tests.study.on_ray.test_driver import study
 
@@ -35,17 +35,26 @@ def test_time_left_is_told_from_the_first_pack_on() -> None:
 
 
 def test_time_left_goes_by_what_is_left_to_pay() -> None:
-    """Nine cheap replicates of ten are done, and half of the cost: as long again."""
-    assert Progress(planned=10, done=9, trained=9, seconds=60.0, failures={}, share=0.5).seconds_left == 60.0
+    """Twice as slow as was estimated, over 1,000 s; a first pack that waited for the compiler says little."""
+    slow = Progress(planned=10, done=9, trained=9, seconds=2000.0, failures={}, expected=(1000.0, 100.0))
+    assert slow.seconds_left == pytest.approx(200, rel=0.02)
+    first = Progress(planned=7000, done=169, trained=169, seconds=16.0, failures={}, expected=(1.0, 20.0))
+    assert 20 < first.seconds_left < 40
 
 
 def test_an_architecture_counts_by_its_cost(tmp_path: Path) -> None:
+    """What two workers should take for one pack, and for what is left."""
     seen: list[Progress] = []
-    watch = Watch(Storage.at(tmp_path).study("s"), 20, 0, seen.append, shares={"5-3-5": 0.01, "10-5-10": 0.09})
-    for architecture, share in (("5-3-5", 0.1), ("10-5-10", 1.0)):
-        result = {"shard": "rows", "replicates": 10, "architecture": architecture, "failures": {}}
+    watch = Watch(Storage.at(tmp_path).study("s"), 20, 0, seen.append)
+    packs = missing_packs(study(), ())[0]
+    watch.expect(packs, 2)
+    names = [str(pack.replicates.architecture) for pack in packs]
+    for name, pack in zip(names, packs):
+        result = {"shard": "rows", "replicates": len(pack), "architecture": name, "failures": {}}
         watch.on_trial_complete(0, [], SimpleNamespace(last_result=result))
-        assert seen[-1].share == pytest.approx(share)
+    costs = [estimated_seconds(pack) / 2 for pack in packs]
+    assert seen[0].expected == pytest.approx((costs[0], sum(costs[1:])))
+    assert seen[-1].expected == pytest.approx((sum(costs), 0.0))
 
 
 def test_an_error_is_told_by_its_last_line() -> None:
