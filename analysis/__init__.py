@@ -12,6 +12,7 @@ if _sentence := shadow(("search_spaces", "study")):
     raise ImportError(_sentence)
 
 if TYPE_CHECKING:
+    from analysis.comparisons.ablations import ablation
     from analysis.diagnosis.diagnose import diagnose
     from analysis.frames import load, tune_frame
     from analysis.of_studies import compare, rate, regions
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from analysis.searches.l1 import recommend_l1
 
 __all__ = [
+    "ablation",
     "compare",
     "diagnose",
     "failure_rates",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ablation": "analysis.comparisons.ablations",
     "compare": "analysis.of_studies",
     "diagnose": "analysis.diagnosis.diagnose",
     "failure_rates": "analysis.rates.at_cells",

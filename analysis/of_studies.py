@@ -55,4 +55,6 @@ def _rows_and_domain(study: Study, storage: Given) -> tuple[pd.DataFrame, Domain
     """The rows of a study, and the ranges that its specification declares, if any; a frame declares none."""
     if isinstance(study, pd.DataFrame):
         return study, None
-    return load(study, storage), read_spec(existing_study(study, storage)).domain
+    spec = read_spec(existing_study(study, storage))
+    spec.refuse_several()
+    return load(study, storage), spec.domain

@@ -21,13 +21,16 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
+from search_spaces.arms import Arm, ablation_from, arms_from
 from search_spaces.cells import (
     SEED_COLUMNS,
     Architecture,
@@ -38,7 +41,7 @@ from search_spaces.cells import (
 )
 from search_spaces.coordinates import L1, SPARSITY
 from search_spaces.errors import MisuseError
-from search_spaces.protocol import closest, first_error
+from search_spaces.protocol import DEFAULT_L1, closest, first_error
 from search_spaces.values import named, number, plain, quoted, whole
 
 _T = TypeVar("_T")
@@ -182,6 +185,8 @@ class GridSpace(StrictModel):
     """A list, or {from: 1e-4, to: 1, count: 25, scale: log}."""
     seeds: Annotated[Seeds, PlainValidator(parse_seeds), PlainSerializer(Seeds.written)]
     """A list of numbers and ranges, or a range "start:stop" as in Python."""
+    protocols: tuple[Arm, ...] = Field(default=(), exclude=True)
+    """The protocols that the study compares, each with its own l1; (): it has one, and `l1` is that of the space."""
 
     @field_validator("architectures", mode="before")
     @classmethod
@@ -194,6 +199,16 @@ class GridSpace(StrictModel):
     @classmethod
     def _axes(cls, given: object, info: ValidationInfo) -> tuple[float, ...]:
         return _axis(str(info.field_name), given)
+
+    @field_validator("protocols", mode="plain")
+    @classmethod
+    def _arms(cls, given: object) -> tuple[Arm, ...]:
+        return arms_from(given) if given else ()
+
+    @model_serializer(mode="wrap")
+    def _with_arms(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`protocols` is written only if there are any."""
+        return written(self) | ({"protocols": [arm.to_mapping() for arm in self.protocols]} if self.protocols else {})
 
     @field_serializer("sparsities", "l1")
     def _written(self, axis: tuple[float, ...]) -> list[float] | dict[str, float]:
@@ -212,12 +227,20 @@ class GridSpace(StrictModel):
     @property
     def size(self) -> int:
         """Its number of replicates."""
-        return math.prod(map(len, (self.architectures, self.seeds, self.sparsities, self.l1)))
+        l1s = sum(len(arm.l1) for arm in self.protocols) or len(self.l1)
+        return math.prod(map(len, (self.architectures, self.seeds, self.sparsities))) * l1s
 
     @property
     def factors(self) -> str:
         """How its size comes about, for an error message."""
-        return _factors(len(self.architectures), len(self.seeds), len(self.sparsities), len(self.l1))
+        counts = (len(self.architectures), len(self.seeds), len(self.sparsities))
+        if not self.protocols:
+            return _factors(*counts, len(self.l1))
+        return _factors(*counts, sum(len(arm.l1) for arm in self.protocols)) + f" of {len(self.protocols)} protocols"
+
+    def of(self, arm: Arm) -> GridSpace:
+        """The part of one of its protocols."""
+        return self.model_copy(update={"protocols": (), "l1": arm.l1})
 
     def replicates(self, most: int = MOST_REPLICATES) -> list[Replicates]:
         """One `Replicates` per architecture, of its first `most` replicates."""
@@ -275,6 +298,21 @@ class ListedSpace(StrictModel):
             cell = Cell(Architecture.parse(row.architecture), row.sparsity, row.l1)
             groups.setdefault(row.architecture, []).append(Replicate(cell, row.seed, row.data_seed, row.ae_seed, row.sae_seed))
         return [Replicates.of(rows) for rows in groups.values()]
+
+
+def varied(space: Mapping[str, Any]) -> dict[str, Any]:
+    """A space of several protocols, from what a study file says: a list `protocols`, or the shorter `ablate`."""
+    given = dict(space)
+    if {"ablate", "protocols"} <= given.keys():
+        raise MisuseError("space: ablate is short for a list of protocols. Give one of the two.")
+    if "replicates" in given:
+        raise MisuseError("protocols are compared on a grid. This study lists its replicates one by one; give architectures, …")
+    l1 = given.pop("l1", "default")
+    shared = None if l1 == "default" else _axis("l1", l1)
+    if isinstance(shared, Range):
+        raise MisuseError("l1: protocols are compared at single values of l1, not over a range. Give a list, or leave l1 out.")
+    arms = ablation_from(given.pop("ablate"), shared) if "ablate" in given else arms_from(given["protocols"], shared)
+    return given | {"protocols": arms, "l1": list(dict.fromkeys(value for arm in arms for value in arm.l1))}
 
 
 def _log(low: float, high: float, count: int) -> tuple[float, ...]:
@@ -365,14 +403,17 @@ def complaint(error: ValidationError, model: type[BaseModel]) -> str:
     return first_error(error)
 
 
+_DISSERTATION = GridSpace(
+    architectures=("10-5-10",),
+    sparsities=(0.3, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95),
+    l1=(DEFAULT_L1["dissertation"],),
+    seeds=parse_seeds("0:1000"),  # 123, the source's seed, among them
+)
+
 SPACES: dict[str, GridSpace] = {
     "smoke": GridSpace(architectures=("5-3-5", "10-5-10"), sparsities=(0.5, 0.9), l1=(0.01,), seeds=parse_seeds("0:8")),
-    "dissertation": GridSpace(
-        architectures=("10-5-10",),
-        sparsities=(0.3, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95),
-        l1=(0.01,),
-        seeds=parse_seeds("0:1000"),  # 123, the source's seed, among them
-    ),
+    "dissertation": _DISSERTATION,
+    "sound": _DISSERTATION.model_copy(update={"l1": (DEFAULT_L1["sound"],)}),
     "architectures": GridSpace(
         architectures=STUDIED_ARCHITECTURES, sparsities=_linear(0.3, 0.98, 12), l1=_log(1e-4, 1, 13), seeds=parse_seeds("0:16")
     ),
@@ -387,3 +428,6 @@ SPACES: dict[str, GridSpace] = {
     ),
 }
 """The named spaces."""
+
+PROTOCOL_OF_SPACE = dict.fromkeys(SPACES, "dissertation") | {"sound": "sound"}
+"""The protocol under which each named space is studied unless another is given."""

@@ -7,14 +7,16 @@ from typing import Any, Literal
 
 from pydantic import SerializeAsAny, ValidationError, field_validator, model_validator
 
+from search_spaces.arms import Arm
 from search_spaces.cells import Architecture, Replicates
 from search_spaces.coordinates import L1, SPARSITY, Axis
 from search_spaces.errors import MisuseError, reason
 from search_spaces.paths import Given, local_path, shown, study_name
-from search_spaces.protocol import Protocol, protocol_from, protocol_mapping
+from search_spaces.protocol import PROTOCOLS, Protocol, protocol_from, protocol_mapping
 from search_spaces.searches import Search, search_from
 from search_spaces.spaces import (
     MOST_REPLICATES,
+    PROTOCOL_OF_SPACE,
     SPACES,
     GridSpace,
     ListedSpace,
@@ -22,6 +24,7 @@ from search_spaces.spaces import (
     complaint,
     named_space,
     refuse_too_many,
+    varied,
 )
 from search_spaces.strict_yaml import MOST_BYTES, MOST_NODES, read_yaml
 from search_spaces.surface.domain import Domain
@@ -41,6 +44,29 @@ class StudySpec(StrictModel):
     space: GridSpace | ListedSpace
     search: SerializeAsAny[Search] | None = None
     """None: every replicate of the space is trained. A search trains those from which it learns most."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        """With what a study file may leave out: the protocol of a named space, and the l1 that goes with the protocol."""
+        if not isinstance(given, dict):
+            return given
+        given = dict(given)
+        space = given.get("space")
+        if isinstance(space, str) and space in SPACES:
+            if "ablate" in given:
+                space = _without_own_l1(space)
+            else:
+                given = {"protocol": PROTOCOL_OF_SPACE[space]} | given
+        if isinstance(space, dict):
+            if "ablate" in given:
+                space = space | {"ablate": given.pop("ablate")}
+            if {"ablate", "protocols"} & space.keys():
+                space = varied(space)
+                given = {"protocol": space["protocols"][0].protocol} | given
+            elif "protocol" in given:
+                space = _with_l1(space, protocol_from(given["protocol"]).default_l1)
+        return given | ({"space": space} if "space" in given else {})
 
     @field_validator("name", mode="before")
     @classmethod
@@ -89,6 +115,8 @@ class StudySpec(StrictModel):
 
     @model_validator(mode="after")
     def _searched(self) -> StudySpec:
+        if isinstance(self.space, GridSpace) and self.space.protocols:
+            self._refuse_with_several()
         if self.search is None:
             if isinstance(self.space, GridSpace):
                 self.space.refuse_ranges()
@@ -100,9 +128,46 @@ class StudySpec(StrictModel):
             raise MisuseError("a search needs a grid, whose ranges it covers. This study lists its replicates one by one.")
         return self
 
+    def _refuse_with_several(self) -> None:
+        """Raise MisuseError for what a study of several protocols cannot have."""
+        if self.search is not None:
+            raise MisuseError("a search runs under one protocol. Compare protocols on a grid, or search once under each.")
+        if self.protocol != self.arms[0].protocol:
+            raise MisuseError(
+                f"protocol={self.protocol.name!r} and a space of several protocols exclude each other. Give one of them."
+            )
+
+    def refuse_several(self) -> None:
+        """Raise MisuseError if the study has several protocols, whose rows are not rows of the same cell."""
+        if self.arms:
+            raise MisuseError(
+                f"study={self.name!r} compares {len(self.protocols)} protocols, so that its cells have no one failure rate. "
+                f"`sae-study report {self.name}`, or analysis.ablation, compares them."
+            )
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The protocols that the study compares, each with its l1; () if it has only `protocol`."""
+        return self.space.protocols if isinstance(self.space, GridSpace) else ()
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """Its protocols, each once."""
+        return tuple(dict.fromkeys(arm.protocol for arm in self.arms)) or (self.protocol,)
+
+    def parts(self, most: int = MOST_REPLICATES) -> list[tuple[Protocol, Replicates]]:
+        """What the study trains, for each protocol (and l1 of its own) and architecture; of a grid, the first `most` of each.
+
+        For a search, the grid whose ranges it covers.
+        """
+        if not isinstance(self.space, GridSpace):
+            return [(self.protocol, own) for own in self.space.replicates()]
+        grids = [(arm.protocol, self.space.of(arm)) for arm in self.arms] or [(self.protocol, self.space)]
+        return [(protocol, own) for protocol, grid in grids for own in grid.replicates(most)]
+
     def replicates(self) -> list[Replicates]:
-        """What the study trains, one `Replicates` per architecture; for a search, the grid whose ranges it covers."""
-        return self.space.replicates()
+        """`parts` without the protocols."""
+        return [own for _, own in self.parts()]
 
     @property
     def search_budget(self) -> int:
@@ -132,7 +197,28 @@ class StudySpec(StrictModel):
     def to_mapping(self) -> dict[str, Any]:
         """A mapping that `study_from` turns back into an equal specification."""
         fields = self.model_dump(by_alias=True, exclude_none=True, mode="json", exclude={"protocol"})
+        if self.arms:
+            return fields
         return {"name": fields.pop("name"), "protocol": protocol_mapping(self.protocol)} | fields
+
+
+def _without_own_l1(name: str) -> dict[str, Any]:
+    """The fields of a named space, without its l1 if that is the one that goes with its protocol."""
+    space = SPACES[name]
+    own = (PROTOCOLS[PROTOCOL_OF_SPACE[name]].default_l1,)
+    return {key: value for key, value in space if key != "protocols" and not (key == "l1" and value == own)}
+
+
+def _with_l1(space: dict[str, Any], l1: float) -> dict[str, Any]:
+    """The space with this l1 wherever it is left out or given as `default`."""
+    rows = space.get("replicates")
+    if isinstance(rows, list):
+        return space | {"replicates": [_with_own(row, l1) if isinstance(row, dict) else row for row in rows]}
+    return _with_own(space, [l1])
+
+
+def _with_own(given: dict[str, Any], l1: object) -> dict[str, Any]:
+    return given | {"l1": l1} if given.get("l1", "default") == "default" else given
 
 
 def study_from(given: Mapping[str, Any], where: str = "") -> StudySpec:

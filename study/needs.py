@@ -28,7 +28,14 @@ def refuse_oversized(spec: StudySpec, here: bool = True) -> None:
     """Raise MisuseError if a replicate of the study cannot be trained, be it on this machine or, if not `here`, on another."""
     space = spec.space
     names = space.architectures if isinstance(space, GridSpace) else {row.architecture for row in space.replicates_}
-    refuse_replicates(map(Architecture.parse, names), spec.protocol, spec.dtype, engine_for(spec.engine, spec.protocol), here)
+    engines = {protocol: engine_for(spec.engine, protocol) for protocol in spec.protocols}
+    if len(families := {engine.family for engine in engines.values()}) > 1:
+        raise MisuseError(
+            f"engine={spec.engine!r} trains these protocols by engines of several families "
+            f"({', '.join(sorted(families))}), whose rows cannot be paired. Use engine: reference or torch for all."
+        )
+    for protocol, engine in engines.items():
+        refuse_replicates([Architecture.parse(name) for name in names], protocol, spec.dtype, engine, here)
 
 
 def refuse_replicates(

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import numpy as np
 
@@ -23,8 +23,13 @@ from search_spaces.protocol import PROCEDURE_VERSION, Protocol, protocol_from, p
 from search_spaces.study_files import StudySpec
 from study.engines.registry import KnownEngine, engine_for
 
-PACK_SECONDS = 20.0
-"""How long a pack should take: long compared with Tune's cost per trial, short compared with the loss of a worker."""
+PACK_SECONDS = (5.0, 20.0)
+"""How long a pack should take, at least and at most: long compared with Tune's cost per trial, short compared with the loss of a
+worker, since a pack that is stopped is lost."""
+PACKS_PER_WORKER = 50
+"""How many packs each worker should train, within these limits: what is in training is a small part of the study."""
+FIRST_SECONDS = 1.0
+"""How long the first pack of each worker should take; the next ones double."""
 MOST_PACKS = 10_000
 """The memory of Tune's driver grows with its trials; beyond this number, packs get larger instead."""
 
@@ -110,11 +115,11 @@ def _written(column: np.ndarray) -> list[str]:
 
 
 def missing_packs(spec: StudySpec, there: Iterable[str]) -> tuple[list[Pack], int]:
-    """The study's replicates whose ids are not in `there`, one pack per architecture, and the number of those that are."""
+    """The study's replicates whose ids are not in `there`, as packs of its parts, and the number of those that are."""
     known = set(there)
     missing, done = [], 0
-    for replicates in spec.replicates():
-        pack = Pack(replicates, spec.protocol, spec.dtype, spec.engine)
+    for protocol, replicates in spec.parts():
+        pack = Pack(replicates, protocol, spec.dtype, spec.engine)
         absent = [position for position, replicate_id in enumerate(pack.replicate_ids) if replicate_id not in known]
         done += len(pack) - len(absent)
         if absent:
@@ -131,17 +136,37 @@ def plan_packs(wanted: list[Pack], pack_size: int | str, workers: int) -> list[P
 def pack_sizes(counts: list[int], seconds: list[float], pack_size: int | str, workers: int) -> list[int]:
     """The most replicates in a pack, for each architecture, from the number and the cost of its replicates.
 
-    pack_size: a number of replicates, or "auto": about PACK_SECONDS per pack, at most about MOST_PACKS packs, and at
-    least one pack per worker.
+    pack_size: a number of replicates, or "auto": about PACKS_PER_WORKER packs per worker and at least one, PACK_SECONDS long,
+    and at most about MOST_PACKS packs.
     """
     if isinstance(pack_size, int):
         return [pack_size] * len(counts)
     least, total, sizes = math.ceil(sum(counts) / MOST_PACKS), sum(seconds), []
+    long = min(max(total / (PACKS_PER_WORKER * workers), PACK_SECONDS[0]), PACK_SECONDS[1])
     for count, cost in zip(counts, seconds, strict=True):
         share = max(1, round(workers * cost / total))
-        pieces = share * math.ceil(cost / (share * PACK_SECONDS))
+        pieces = share * math.ceil(cost / (share * long))
         sizes.append(max(math.ceil(count / pieces), least))
     return sizes
+
+
+def started_small(packs: list[Pack], workers: int) -> list[Pack]:
+    """The same replicates, with the first pack of each worker cut into pieces of FIRST_SECONDS, then twice as long and so on.
+
+    The first rows are there within seconds, and with them a rate.
+    """
+    pieces = [list(_doubling(pack)) for pack in packs[:workers]]
+    turns = [piece for turn in zip_longest(*pieces) for piece in turn if piece is not None]
+    return turns + packs[workers:]
+
+
+def _doubling(pack: Pack) -> Iterator[Pack]:
+    size = max(1, int(len(pack) * FIRST_SECONDS / estimated_seconds(pack)))
+    low = 0
+    while low + 2 * size < len(pack):
+        yield pack.take(slice(low, low + size))
+        low, size = low + size, 2 * size
+    yield pack.take(slice(low, None)) if low else pack
 
 
 def _cut(pack: Pack, size: int) -> Iterator[Pack]:

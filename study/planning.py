@@ -43,12 +43,16 @@ class Plan:
     calibration: float | None
     """Measured time over estimated time for one pack of the study; None if nothing is missing or the engine is `torch`."""
 
+    def _protocols(self) -> dict[str, Any]:
+        if self.spec.arms:
+            return {"protocols": len(self.spec.protocols)}
+        return {"protocol": self.spec.protocol.name, "protocol_id": self.spec.protocol.protocol_id}
+
     def summary(self) -> dict[str, Any]:
         """The plan as figures, for --dry-run."""
         figures: dict[str, Any] = {
             "study": self.spec.name,
-            "protocol": self.spec.protocol.name,
-            "protocol_id": self.spec.protocol.protocol_id,
+            **self._protocols(),
             "engine": engine_for(self.spec.engine, self.spec.protocol).name,
             "dtype": self.spec.dtype,
             "replicates": self.planned,
@@ -125,10 +129,10 @@ def calibration(wanted: list[Pack]) -> float | None:
 
 
 def _of_grid(spec: StudySpec, space: GridSpace) -> list[_Part]:
-    sparsities = len(space.sparsities)
-    samples = (Pack(first, spec.protocol, spec.dtype, spec.engine) for first in space.replicates(most=SAMPLED))
-    saes = space.size // len(space.architectures)
-    return [_Part(sample, saes, len(space.seeds) * sparsities) for sample in samples]
+    autoencoders = len(space.seeds) * len(space.sparsities)
+    samples = [Pack(first, protocol, spec.dtype, spec.engine) for protocol, first in spec.parts(most=SAMPLED)]
+    l1s = [len(arm.l1) for arm in spec.arms for _ in space.architectures] or [len(space.l1)] * len(samples)
+    return [_Part(sample, autoencoders * own, autoencoders) for sample, own in zip(samples, l1s, strict=True)]
 
 
 def _of_search(spec: StudySpec, count: int) -> list[_Part]:

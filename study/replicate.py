@@ -43,7 +43,8 @@ def replicate_again(
         )
     cell = Cell(Architecture.parse(stored["architecture"]), stored["sparsity"], stored["l1"])
     one = Replicates.of([Replicate(cell, *(stored[name] for name in SEED_COLUMNS))])
-    pack = Pack(one, read_spec(folder).protocol, stored["dtype"], stored["engine"])
+    protocols = {protocol.protocol_id: protocol for protocol in read_spec(folder).protocols}
+    pack = Pack(one, protocols[stored["protocol_id"]], stored["dtype"], stored["engine"])
     again = run_pack(pack, study=study).to_pylist()[0]
     there = folder.columns_of(stored["replicate_id"])
     differing = [name for name in science_columns() if name in there and not _same(stored[name], again[name])]

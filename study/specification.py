@@ -53,7 +53,8 @@ def _fields_of(space: object) -> tuple[dict[str, Any], str]:
         )
     text = written(space, "space")
     if text in SPACES or not _may_be_file(text):
-        return {"name": text, "protocol": "dissertation", "space": named_space(text)}, ""
+        named_space(text)
+        return {"name": text, "space": text}, ""
     return mapping_from_file(space), text
 
 

@@ -1,9 +1,13 @@
-"""Five synthetic failure surfaces whose rates are known, on which maps are tested and measured."""
+"""Synthetic failure surfaces whose rates are known, on which maps are tested and measured.
+
+`TRUTHS` are five fixed ones. `FAMILIES` draw others at random, so that methods are tuned on some and measured on fresh ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +75,165 @@ def _off_combo_island(u: Floats, v: Floats) -> Floats:
 
 
 TRUTHS: dict[str, Rate] = {rate.__name__: rate for rate in (smooth, band, island, lasso, combo)}
+
+
+# --- families with random parameters
+
+
+Random = np.random.Generator
+Edge = Callable[[Ints, Floats, Floats], Floats]
+
+
+def _tilted(random: Random) -> Edge:
+    """A coordinate across the plane in a random direction, about 0 in its middle, that drifts with the architecture."""
+    angle, shift, drift = random.uniform(0, np.pi), random.uniform(-0.15, 0.15), random.uniform(-0.15, 0.15)
+    return lambda a, u, v: np.cos(angle) * (u - 0.5) + np.sin(angle) * (v - 0.5) - shift - drift * (a / 7 - 0.5)
+
+
+def _wavy(random: Random) -> Edge:
+    """The same, bent by a sine along the other direction."""
+    across, along = _tilted(random), _tilted(random)
+    depth, turns, phase = random.uniform(0.03, 0.15), random.uniform(2, 7), random.uniform(0, 2 * np.pi)
+    return lambda a, u, v: across(a, u, v) + depth * np.sin(turns * along(a, u, v) + phase)
+
+
+def _log_uniform(random: Random, low: float, high: float) -> float:
+    return float(np.exp(random.uniform(np.log(low), np.log(high))))
+
+
+def _between(low: float, high: float, share: Edge) -> Rate:
+    """low + (high − low) · share."""
+    return lambda a, u, v: low + (high - low) * share(a, u, v)
+
+
+def _ellipses(random: Random, count: int, area: tuple[float, float], width: float, every: float = 1.0) -> Edge:
+    """1 inside any of `count` ellipses, each with a share of its plane in `area`, 0 outside; a share of architectures has them."""
+    sizes = np.sqrt(random.uniform(*area, (count, 8)) / np.pi)
+    stretch, angle = np.exp(random.uniform(-0.8, 0.8, count)), random.uniform(0, np.pi, count)
+    middle = random.uniform(0.2, 0.8, (2, count))
+    there = random.permutation(8) < round(8 * every)
+
+    def inside(a: Ints, u: Floats, v: Floats) -> Floats:
+        outside: Floats = np.ones(np.broadcast_shapes(a.shape, u.shape, v.shape))
+        for k in range(count):
+            x, y = u - middle[0, k], v - middle[1, k]
+            x, y = np.cos(angle[k]) * x + np.sin(angle[k]) * y, np.cos(angle[k]) * y - np.sin(angle[k]) * x
+            outside = outside * expit((np.hypot(x / stretch[k], y * stretch[k]) - sizes[k][a]) / width)
+        return np.where(there[a], 1 - outside, 0.0)
+
+    return inside
+
+
+def draw_tilted_band(random: Random) -> Rate:
+    """Fails between two parallel edges, sharp or less so."""
+    across, half, width = _tilted(random), random.uniform(0.06, 0.16), _log_uniform(random, 0.006, 0.03)
+    return _between(0.02, 0.98, lambda *at: expit((across(*at) + half) / width) * expit((half - across(*at)) / width))
+
+
+def draw_smooth(random: Random) -> Rate:
+    """One broad, bent boundary."""
+    across, width = _wavy(random), random.uniform(0.04, 0.12)
+    return _between(0.02, 0.98, lambda *at: expit(across(*at) / width))
+
+
+def draw_lasso(random: Random) -> Rate:
+    """One very sharp, bent boundary."""
+    across, width = _wavy(random), _log_uniform(random, 0.003, 0.012)
+    return _between(0.02, 0.98, lambda *at: expit(across(*at) / width))
+
+
+def draw_holes(random: Random) -> Rate:
+    """Safe holes in a plane that fails."""
+    holes = _ellipses(random, int(random.integers(1, 4)), (0.02, 0.08), _log_uniform(random, 0.005, 0.02))
+    return _between(random.uniform(0.9, 0.98), 0.04, holes)
+
+
+def draw_islands(random: Random) -> Rate:
+    """One island of 3 to 8 % of the plane in half of the architectures."""
+    return _between(0.03, random.uniform(0.7, 0.97), _ellipses(random, 1, (0.03, 0.08), _log_uniform(random, 0.005, 0.03), 0.5))
+
+
+def draw_islets(random: Random) -> Rate:
+    """One islet of 1 to 3 % of the plane in half of the architectures."""
+    return _between(0.03, random.uniform(0.7, 0.97), _ellipses(random, 1, (0.01, 0.03), _log_uniform(random, 0.005, 0.015), 0.5))
+
+
+def draw_staircase(random: Random) -> Rate:
+    """A sharp boundary with steps."""
+    steps, rise, width = int(random.integers(3, 7)), random.uniform(0.3, 0.7), _log_uniform(random, 0.004, 0.015)
+    start, drift, side = random.uniform(0.1, 0.9 - rise), random.uniform(-0.1, 0.1), random.integers(2)
+
+    def edge(a: Ints, u: Floats, v: Floats) -> Floats:
+        x, y = (u, v) if side else (v, u)
+        return expit((y - start - drift * (a / 7 - 0.5) - rise * np.floor(x * steps) / (steps - 1)) / width)
+
+    return _between(0.03, 0.96, edge)
+
+
+def draw_creeping(random: Random) -> Rate:
+    """A rate that creeps through the level over much of the plane, then rises sharply."""
+    across, slope, width = _tilted(random), random.uniform(0.3, 0.7), _log_uniform(random, 0.01, 0.03)
+    at, jump = random.uniform(0.05, 0.3), random.uniform(0.2, 0.35)
+
+    def rate(*at_: Any) -> Floats:
+        s = across(*at_)
+        return np.clip(0.45 + slope * np.minimum(s, at) + jump * expit((s - at) / width), 0.02, 0.98)
+
+    return rate
+
+
+def draw_crossing_ridges(random: Random) -> Rate:
+    """Two ridges that cross."""
+    ridges = [(_tilted(random), random.uniform(0.03, 0.08)) for _ in range(2)]
+    heights = random.uniform(0.75, 0.95, 2)
+
+    def rate(*at: Any) -> Floats:
+        safe = [1 - height * np.exp(-((across(*at) / width) ** 2)) for (across, width), height in zip(ridges, heights)]
+        return 1 - 0.97 * safe[0] * safe[1]
+
+    return rate
+
+
+def draw_stripes(random: Random) -> Rate:
+    """Two to four waves across the plane."""
+    across, waves, sharp = _tilted(random), random.uniform(2, 4), random.uniform(0.5, 4)
+    return _between(0.03, 0.97, lambda *at: expit(sharp * np.sin(2 * np.pi * waves * across(*at)) * 2))
+
+
+def draw_plateaus(random: Random) -> Rate:
+    """Two plateaus a little below and above the level."""
+    across, off, width = _wavy(random), random.uniform(0.05, 0.12), _log_uniform(random, 0.005, 0.03)
+    return _between(0.5 - off, 0.5 + off, lambda *at: expit(across(*at) / width))
+
+
+def draw_flat(random: Random) -> Rate:
+    """One rate below the level everywhere, from far to near."""
+    height = random.uniform(0.05, 0.47)
+    return lambda a, u, v: np.full(np.broadcast_shapes(a.shape, u.shape, v.shape), height)
+
+
+FAMILIES: dict[str, Callable[[Random], Rate]] = {
+    draw.__name__.removeprefix("draw_"): draw
+    for draw in (
+        draw_tilted_band,
+        draw_smooth,
+        draw_lasso,
+        draw_holes,
+        draw_islands,
+        draw_islets,
+        draw_staircase,
+        draw_creeping,
+        draw_crossing_ridges,
+        draw_stripes,
+        draw_plateaus,
+        draw_flat,
+    )
+}
+
+
+def drawn(family: str, seed: int) -> Rate:
+    """The truth number `seed` of a family."""
+    return FAMILIES[family](np.random.default_rng((list(FAMILIES).index(family), seed)))
 
 
 def island_of(truth: str, a: Ints, u: Floats, v: Floats) -> NDArray[np.bool_]:

@@ -210,7 +210,7 @@ def _each_once(frame: pd.DataFrame, on: list[str]) -> None:
         row = twice.iloc[0]
         raise MisuseError(
             f"{len(twice)} rows repeat a replicate, the first at {row['architecture']}, S={row['sparsity']:g}, l1={row['l1']:g}. "
-            "Give one study per frame, with each replicate once."
+            "Give one study of one protocol per frame, with each replicate once."
         )
 
 

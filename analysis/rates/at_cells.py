@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 
-from analysis.rates.cells import rate_interval
+from analysis.rates.cells import cell_rates, rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, on_axes, plane_of
 from search_spaces.cells import Architecture
-from search_spaces.coordinates import PLANE, Plane
+from search_spaces.coordinates import PLANE, Coordinate, Plane
 from search_spaces.errors import MisuseError, reason
 from search_spaces.failures import failed
 from search_spaces.paths import Given, local_path, shown
 from search_spaces.surface.domain import Counts, Domain
+from search_spaces.surface.posterior import CONFIDENCE
 from search_spaces.surface.surface import Surface
 
-CONFIDENCE = 0.9
-"""Confidence of the intervals: the one for which the surface's calibration was measured (docs/regions.md)."""
 SAME = 1e-9
 """A requested cell is a measured one if it differs from it by no more than this share of an axis."""
 RATE_COLUMNS = ("failure", "rate", "low", "high", "confidence", "source", "replicates")
@@ -36,7 +37,8 @@ def failure_rates(
     `surface` fitted to all replicates, including its own (`replicates` counts these): posterior mean and central interval.
     If the study has too few cells to be smoothed, a cell between them gets the rate of the nearest one, and an interval that
     holds those of all measured cells around it. l1 = 0 (or 0 of another logarithmic coordinate) lies on no surface and is
-    treated as a map of its own. domain: that of a search (`StudySpec.domain`); by default what the rows span.
+    treated as a map of its own. domain: that of a search (`StudySpec.domain`); by default what the rows span. A number that
+    is a measured one as it is printed (0.918182 for 0.918181818182) means that one.
 
     Raises MisuseError for missing columns, no rows, an unknown architecture or failure, and cells outside the study's range.
     """
@@ -44,10 +46,13 @@ def failure_rates(
     asked, outcome = checked_cells(cells, plane), failed(frame, failure).to_numpy(dtype=bool)
     if frame.empty:
         raise MisuseError("The study has no rows yet, so it has no rates. Try again when replicates are done.")
+    asked = asked.assign(**{axis.name: as_measured(asked[axis.name], frame[axis.name]) for axis in plane})
     rates = asked.assign(failure=failure, rate=np.nan, low=np.nan, high=np.nan, confidence=confidence, source="", replicates=0)
     for rows, which in _maps(frame, asked, plane):
         if which.any():
-            part = _rates(Tally.of(frame[rows], domain), outcome[rows], asked[which], confidence)
+            tally = Tally.of(frame[rows], domain)
+            _check_range(tally.domain, asked[which], frame[rows])
+            part = _rates(tally, outcome[rows], asked[which], confidence)
             rates.loc[which, list(part)] = pd.DataFrame(part, index=asked.index[which])
     return rates.astype({"replicates": "int64"})[[*plane.cell, *RATE_COLUMNS]]
 
@@ -61,9 +66,57 @@ def checked_cells(cells: pd.DataFrame, plane: Plane = PLANE) -> pd.DataFrame:
     for column, values in numbers.items():
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise MisuseError(f"{column} of cell {row + 1} is {cells[column].iloc[row]!r}. Expected a number.")
+            raise MisuseError(f"{column}{_of_cell(cells, row)} is {cells[column].iloc[row]!r}. Expected a number.")
     names = {given: str(Architecture.parse(given)) for given in cells["architecture"].unique()}
     return pd.DataFrame({"architecture": [names[given] for given in cells["architecture"]], **numbers})
+
+
+def _of_cell(cells: pd.DataFrame, row: int) -> str:
+    """Which of several cells an error is about; nothing to add for a single one."""
+    return f" of cell {row + 1}" if len(cells) > 1 else ""
+
+
+def as_measured(given: pd.Series, measured: pd.Series) -> Floats:
+    """The given numbers, each replaced by the measured one that is printed so with at least three digits, if one alone is."""
+    there = np.unique(measured.to_numpy(np.float64))
+    halves = np.array([_half_a_digit(value) for value in given])
+    low, high = np.searchsorted(there, given - halves), np.searchsorted(there, given + halves, side="right")
+    return np.where(high - low == 1, there[np.minimum(low, len(there) - 1)], given)
+
+
+def _half_a_digit(value: float) -> float:
+    """Half a unit of the last digit with which the value is written, of the third one at least.
+
+    >>> _half_a_digit(0.918182), _half_a_digit(0.9)
+    (5e-07, 0.0005)
+    """
+    written = Decimal(repr(float(value)))
+    last = int(written.as_tuple().exponent)
+    return 0.5 * 10.0 ** min(last, written.adjusted() - 2)
+
+
+def nearest_cells(frame: pd.DataFrame, cell: pd.Series, failure: str = "any", plane: Plane = PLANE) -> pd.DataFrame:
+    """The measured cells of a cell's architecture with their rates (`cell_rates`), the nearest to it first."""
+    rates = cell_rates(frame[frame["architecture"] == cell["architecture"]], failure, plane)
+    distance = sum(_distances(rates[axis.name], cell[axis.name], axis) ** 2 for axis in plane)
+    return rates.loc[np.argsort(distance, kind="stable")]
+
+
+def cells_in_words(cells: pd.DataFrame, plane: Plane = PLANE) -> list[str]:
+    """Measured cells with their rates, as `S = 0.85, l1 = 0.01 (12 of 1000 replicates fail)`."""
+    return [
+        ", ".join(f"{axis.symbol} = {row[axis.name]:g}" for axis in plane) + f" ({row['failures']} of {row['replicates']} fail)"
+        for row in cells.to_dict("records")
+    ]
+
+
+def _distances(values: pd.Series, at: float, axis: Coordinate) -> Floats:
+    """How far the values are from one of them, in units of their spread."""
+    scaled = values.to_numpy(np.float64)
+    if axis.scale == "log":
+        smallest = min(scaled[scaled > 0].min(initial=np.inf), at or np.inf)
+        scaled, at = np.log10(np.maximum(scaled, smallest / 10)), float(np.log10(max(at, smallest / 10)))
+    return np.abs(scaled - at) / (np.ptp(scaled) or 1.0)
 
 
 def one_cell(architecture: str | None, x: float | None, y: float | None, plane: Plane = PLANE) -> pd.DataFrame:
@@ -96,7 +149,6 @@ def _maps(frame: pd.DataFrame, asked: pd.DataFrame, plane: Plane) -> list[tuple[
 
 def _rates(tally: Tally, outcome: Bools, asked: pd.DataFrame, confidence: float) -> dict[str, object]:
     """rate, low, high, source and replicates of the requested cells, by name."""
-    _check_range(tally.domain, asked)
     a, x, y = (asked[column].to_numpy() for column in tally.domain.plane.cell)
     a, u, v = tally.domain.index(a), tally.domain.x.to_unit(x), tally.domain.y.to_unit(y)
     counts = tally.counts(outcome)
@@ -113,7 +165,7 @@ def _rates(tally: Tally, outcome: Bools, asked: pd.DataFrame, confidence: float)
     return {"rate": rate, "low": low, "high": high, "source": np.where(measured, "measured", "surface"), "replicates": n}
 
 
-def _check_range(domain: Domain, asked: pd.DataFrame) -> None:
+def _check_range(domain: Domain, asked: pd.DataFrame, frame: pd.DataFrame) -> None:
     """MisuseError, in the study's terms, for the first cell that lies outside."""
     unknown = asked["architecture"][~asked["architecture"].isin(domain.architectures)]
     if len(unknown):
@@ -122,9 +174,12 @@ def _check_range(domain: Domain, asked: pd.DataFrame) -> None:
         column, low, high = axis.coordinate.name, axis.low, axis.high
         outside = asked[column][(asked[column] < low * (1 - SAME)) | (asked[column] > high * (1 + SAME))]
         if len(outside):
+            extent = f"range, {low:g} to {high:g}" if low < high else f"only {column}, {low:g}"
+            near = nearest_cells(frame, asked.loc[outside.index[0]], plane=domain.plane).head(1)
+            nearest = f" The nearest measured cell is {'; '.join(cells_in_words(near, domain.plane))}." if len(near) else ""
             raise MisuseError(
-                f"{column}={outside.iloc[0]:g} of cell {outside.index[0] + 1} is outside the study's range, {low:g} to {high:g}: "
-                "nothing was measured there."
+                f"{column}={outside.iloc[0]:g}{_of_cell(asked, outside.index[0])} is outside the study's {extent}: "
+                f"nothing was measured there.{nearest}"
             )
 
 

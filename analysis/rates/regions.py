@@ -1,7 +1,8 @@
 """Failure regions: connected parts of the space whose failure rate is at or above a level, and how certain each is.
 
 The rate is that of the failure surface (`search_spaces/surface`) at the study's cells. Whether a region exists at all is
-tested on the replicates themselves, in windows that are fixed before any outcome is seen.
+tested on the replicates themselves, in windows that are fixed before any outcome is seen. Replicates of one seed go together in
+both: they are the same draws under other thresholds.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from scipy.ndimage import binary_dilation, label, uniform_filter
 from scipy.special import betainc, rel_entr
 
 from analysis.rates.cells import MOST_LEVELS, rate_interval
-from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, architecture_index, on_axes, plane_of
+from analysis.rates.tally import Bools, Floats, Ints, Tally, architecture_index, on_axes, plane_of
 from search_spaces.coordinates import Axis
 from search_spaces.errors import MisuseError
 from search_spaces.failures import failed, failing_verdicts
 from search_spaces.surface.domain import Counts, Domain, grid_cell
-from search_spaces.surface.posterior import Posterior
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Region:
     volume: float
     """Its share of the study's cells, in [0, 1]."""
     peak_rate: float
-    """The rate at the cell around which rates are highest (`peak_of`): that of its own replicates if there are ENOUGH, else the
-    surface's."""
+    """The rate where rates are highest: half of the seeds say where that is, and the other half, from which this rate is, how
+    high it is. ½, with the interval [0, 1], if the other half has no replicate there."""
     peak_interval: tuple[float, float]
-    """95 % interval, from the same source as `peak_rate`."""
+    """95 % interval of `peak_rate`; each seed counts once."""
     replicates: int
     confidence: float
     """1 − the p value, adjusted for all windows of the map, of "its rate is below the level everywhere". 0.95 or more is wrong
@@ -92,13 +92,12 @@ class Nodes:
             known |= known.any(axis, keepdims=True) & many
         return cls(domain, x, y, rows, known)
 
-    def posterior(self, surface_at: Tally, failed: Bools) -> tuple[Floats, Floats, Floats]:
-        """Mean rate and the ends of its 95 % interval, (A, U, V) each; NaN at nodes that are not known."""
+    def mean(self, surface_at: Tally, failed: Bools) -> Floats:
+        """The surface's mean rate, (A, U, V); NaN at nodes that are not known."""
         a, i, j = np.nonzero(self.known)
-        made: Posterior = surface_at.surface(failed).at(a, self.x[i], self.y[j])
-        mean, low, high = (np.full(self.known.shape, np.nan) for _ in range(3))
-        mean[self.known], (low[self.known], high[self.known]) = made.mean, made.interval(0.95)
-        return mean, low, high
+        mean = np.full(self.known.shape, np.nan)
+        mean[self.known] = surface_at.surface(failed).at(a, self.x[i], self.y[j]).mean
+        return mean
 
     def count(self, which: Bools) -> Ints:
         """(A, U, V): the number of chosen rows in each node."""
@@ -142,7 +141,8 @@ def _regions(frame: pd.DataFrame, failures: list[str], level: float, domain: Dom
     if frame.empty:
         return []
     tally = Tally.of(mapped, domain)
-    atlas = _Atlas(tally, Nodes.of(mapped, tally.domain), SharedAutoencoders.of(mapped, tally.domain), _verdicts(mapped), level)
+    nodes = Nodes.of(mapped, tally.domain)
+    atlas = _Atlas(tally, nodes, Seeds.of(mapped, nodes), _verdicts(mapped), level)
     return [region for failure, rows in outcomes.items() for region in atlas.regions(failure, rows)]
 
 
@@ -179,7 +179,7 @@ class _Atlas:
 
     tally: Tally
     nodes: Nodes
-    autoencoders: SharedAutoencoders
+    seeds: Seeds
     verdicts: dict[str, Bools]
     level: float
 
@@ -206,11 +206,10 @@ class _Sheet:
     """One failure's map, cut into regions."""
 
     atlas: _Atlas
-    mean: Floats
-    low: Floats
-    high: Floats
-    failures: Ints
+    rows: Bools
+    """(rows,): which failed."""
     replicates: Ints
+    """(A, U, V)"""
     labels: Ints
     """(A, U, V): the number of the region, or 0 outside."""
     count: int
@@ -219,11 +218,9 @@ class _Sheet:
 
     @classmethod
     def of(cls, atlas: _Atlas, rows: Bools) -> _Sheet:
-        mean, low, high = atlas.nodes.posterior(atlas.tally, rows)
-        labels, count = label(mean >= atlas.level)
+        labels, count = label(atlas.nodes.mean(atlas.tally, rows) >= atlas.level)
         replicates = atlas.nodes.count(np.ones(len(rows), dtype=bool))
-        sure = confidences(atlas.autoencoders, rows, atlas.nodes, labels, atlas.level)
-        return cls(atlas, mean, low, high, atlas.nodes.count(rows), replicates, labels, count, sure)
+        return cls(atlas, rows, replicates, labels, count, confidences(atlas.seeds, rows, labels, atlas.level))
 
     def region(self, failure: str, number: int) -> tuple[Region, str, str]:
         """A region, its name, and its middle, which distinguishes it from others of the same name."""
@@ -249,12 +246,19 @@ class _Sheet:
         return region, name, middle
 
     def _peak(self, inside: Bools) -> tuple[float, tuple[float, float]]:
-        peak = peak_of(self.mean, inside)
-        k, n = self.failures[peak], self.replicates[peak]
-        if n < ENOUGH:
-            return float(self.mean[peak]), (float(self.low[peak]), float(self.high[peak]))
-        low, high = rate_interval(k, n)
-        return float(k / n), (float(low), float(high))
+        """The rate around the peak and its interval, from the half of the seeds that did not choose it."""
+        nodes, seeds = self.atlas.nodes, self.atlas.seeds
+        choosing = ~seeds.second_half
+        a, i, j = peak_of(nodes.count(self.rows & choosing), nodes.count(choosing), inside)
+        own = np.zeros(inside.shape, dtype=bool)
+        score, trials = 0.0, 0
+        for reach in PEAK_REACHES:
+            own[a, max(i - reach, 0) : i + reach + 1, max(j - reach, 0) : j + reach + 1] = True
+            score, trials = seeds.pooled(self.rows, (own & inside)[nodes.rows] & seeds.second_half)
+            if trials >= ENOUGH_AT_PEAK:
+                break
+        low, high = rate_interval(score, trials)
+        return score / trials if trials else 0.5, (float(low), float(high))
 
     def _beyond(self, inside: Bools) -> list[str]:
         border = binary_dilation(inside) & self.atlas.nodes.known & ~inside
@@ -266,16 +270,16 @@ class _Sheet:
 TENTH = 0.1
 
 
-def peak_of(mean: Floats, inside: Bools) -> tuple[int, ...]:
-    """The region's cell whose neighbourhood (a box of three cells per side) has the highest mean rate.
+ENOUGH_AT_PEAK = 20
+"""The rate at a peak is that of a cell if so many seeds were trained there; else that of a larger part of the region around it."""
+PEAK_REACHES = (0, 1, 2)
+"""How many cells on either side of the peak are included."""
 
-    It is not simply the highest cell: among many cells of similar rates, that is the luckiest one, and its interval is too
-    high.
-    """
-    known = np.isfinite(mean)
-    weight = uniform_filter(known.astype(np.float64), 3, mode="nearest")
-    around = uniform_filter(np.where(known, mean, 0.0), 3, mode="nearest") / np.maximum(weight, 1e-9)
-    return tuple(map(int, np.unravel_index(np.where(inside, around, -1).argmax(), inside.shape)))
+
+def peak_of(failures: Ints, replicates: Ints, inside: Bools) -> tuple[int, ...]:
+    """The region's cell around which (in a box of three cells per side) the failure rate is highest; counts are (A, U, V)."""
+    k, n = (uniform_filter(part.astype(np.float64), 3, mode="constant") * 27 for part in (failures, replicates))
+    return tuple(map(int, np.unravel_index(np.where(inside, (k + 0.5) / (n + 1), -1).argmax(), inside.shape)))
 
 
 def _name(failure: str, nodes: Nodes, a: Ints, i: Ints, j: Ints) -> tuple[str, str]:
@@ -306,56 +310,64 @@ def _distinct(names: list[str], middles: list[str]) -> Iterator[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class SharedAutoencoders:
-    """Which rows share an autoencoder: SAEs at several values of y on one AE fail together and are not independent evidence."""
+class Seeds:
+    """Which rows share their random draws.
 
+    Replicates of one architecture and seed at other sparsities or l1 are the same draws under other thresholds, and succeed or
+    fail together more often than by chance. A *unit* is one architecture with one seed. Units whose rows lie at the same nodes
+    form a *group*.
+    """
+
+    nodes: Nodes
     of_row: Ints
-    """(rows,): the index of each row's autoencoder."""
+    """(rows,): the index of each row's unit."""
+    second_half: Bools
+    """(rows,): whether the row belongs to the second half of the seeds, or, if there is one seed, of the cells."""
+    group: Ints
+    """(rows,): the index of each row's group."""
+    size: Ints
+    """(groups,): number of units."""
     architecture: Ints
-    """(autoencoders,)"""
-    first_row: Ints
-    """(autoencoders,): one row of each."""
+    """(groups,): index of the architecture."""
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, domain: Domain) -> SharedAutoencoders:
-        """Autoencoders are identified by architecture, x, y (unless y affects only the SAE), and the seeds of data and AE.
+    def of(cls, frame: pd.DataFrame, nodes: Nodes) -> Seeds:
+        """Seeds are told apart by those of data and AE; without such columns, every row has a seed of its own."""
+        columns = [name for name in ("data_seed", "ae_seed") if name in frame.columns] or ["seed"]
+        seed = np.arange(len(frame))
+        if columns[0] in frame.columns:
+            seed = frame.groupby(columns, sort=True).ngroup().to_numpy()
+        a, i, j = nodes.rows
+        _, of_row = np.unique(a * (seed.max() + 1) + seed, return_inverse=True)
+        marks = np.zeros(of_row.max() + 1, dtype=np.uint64)
+        np.add.at(marks, of_row, _mark(np.ravel_multi_index(nodes.rows, nodes.known.shape)))
+        _, first, group, size = np.unique(marks, return_index=True, return_inverse=True, return_counts=True)
+        of_unit = np.zeros(len(marks), dtype=np.int64)
+        of_unit[of_row] = a
+        halves = seed if seed.max() else i + j
+        return cls(nodes, of_row, halves % 2 == 1, group[of_row], size, of_unit[first])
 
-        Without seed columns every row counts as an autoencoder of its own.
-        """
-        x, y = domain.plane
-        if x.of_the_sae:
-            raise MisuseError(
-                f"x={x.name} affects only the SAE; regions allow this only for y, along which autoencoders are shared."
-            )
-        seeds = [column for column in ("data_seed", "ae_seed") if column in frame.columns]
-        index = architecture_index(frame, domain)
-        if not seeds:
-            return cls(np.arange(len(frame)), index, np.arange(len(frame)))
-        code = index
-        for column in (x.name, *([] if y.of_the_sae else [y.name]), *seeds):
-            part, values = pd.factorize(frame[column])
-            code = np.unique(code * len(values) + part, return_inverse=True)[1]
-        _, first, of_row = np.unique(code, return_index=True, return_inverse=True)
-        return cls(of_row, index[first], first)
+    def pooled(self, failed: Bools, chosen: Bools) -> tuple[float, int]:
+        """Of the chosen rows: the sum over units of the share that failed, and the number of units."""
+        units, at = np.unique(self.of_row[chosen], return_inverse=True)
+        return float((np.bincount(at, weights=failed[chosen]) / np.bincount(at)).sum()) if len(units) else 0.0, len(units)
 
-    @property
-    def shared(self) -> bool:
-        """Whether any autoencoder has several rows."""
-        return len(self.first_row) < len(self.of_row)
+    def at_nodes(self, which: Bools, groups: slice) -> Floats:
+        """(groups, U, V): number of chosen rows of each group."""
+        _, rows, columns = self.nodes.known.shape
+        own = which & (self.group >= groups.start) & (self.group < groups.stop)
+        flat = ((self.group - groups.start) * rows + self.nodes.rows[1]) * columns + self.nodes.rows[2]
+        count = min(groups.stop, len(self.size)) - groups.start
+        found: Floats = np.bincount(flat[own], minlength=count * rows * columns).astype(np.float64)
+        return found.reshape(count, rows, columns)
 
-    def count(self, nodes: Nodes, weights: Bools | None) -> Floats:
-        """(autoencoders, V): the number of rows, or the sum of their weights."""
-        shape = len(self.first_row), nodes.known.shape[2]
-        flat = self.of_row * shape[1] + nodes.rows[2]
-        found: Floats = np.bincount(flat, weights=weights, minlength=shape[0] * shape[1]).astype(np.float64)
-        return found.reshape(shape)
 
-    def summed(self, nodes: Nodes, values: Floats) -> Floats:
-        """The sum (A, U, V) over the autoencoders at each place of values (autoencoders, V)."""
-        rows, columns, _ = nodes.known.shape
-        place = self.architecture * columns + nodes.rows[1][self.first_row]
-        sums: list[Any] = [np.bincount(place, weights=column, minlength=rows * columns) for column in values.T]
-        return np.stack(sums, axis=1).reshape(rows, columns, -1)
+def _mark(node: Ints) -> NDArray[np.uint64]:
+    """A number of 64 bits for each node, whose sums tell sets of nodes apart (Zobrist hashing, with SplitMix64's mixer)."""
+    mixed = (node.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 WIDTHS = (1, 2, 3, 5, 8)
@@ -364,21 +376,23 @@ SINGLE_CELLS = 0.25
 """The share of the error that is allotted to single cells; the other sizes of windows share the rest evenly."""
 
 
-def confidences(autoencoders: SharedAutoencoders, rows: Bools, nodes: Nodes, labels: Ints, level: float) -> Floats:
+def confidences(seeds: Seeds, rows: Bools, labels: Ints, level: float) -> Floats:
     """(regions + 1,): 1 − the adjusted p-value of "the rate is below the level everywhere in the region".
 
     A window is a box of nodes. Its p is the probability of at least as many failures if every rate in it were at the level: a
-    binomial tail, or a bound of it (`_chance`). The windows, and the share w of the error of each, are fixed before any
-    outcome is seen. By Bonferroni, the probability that any window without a rate at the level has p ≤ w α is thus at most
-    α, and a region may choose the best window that lies wholly inside it. The confidence is 1 − min p/w.
+    binomial tail, or a bound of it (`_chance`), in which each unit counts once, by the share of its replicates in the window
+    that failed. The windows, and the share w of the error of each, are fixed before any outcome is seen. By Bonferroni, the
+    probability that any window without a rate at the level has p ≤ w α is thus at most α, and a region may choose the best
+    window that lies wholly inside it. The confidence is 1 − min p/w.
     """
     least = np.ones(labels.max() + 1)
-    families = _families(nodes.known.shape)
-    for width, sizes in itertools.groupby(families, key=lambda size: size[2]):
-        evidence = Evidence.along_y(autoencoders, rows, nodes, width)
+    known = seeds.nodes.known
+    families = _families(known.shape)
+    for plane, sizes in itertools.groupby(families, key=lambda size: size[1:]):
+        evidence = Evidence.of(seeds, rows, plane)
         for size in sizes:
-            score, trials = (_boxes(part, (*size[:2], 1)) for part in (evidence.score, evidence.trials))
-            owner = _owner(labels, nodes.known, size)
+            score, trials = (_slid(part, 0, size[0]) for part in (evidence.score, evidence.trials))
+            owner = _owner(labels, known, size)
             chosen = (owner > 0) & (trials > 0)
             chance = _chance(score[chosen], trials[chosen], level, evidence.exact)
             share = _error_share(size, len(families)) / max((trials > 0).sum(), 1)
@@ -387,10 +401,10 @@ def confidences(autoencoders: SharedAutoencoders, rows: Bools, nodes: Nodes, lab
 
 
 def _families(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The sizes of windows, ordered by their width along y."""
+    """The sizes of windows, ordered by their widths along x and y."""
     doubled = tuple(2**power for power in range(16))
     choices = [[width for width in widths if width <= side] for widths, side in zip((doubled, WIDTHS, WIDTHS), shape)]
-    return sorted(itertools.product(*choices), key=lambda size: size[2])
+    return sorted(itertools.product(*choices), key=lambda size: size[1:])
 
 
 def _error_share(size: tuple[int, ...], families: int) -> float:
@@ -401,25 +415,34 @@ def _error_share(size: tuple[int, ...], families: int) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Independent outcomes in windows of one width along y: (A, U, V − width + 1)."""
+    """Independent outcomes in the windows of one size within each architecture's plane: (A, U − width + 1, V − width + 1)."""
 
     score: Floats
-    """Sum over autoencoders of the share of their rows in the window that failed."""
+    """Sum over units of the share of their rows in the window that failed."""
     trials: Floats
-    """Number of autoencoders that have rows in the window."""
+    """Number of units that have rows in the window."""
     exact: bool
     """Whether every such share is 0 or 1, so that the binomial tail is exact."""
 
     @classmethod
-    def along_y(cls, autoencoders: SharedAutoencoders, rows: Bools, nodes: Nodes, width: int) -> Evidence:
+    def of(cls, seeds: Seeds, rows: Bools, plane: tuple[int, int]) -> Evidence:
         """The evidence of the rows; `rows` marks those that failed."""
-        if not autoencoders.shared:
-            every = np.ones(len(rows), dtype=bool)
-            score, trials = (_slid(nodes.count(which).astype(np.float64), 2, width) for which in (rows, every))
-            return cls(score, trials, exact=True)
-        failures, trials = (_slid(autoencoders.count(nodes, weights), 1, width) for weights in (rows, None))
-        share, there = failures / np.maximum(trials, 1), (trials > 0).astype(np.float64)
-        return cls(autoencoders.summed(nodes, share), autoencoders.summed(nodes, there), exact=bool(trials.max() <= 1))
+        shape = len(seeds.nodes.known), *(side - width + 1 for side, width in zip(seeds.nodes.known.shape[1:], plane))
+        score, trials, most = np.zeros(shape), np.zeros(shape), 0.0
+        every = np.ones(len(rows), dtype=bool)
+        step = max(_MOST_AT_ONCE // seeds.nodes.known[0].size, 1)
+        for start in range(0, len(seeds.size), step):
+            groups = slice(start, start + step)
+            size = seeds.size[groups, None, None]
+            failures, replicates = (_boxes(seeds.at_nodes(which, groups), (1, *plane)) for which in (rows, every))
+            each = replicates / size  # of one unit
+            np.add.at(score, seeds.architecture[groups], failures / np.maximum(each, 1))
+            np.add.at(trials, seeds.architecture[groups], size * (each > 0))
+            most = max(most, each.max())
+        return cls(score, trials, exact=most <= 1)
+
+
+_MOST_AT_ONCE = 4_000_000
 
 
 def _boxes(values: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:

@@ -44,7 +44,7 @@ def findings(frame: pd.DataFrame, planned: int) -> list[str]:
     """The outcomes of the replicates: the published one, the verdicts, the dead latents."""
     if frame.empty:
         return [f"No row is stored yet, of {planned} planned."]
-    return unfinished(len(frame), planned) + published_finding(frame) + verdict_sentences(frame)
+    return unfinished(len(frame), planned) + published_finding(frame) + verdict_sentences(frame) + target_sentences(frame)
 
 
 def unfinished(there: int, planned: int) -> list[str]:
@@ -77,6 +77,19 @@ def verdict_sentences(frame: pd.DataFrame, searched: bool = False) -> list[str]:
     return sentences
 
 
+def target_sentences(frame: pd.DataFrame) -> list[str]:
+    """How many replicates reached their target L0; nothing without a target, or if the outcomes were not loaded.
+
+    >>> target_sentences(pd.DataFrame({"l0_outcome": ["reached", "reached", "all_dead"]}))
+    ['The target L0 was reached in 2 of 3 replicates; all_dead in 1.']
+    """
+    outcomes = frame["l0_outcome"].value_counts() if "l0_outcome" in frame else pd.Series(dtype=int)
+    if outcomes.empty:
+        return []
+    others = "".join(f"; {outcome} in {times}" for outcome, times in outcomes.drop("reached", errors="ignore").items())
+    return [f"The target L0 was reached in {outcomes.get('reached', 0)} of {outcomes.sum()} replicates{others}."]
+
+
 def verdict_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Per cell: replicates, the rate of any failure with its interval, and how many seeds got each verdict."""
     rates = cell_rates(frame)
@@ -103,8 +116,11 @@ def page_findings(study: StudyRows) -> list[Finding]:
     """The headlines of the page, without those about which the study says nothing."""
     if study.rows.empty:
         return [Finding("No result yet", tuple(findings(study.rows, study.planned)), "made")]
+    missing = Finding(UNFINISHED, tuple(unfinished(len(study.rows), study.planned)), "made")
+    if study.spec.arms:  # the sentences are those of the result
+        return [missing] if missing.sentences else []
     found = [
-        Finding(UNFINISHED, tuple(unfinished(len(study.rows), study.planned)), "made"),
+        missing,
         Finding("The published failure", tuple(published_finding(study.frame)), "published"),
         Finding("Safe values of l1", tuple(l1_sentences(study.l1, study.spec.protocol)), "l1"),
         Finding("Verdicts", tuple(verdict_sentences(study.rows, study.spec.search is not None)), "verdicts"),

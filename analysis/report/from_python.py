@@ -81,6 +81,7 @@ def gram_matrices(study: Study, storage: Given = DEFAULT_STORAGE) -> Figure:
 
 def _drawn(study: Study, storage: Given, make: Callable[[StudyRows], Panel | None]) -> Figure:
     rows = study_rows(study, storage)
+    rows.spec.refuse_several()
     with own_settings():
         panel = None if rows.rows.empty else make(rows)
     if panel is None:

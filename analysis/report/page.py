@@ -149,13 +149,14 @@ def _write_rows(rows: pd.DataFrame, write: Write) -> list[str]:
 def _page(study: StudyRows, folder: StudyFolder, shown: list[dict[str, Any]], downloads: list[str]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((files("analysis.report") / "report.html").read_text(encoding="utf-8"))
-    protocol = study.spec.protocol
+    protocols = study.spec.protocols
+    named = f"protocol {protocols[0].name} ({protocols[0].protocol_id})" if len(protocols) == 1 else f"{len(protocols)} protocols"
     findings = {of.anchor: of for of in page_findings(study)}
     anchors = {section["anchor"] for section in shown}
     text = folder.read_text("study.yaml") or ""
     return template.render(
         title=f"Where SAEs fail: study {study.name}",
-        subtitle=f"{len(study.rows)} replicates, protocol {protocol.name} ({protocol.protocol_id}), {study.spec.dtype}",
+        subtitle=f"{len(study.rows)} replicates, {named}, {study.spec.dtype}",
         result=next((section for section in shown if section["anchor"] == RESULT), None),
         parts=_parts([section for section in shown if section["anchor"] != RESULT]),
         findings=findings,

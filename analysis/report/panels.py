@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.comparisons.ablations import Ablation
 from analysis.comparisons.published import published_replicates
 from analysis.figures import verdicts as plots
+from analysis.figures.ablation import plot_ablation
 from analysis.figures.failure_curves import failure_curves, plot_failure_curves, plot_verdict_rates
 from analysis.figures.l1 import l1_figure
 from analysis.figures.learned_map import map_figure
@@ -19,6 +21,7 @@ from analysis.figures.order_parameters import order_parameter_curve, plot_order_
 from analysis.figures.phase import phase_diagram, plot_phase_diagram, plot_phase_diagrams
 from analysis.figures.regions import plot_region_map, region_map
 from analysis.figures.replicates import gram, metric_scatter, plot_gram_matrix, plot_metric_scatter
+from analysis.figures.style import counts_text
 from analysis.rates.cells import counted
 from analysis.rates.regions import Region
 from analysis.report.layout import WHOLE_WIDTH, WITH_BAR, Panel, column_width, grid, single
@@ -118,6 +121,15 @@ def verdict_panel(study: StudyRows) -> Panel:
 def verdict_axis(study: StudyRows) -> str:
     """The axis of `verdict_panel`: that of most levels, of equal ones sparsity."""
     return max((PLANE.x.name, PLANE.y.name, "architecture"), key=lambda name: study.frame[name].nunique())
+
+
+def ablation_panel(found: Ablation) -> Panel:
+    """The change of the failure rate by each difference."""
+    figure, ax = single((2.9, 0.2, 0.6, 0.4), (WHOLE_WIDTH, 1.2 + 0.22 * len(found.table)))
+    plot_ablation(found.table, found.ends, ax, found.failure)
+    seeds = counts_text(found.table["seeds"].to_numpy(dtype=np.int64))
+    caption = f"Paired change of the failure rate, 95 % intervals, {seeds} seeds each; filled marks: beyond chance (Holm)."
+    return Panel("ablation", figure, caption, wide=True)
 
 
 def composition_panel(study: StudyRows, axis: str, width: float = 5.4) -> Panel:

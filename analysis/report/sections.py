@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.comparisons.ablations import compared_arms
 from analysis.comparisons.published import side_by_side
 from analysis.rates.claims import probability_text
 from analysis.rates.regions import Region
@@ -17,6 +18,7 @@ from analysis.report.layout import Panel, Section, Sheet, cell_text
 from analysis.report.panels import (
     AXES,
     MOST_ARCHITECTURES,
+    ablation_panel,
     collapse_panel,
     composition_panel,
     curves_of,
@@ -53,6 +55,9 @@ def sections(study: StudyRows) -> Iterator[Section]:
     """
     if study.rows.empty:
         return
+    if study.spec.arms:
+        yield _ablation_section(study)
+        return
     of_measured = (_order_section, _metrics_section, _trust_section) if len(study.measured) else ()
     yield from _made(study, _result_section, _region_section)
     yield from architecture_sections(study)
@@ -60,6 +65,19 @@ def sections(study: StudyRows) -> Iterator[Section]:
         study, _published_section, _l1_section, _verdict_section, _collapse_section, _phase_section, *of_measured, _gram_section,
         _cells_section, _definitions_section,
     )  # fmt: skip
+
+
+def _ablation_section(study: StudyRows) -> Section:
+    """The protocols of the study beside each other; no other section tells protocols apart."""
+    found = compared_arms(study.rows, study.spec.arms)
+    return Section(
+        "Result",
+        "result",
+        "Each protocol is compared, over the seeds that both have, with that of the first two which is nearer to it.",
+        found.sentences,
+        [ablation_panel(found)] if len(found.table) else (),
+        [Sheet("ablation", found.table.assign(l1=found.table["l1"].map(str)), found.shown())],
+    )
 
 
 def _made(study: StudyRows, *makers: Callable[[StudyRows], Section | None]) -> Iterator[Section]:

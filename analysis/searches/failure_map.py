@@ -32,7 +32,7 @@ class FailureMap:
     replicates: int
     """Number of trained replicates, not counting those of earlier studies."""
     expected_misclassified_volume: float
-    """Expected share of the space on the wrong side of the border: two to six times the true share in cases where it is known."""
+    """Expected share of the space on the wrong side of the border as drawn (docs/map.md compares it with true shares)."""
     expected_regret: float
     """The same share, with each place weighted by the distance of its rate from the level."""
     regions: list[Region]

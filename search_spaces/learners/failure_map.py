@@ -11,12 +11,12 @@ rows arrive, and a search resumes by replaying them.
 After an even first pass, a batch has four parts:
 
 - *Straddle* (Bryan et al. 2005, "Active learning for identifying function threshold boundaries") sharpens the boundary
-  that the mixture shows.
-- The *tree's risk* replaces straddle as that runs out, because the mixture soon becomes too sure of small islands.
+  that the surface shows.
+- The *tree's risk* replaces straddle as that runs out, because the surface soon becomes too sure of small islands.
 - *Surprise* follows up replicates that contradict the map.
 - A Sobol sequence covers the whole domain.
 
-The surface, its tree, process and mixture are in `search_spaces/surface/surface.py`.
+The surface, its tree and its process are in `search_spaces/surface/surface.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import itertools
 import warnings
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,12 +45,15 @@ from search_spaces.surface.surface import Surface, expected_regret, fit_surface,
 LEAST_BATCH, MOST_BATCH, GROWTH, GROWING_FROM = 256, 10_000, 0.125, 5_000
 """Bounds and growth of batches whose size is not given: the share GROWTH of the replicates planned so far beyond GROWING_FROM.
 Small batches follow up quickly on what was seen; large ones need fewer fits of the surface."""
-STRADDLE, SURPRISE = 0.65, 0.15
+STRADDLE, SURPRISE = 0.5, 0.3
 """Shares of a batch. The rest follows the Sobol sequence to the end of the search, because that finds islands."""
 STRADDLE_VOLUME = 0.002
 """Below this mean weight, straddle's share shrinks in proportion, and the tree's risk gets what it gives up."""
 SURPRISE_REACH = 3.0
 """Standard deviation, in grid cells, of the kernel that sums the counts nearby."""
+REFINED = 2.0
+"""A precision counts as reached only after so many times the replicates of the first pass. Before that, islands that the first
+pass touched with a replicate or two are not seen yet, and the expected errors are too small."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +102,17 @@ class Refinement:
 
     @property
     def expected_misclassified_volume(self) -> float:
-        """The current expected misclassified volume; the true one is about half of it."""
+        """The current expected misclassified volume: the mean of min(q, 1 − q). docs/map.md compares it with the true one."""
         return float(self._state.risk.mean())
 
     @property
     def expected_regret(self) -> float:
         """The current expected regret."""
-        return expected_regret(self._state.mixture, self.spec.search.level)
+        return expected_regret(self._state.posterior, self.spec.search.level)
 
     @property
     def done(self) -> bool:
-        """Whether it will ask for nothing more: the budget is spent, or the precision was reached after the first pass."""
+        """Whether it will ask for nothing more: the budget is spent, or the precision was reached."""
         return not self._to_ask and (self._precise or self._planned >= self.spec.search.budget)
 
     def ask(self) -> list[Replicates]:
@@ -166,7 +169,7 @@ class Refinement:
 
     def _is_precise(self) -> bool:
         volume, regret = self.spec.search.misclassified_volume, self.spec.search.regret
-        return self._earlier + self.replicates >= self.spec.search.first_pass and (
+        return self._earlier + self.replicates >= REFINED * self.spec.search.first_pass and (
             (volume is not None and self.expected_misclassified_volume <= volume)
             or (regret is not None and self.expected_regret <= regret)
         )
@@ -198,41 +201,45 @@ class _State:
     surface: Surface
 
     @cached_property
-    def mixture(self) -> Posterior:
+    def posterior(self) -> Posterior:
         return self.surface.on_grid()
 
     @cached_property
     def straddle(self) -> Floats:
         """max(1.96 sd − |mean − level|, 0) on the grid."""
-        return np.maximum(1.96 * self.mixture.sd - np.abs(self.mixture.mean - self.spec.search.level), 0)
+        return np.maximum(1.96 * self.posterior.sd - np.abs(self.posterior.mean - self.spec.search.level), 0)
 
     @cached_property
     def tree_risk(self) -> Floats:
-        """min(q, 1 − q) of the tree on the grid."""
-        return self.surface.on_grid(estimator="tree").risk(self.spec.search.level)
+        """min(q, 1 − q) of the tree on the grid, its frames' disagreement included: that is where small islands may be."""
+        tree = self.surface.on_grid(estimator="tree")
+        return replace(tree, agreement=np.ones(tree.agreement.shape)).risk(self.spec.search.level)
 
     @cached_property
     def risk(self) -> Floats:
         """min(q, 1 − q) on the grid."""
-        return self.mixture.risk(self.spec.search.level)
+        return self.posterior.risk(self.spec.search.level)
 
     @cached_property
     def surprise(self) -> Floats:
         """How surely nearby replicates contradict the map where the map is sure, to the fourth power, on the grid.
 
         Their counts, k of n within a Gaussian kernel, are combined with the map's mean m at the weight of one replicate:
-        Beta(m + k, 1 − m + n − k). They contradict a safe place by the probability of a rate above level / 2, a failing
-        place by that of a rate below (1 + level) / 2. This is discounted by the same probability for the counts that the map
-        predicts there, k = Σ m. A lone failure in a safe region thus attracts a few more replicates: they soon expose it as
-        noise, or find an island that the process would have smoothed away.
+        Beta(m + k, 1 − m + n − k). They contradict a safe place, if more failed than the map predicts there (Σ m), by the
+        probability of a rate above level / 2; a failing place, if fewer failed, by that of a rate below (1 + level) / 2. This is
+        discounted by the same probability for the predicted counts. A lone failure in a safe region thus attracts a few more
+        replicates: they soon expose it as noise, or find an island that the process would have smoothed away.
         """
         failures, replicates, predicted = self._nearby
-        mean = self.mixture.mean
-        fails = mean >= self.spec.search.level
-        halfway = (self.spec.search.level + fails) / 2
-        seen, known = (betainc(mean + k, np.maximum(1 - mean + replicates - k, 1e-9), halfway) for k in (failures, predicted))
-        contradicted = np.where(fails, seen * (1 - known), (1 - seen) * known)
-        return (contradicted * (1 - 2 * self.risk)) ** 4
+        fails = self.posterior.mean >= self.spec.search.level
+        found = np.zeros(fails.shape)
+        at = (failures < predicted) == fails
+        mean, n = self.posterior.mean[at], replicates[at]
+        halfway = (self.spec.search.level + fails[at]) / 2
+        seen, known = (betainc(mean + k[at], np.maximum(1 - mean + n - k[at], 1e-9), halfway) for k in (failures, predicted))
+        contradicted = np.where(fails[at], seen * (1 - known), (1 - seen) * known)
+        found[at] = (contradicted * (1 - 2 * self.risk[at])) ** 4
+        return found
 
     @property
     def _nearby(self) -> tuple[Floats, Floats, Floats]:
@@ -242,7 +249,7 @@ class _State:
         failures, replicates = np.zeros(shape), np.zeros(shape)
         np.add.at(failures, at, counts.failures)
         np.add.at(replicates, at, counts.replicates)
-        found = (kernel_sum(values, SURPRISE_REACH) for values in (failures, replicates, replicates * self.mixture.mean))
+        found = (kernel_sum(values, SURPRISE_REACH) for values in (failures, replicates, replicates * self.posterior.mean))
         return tuple(np.maximum(values, 0) for values in found)  # type: ignore[return-value]
 
     def spread(self, count: int, sobol: qmc.Sobol) -> _Points:
@@ -254,11 +261,10 @@ class _State:
         total = self._autoencoders(count)
         parts = []
         straddle = STRADDLE * min(1.0, float(self.straddle.mean()) / STRADDLE_VOLUME)
-        for share, weights in (
-            (straddle, self.straddle),
-            (STRADDLE - straddle, self.tree_risk),
-            (SURPRISE, self.surprise),
-        ):
+        for share, name in ((straddle, "straddle"), (STRADDLE - straddle, "tree_risk"), (SURPRISE, "surprise")):
+            if share == 0:
+                continue
+            weights = getattr(self, name)
             drawn = systematic(weights, round(share * total), rng)
             parts.append(self._sharing(_jittered(drawn, weights.shape, rng), weights))
         left = total - sum(part.autoencoders for part in parts)

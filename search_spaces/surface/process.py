@@ -1,13 +1,12 @@
 """The process: a Gaussian process on the logit of the failure rate, by a cosine basis and Laplace's approximation.
 
-It is one of the two estimators that `surface.py` mixes.
+It is one of the two estimators that `surface.py` pools.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
@@ -15,6 +14,7 @@ from scipy.special import expit
 from threadpoolctl import threadpool_limits
 
 from search_spaces.surface.domain import Counts, Domain, Floats, Ints
+from search_spaces.surface.posterior import Posterior
 
 FUNCTIONS = 20
 """Number of cosines per axis."""
@@ -39,21 +39,34 @@ class Process:
     variance: Floats
     """(A, 2I − 1, 2J − 1): coefficients of its variance, also a cosine series as cos x cos y = ½ cos(x + y) + ½ cos(x − y)."""
 
+    lengths: Ints
+    """(A, 2): the places in LENGTHS of the length scales of u and v."""
+
     @classmethod
-    def fitted(cls, domain: Domain, counts: Counts) -> Process:
-        """One process per architecture, each with the length scales of u and v that have the greatest evidence."""
+    def fitted(cls, domain: Domain, counts: Counts, earlier: Process | None = None) -> Process:
+        """One process per architecture, each with the length scales of u and v that have the greatest evidence.
+
+        After an earlier fit to part of the counts, Newton's method starts from it, and only the same length scales and their
+        neighbours are tried.
+        """
+        architectures = range(len(domain.architectures))
+        with threadpool_limits(1, "blas"):  # small matrices: on a busy machine, more threads wait minutes for each other
+            fits = [_best(counts.take(counts.architecture == a), domain.varies, earlier, a) for a in architectures]
         sides = tuple(FUNCTIONS if varies else 1 for varies in domain.varies)
-        choices = [LENGTHS if varies else LENGTHS[:1] for varies in domain.varies]
-        location = np.zeros((len(domain.architectures), *sides))
-        variance = np.zeros((len(domain.architectures), *(2 * side - 1 for side in sides)))
-        for a in range(len(domain.architectures)):
-            mine = counts.take(counts.architecture == a)
-            with threadpool_limits(1, "blas"):  # small matrices: on a busy machine, more threads wait minutes for each other
-                fits = [_laplace(mine, lengths, domain.varies) for lengths in itertools.product(*choices)]
-            best = max(fits, key=lambda fit: fit.evidence)
+        location = np.zeros((len(fits), *sides))
+        variance = np.zeros((len(fits), *(2 * side - 1 for side in sides)))
+        for a, best in enumerate(fits):
             _embed(location[a], best.location)
             _embed(variance[a], best.variance)
-        return cls(location, variance)
+        return cls(location, variance, np.array([best.lengths for best in fits], dtype=np.int64))
+
+    def at(self, architecture: Ints, u: Floats, v: Floats) -> Posterior:
+        """The rate's distribution at points, all of shape (n,)."""
+        return _bridged(*self.latent(architecture, u, v))
+
+    def on_grid(self, u: Floats, v: Floats) -> Posterior:
+        """The rate's distribution on the grid of all architectures × u × v."""
+        return _bridged(*self.latent_on_grid(u, v))
 
     def latent(self, architecture: Ints, u: Floats, v: Floats) -> tuple[Floats, Floats]:
         """Mean and standard deviation of the logit at points, all of shape (n,)."""
@@ -76,8 +89,27 @@ class Process:
 _LEAST_VARIANCE = 1e-6
 
 
+def _bridged(location: Floats, scale: Floats) -> Posterior:
+    """The Beta for a rate whose logit is Normal(location, scale²): α = p/κ, β = (1 − p)/κ, κ = scale² p (1 − p).
+
+    This is the Laplace bridge, the Beta whose Laplace approximation in the logit has that scale (MacKay 1998, "Choice of basis
+    for Laplace approximation"), at p = σ(location / √(1 + DAMPING scale²)). With DAMPING 0, p is the rate at the mode; with π/8
+    it is nearly the mean of the logistic-normal (MacKay 1992), whose upper tail the data exclude where nothing fails.
+    """
+    logit = location / np.sqrt(1 + DAMPING * scale**2)
+    up, down = expit(logit), expit(-logit)
+    spread = scale**2 * up * down
+    return Posterior(up / spread, down / spread, np.ones(up.shape))
+
+
+DAMPING = 0.15
+"""Chosen so that intervals hold rates of a few per cent, which the mode alone calls 0, on other truths than docs/map.md's."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Laplace:
+    lengths: tuple[int, int]
+    """Places in LENGTHS."""
     evidence: float
     location: Floats
     scale: Floats
@@ -91,39 +123,57 @@ class _Laplace:
         return _variance_series(half.T @ half, self.location.shape)
 
 
-def _laplace(counts: Counts, lengths: tuple[float, ...], varies: tuple[bool, bool]) -> _Laplace:
+def _best(counts: Counts, varies: tuple[bool, bool], earlier: Process | None, a: int) -> _Laplace:
+    """The fit to one architecture's counts that has the greatest evidence."""
+    choices = [range(len(LENGTHS)) if varied else range(1) for varied in varies]
+    tried = [(i, j) for i in choices[0] for j in choices[1]]
+    start = np.zeros((FUNCTIONS, FUNCTIONS))
+    if earlier is not None:
+        i, j = earlier.lengths[a]
+        tried = [(k, m) for k, m in tried if abs(k - i) + abs(m - j) <= 1]
+        _embed(start, earlier.location[a])
+    data = _Data.of(counts, varies)
+    return max((_laplace(data, lengths, varies, start) for lengths in tried), key=lambda fit: fit.evidence)
+
+
+def _laplace(data: _Data, lengths: tuple[int, int], varies: tuple[bool, bool], start: Floats) -> _Laplace:
     """Newton's method for the mode of the weights, in units of their prior standard deviation: z = w / √prior.
 
     The Hessian of −log posterior is I + D Φᵀ W Φ D with W = n p (1 − p) and D = diag(√prior). Rasmussen and Williams 2006,
-    eqs. 3.15 and 3.32.
+    eqs. 3.15 and 3.32. `start` holds weights near the mode.
     """
-    axes = zip((counts.u, counts.v), lengths, varies)
-    sides = tuple(_functions(axis, length) if varied else 1 for axis, length, varied in axes)
-    scale = AMPLITUDE * np.sqrt(np.outer(*map(_spectrum, lengths, sides))).ravel()
-    data = _Data.of(counts, sides)
-    z = np.zeros(len(scale))
-    value, gradient, hessian = data.objective(z, scale)
+    chosen = [LENGTHS[place] for place in lengths]
+    sides = tuple(_functions(most, length) if varied else 1 for most, length, varied in zip(data.most, chosen, varies))
+    scale = AMPLITUDE * np.sqrt(np.outer(*map(_spectrum, chosen, sides))).ravel()
+    data = data.cut(sides)
+    z = np.clip(start[: sides[0], : sides[1]].ravel() / scale, -_FARTHEST_START, _FARTHEST_START)
+    value = data.log_posterior(z, scale)
     for _ in range(_MOST_STEPS):
+        gradient, hessian = data.derivatives(z, scale)
         factor = cho_factor(hessian, lower=True, check_finite=False)
         step = cho_solve(factor, gradient, check_finite=False)
         decrease = float(gradient @ step)
         if decrease < _TOLERANCE:
             break
-        size = 1.0
-        while data.log_posterior(z + size * step, scale) < value and size > 1e-3:
+        size, before = 1.0, value
+        while (value := data.log_posterior(z + size * step, scale)) < before and size > 1e-3:
             size /= 2
         z = z + size * step
-        value, gradient, hessian = data.objective(z, scale)
     evidence = value - float(np.log(np.diag(factor[0])).sum())
-    return _Laplace(evidence, (scale * z).reshape(sides), scale, factor[0])
+    return _Laplace(lengths, evidence, (scale * z).reshape(sides), scale, factor[0])
 
 
-def _functions(axis: Floats, length: float) -> int:
-    """Number of cosines on an axis: up to the cutoff, and at most _SPARE more than the axis has distinct values."""
-    return min(FUNCTIONS, math.ceil(_CUTOFF / (math.pi * length)) + 1, len(np.unique(axis)) + _SPARE)
+_FARTHEST_START = 4.0
+"""Weights of a shorter length scale are tamed to this many prior standard deviations before the first step."""
+
+
+def _functions(most: int, length: float) -> int:
+    """Number of cosines on an axis: up to the cutoff, and at most `most`."""
+    return min(most, math.ceil(_CUTOFF / (math.pi * length)) + 1)
 
 
 _SPARE = 3
+"""An axis gets at most so many cosines more than it has distinct values."""
 
 
 _CUTOFF = 3.6
@@ -151,9 +201,10 @@ class _Data:
     """(n or V, 2J − 1)."""
 
     @classmethod
-    def of(cls, counts: Counts, sides: tuple[int, ...]) -> _Data:
-        """The data of counts, as a lattice if enough of its points are present."""
+    def of(cls, counts: Counts, varies: tuple[bool, bool]) -> _Data:
+        """The data of counts, as a lattice if enough of its points are present, with as many cosines as may be used."""
         (u, row), (v, column) = (np.unique(axis, return_inverse=True) for axis in (counts.u, counts.v))
+        sides = [min(FUNCTIONS, len(axis) + _SPARE) if varied else 1 for axis, varied in zip((u, v), varies)]
         failures, replicates = counts.failures, counts.replicates
         if len(u) * len(v) <= _WORTH_A_LATTICE * len(counts):
             failures, replicates = np.zeros((2, len(u), len(v)), dtype=np.int64)
@@ -163,26 +214,32 @@ class _Data:
             u, v = counts.u, counts.v
         return cls(failures, replicates, _cosines(u, 2 * sides[0] - 1), _cosines(v, 2 * sides[1] - 1))
 
+    @property
+    def most(self) -> tuple[int, int]:
+        """I, J."""
+        return (self.u.shape[1] + 1) // 2, (self.v.shape[1] + 1) // 2
+
+    def cut(self, sides: tuple[int, ...]) -> _Data:
+        """The same data with fewer cosines."""
+        rows, columns = (2 * side - 1 for side in sides)
+        return replace(self, u=np.ascontiguousarray(self.u[:, :rows]), v=np.ascontiguousarray(self.v[:, :columns]))
+
     def log_posterior(self, z: Floats, scale: Floats) -> float:
         """Σ k f − n log(1 + exp f) − ½ z·z, up to a constant of the counts."""
         f = self._logit(z, scale)
         return float((self.failures * f - self.replicates * np.logaddexp(0, f)).sum() - z @ z / 2)
 
-    def objective(self, z: Floats, scale: Floats) -> tuple[float, Floats, Floats]:
-        """The log posterior of z, its gradient, and minus its Hessian."""
+    def derivatives(self, z: Floats, scale: Floats) -> tuple[Floats, Floats]:
+        """The gradient of the log posterior of z, and minus its Hessian."""
         rate = expit(self._logit(z, scale))
-        gradient = scale * self._sums(self.failures - self.replicates * rate, *self._sides).ravel() - z
+        gradient = scale * self._sums(self.failures - self.replicates * rate, *self.most).ravel() - z
         series = self._sums(self.replicates * rate * (1 - rate), self.u.shape[1], self.v.shape[1])
-        hessian = scale[:, None] * _products(series, self._sides) * scale
+        hessian = scale[:, None] * _products(series, self.most) * scale
         hessian[np.diag_indices_from(hessian)] += 1
-        return self.log_posterior(z, scale), gradient, hessian
-
-    @property
-    def _sides(self) -> tuple[int, int]:
-        return (self.u.shape[1] + 1) // 2, (self.v.shape[1] + 1) // 2
+        return gradient, hessian
 
     def _logit(self, z: Floats, scale: Floats) -> Floats:
-        rows, columns = self._sides
+        rows, columns = self.most
         along = self.u[:, :rows] @ (scale * z).reshape(rows, columns)
         basis = self.v[:, :columns]
         return along @ basis.T if self.failures.ndim == 2 else (along * basis).sum(1)

@@ -1,12 +1,13 @@
 """P(failure) over architecture × two coordinates, from counts of replicates: its mean, its uncertainty, its level sets.
 
-Two estimators are fitted to the same counts, and a third combines them:
+Two estimators are fitted to the same counts, and pooled:
 
 - The *tree* (`tree.py`) averages over all partitions of the space into dyadic boxes (exactly: the optional Pólya tree), and
   over rotated frames. It is calibrated and shares evidence between neighbouring architectures, but it is blocky.
-- The *process* (`process.py`) is a Gaussian process for the logit of the rate, one per architecture. It is sharp, but
-  overconfident.
-- The *mixture* weighs the two, place by place, by how well each predicted batches of replicates that it had not yet seen.
+- The *process* (`process.py`) is a Gaussian process for the logit of the rate, one per architecture. It is sharp, but rings
+  beside edges that are sharper than its shortest length scale.
+- The *pool* is the logarithmic pool of the two, each weighed, place by place, by how well it predicted batches of replicates
+  that it had not yet seen.
 
 Places are given by the architecture's index a in 0 … A − 1 and by u, v in [0, 1], the coordinates x and y in units of their
 axes. `posterior.py` holds the resulting distribution of the rate, `domain.py` the domain and the counts.
@@ -34,7 +35,7 @@ from search_spaces.surface.posterior import Posterior
 from search_spaces.surface.process import Process
 from search_spaces.surface.tree import Tree
 
-Estimator = Literal["mixture", "tree", "process"]
+Estimator = Literal["pool", "tree", "process"]
 
 
 # --- a few cells: no smoothing
@@ -49,16 +50,15 @@ class Cells:
 
     counts: Counts
 
-    def moments(self, architecture: Ints, u: Floats, v: Floats) -> tuple[Floats, Floats]:
-        """E rate and E rate² at points; the arguments are broadcast."""
+    def at(self, architecture: Ints, u: Floats, v: Floats) -> Posterior:
+        """The rate's distribution at points; the arguments are broadcast."""
         at = np.broadcast_arrays(architecture, u, v)
         k, n = np.zeros(at[0].shape), np.zeros(at[0].shape)
         for a in np.unique(self.counts.architecture):
             mine, here = self.counts.take(self.counts.architecture == a), at[0] == a
             nearest = KDTree(np.stack([mine.u, mine.v], axis=1)).query(np.stack([at[1][here], at[2][here]], axis=1))[1]
             k[here], n[here] = mine.failures[nearest], mine.replicates[nearest]
-        mean = (k + 0.5) / (n + 1)
-        return mean, mean * (k + 1.5) / (n + 2)
+        return Posterior(k + 0.5, n - k + 0.5, np.ones(n.shape))
 
 
 FEWEST_VALUES, FEWEST_CELLS = 6, 12
@@ -107,23 +107,21 @@ class Surface:
     """(A, U, V): Σ over the replicates of a grid cell of log P(outcome | tree) − log P(outcome | process). Both predicted each
     outcome before they were fitted to it."""
 
-    def at(self, architecture: ArrayLike, x: ArrayLike, y: ArrayLike, estimator: Estimator = "mixture") -> Posterior:
+    def at(self, architecture: ArrayLike, x: ArrayLike, y: ArrayLike, estimator: Estimator = "pool") -> Posterior:
         """The rate's distribution at points (x, y), all of shape (n,); architectures are given by name or index."""
         index = self.domain.index(architecture)
         u, v = (np.broadcast_to(part, index.shape) for part in (self.domain.x.to_unit(x), self.domain.y.to_unit(y)))
         return self._posterior(index, u, v, estimator)
 
-    def on_grid(self, size: int = GRID, estimator: Estimator = "mixture") -> Posterior:
+    def on_grid(self, size: int = GRID, estimator: Estimator = "pool") -> Posterior:
         """The rate's distribution at the middles of the grid cells, shape `domain.shape(size)`."""
         u, v = self.domain.centres(size)
         index = np.arange(len(self.domain.architectures))[:, None, None]
-        moments = self.tree.moments(index, u[None, :, None], v[None, None, :])
-        shape = self.domain.shape(size)
-        tree = _matched(*(np.broadcast_to(moment, shape) for moment in moments))
-        if self.process is None:
-            return _tree_alone(*tree)
-        latent = self.process.latent_on_grid(u, v)
-        return Posterior(*tree, *latent, self._weight(estimator)[self._grid_cells(index, u[:, None], v)])
+        tree = self.tree.at(index, u[None, :, None], v[None, None, :])
+        if self.process is None or estimator == "tree":
+            return Posterior(*(np.broadcast_to(part, self.domain.shape(size)) for part in (tree.alpha, tree.beta, tree.agreement)))
+        process = self.process.on_grid(u, v)
+        return process if estimator == "process" else tree.pooled(process, self.weight[self._grid_cells(index, u[:, None], v)])
 
     def updated(self, batch: Counts) -> Surface:
         """The surface after one more batch, which tree and process both predict before they are fitted to it.
@@ -131,21 +129,20 @@ class Surface:
         The batch is sorted first, because in a product of matrices the last bit of a row depends on the row's position.
         """
         batch = batch.merged()
-        return _fitted(self.domain, self.counts.plus(batch).gathered(), self.scores + self._scored(batch))
+        counts = self.counts.plus(batch).gathered()
+        return _fitted(self.domain, counts, self.scores + self._scored(batch), self.process if len(self.counts) else None)
 
     def _posterior(self, index: Ints, u: Floats, v: Floats, estimator: Estimator) -> Posterior:
-        tree = _matched(*self.tree.moments(index, u, v))
-        if self.process is None:
-            return _tree_alone(*tree)
-        return Posterior(*tree, *self.process.latent(index, u, v), self._weight(estimator)[self._grid_cells(index, u, v)])
-
-    def _weight(self, estimator: Estimator) -> Floats:
-        """(A, U, V): the tree's weight."""
-        return self._local_weight if estimator == "mixture" else np.full(self.scores.shape, float(estimator == "tree"))
+        if self.process is None or estimator == "tree":
+            return self.tree.at(index, u, v)
+        process = self.process.at(index, u, v)
+        if estimator == "process":
+            return process
+        return self.tree.at(index, u, v).pooled(process, self.weight[self._grid_cells(index, u, v)])
 
     @cached_property
-    def _local_weight(self) -> Floats:
-        """The tree's weight: the logistic of the scores, each spread by a Gaussian kernel of height 1."""
+    def weight(self) -> Floats:
+        """(A, U, V): the tree's weight, the logistic of the scores, each spread by a Gaussian kernel of height 1."""
         return expit(kernel_sum(self.scores, REACH))
 
     def _grid_cells(self, index: Ints, u: Floats, v: Floats) -> tuple[Ints, Ints, Ints]:
@@ -168,22 +165,10 @@ def kernel_sum(values: Floats, reach: float) -> Floats:
     return height * gaussian_filter(values, widths, mode="constant")
 
 
-def _matched(mean: Floats, second: Floats) -> tuple[Floats, Floats]:
-    """alpha and beta of the Beta with these moments."""
-    variance = np.maximum(second - mean**2, 1e-12)
-    total = np.maximum(mean * (1 - mean) / variance - 1, 1e-3)
-    return mean * total, (1 - mean) * total
-
-
-def _tree_alone(alpha: Floats, beta: Floats) -> Posterior:
-    ones = np.ones(alpha.shape)
-    return Posterior(alpha, beta, 0 * ones, ones, ones)
-
-
-def _fitted(domain: Domain, counts: Counts, scores: Floats) -> Surface:
+def _fitted(domain: Domain, counts: Counts, scores: Floats, earlier: Process | None = None) -> Surface:
     if few_cells(counts, domain.varies):
         return Surface(domain, counts, Cells(counts), None, scores)
-    return Surface(domain, counts, Tree.fitted(domain, counts), Process.fitted(domain, counts), scores)
+    return Surface(domain, counts, Tree.fitted(domain, counts), Process.fitted(domain, counts, earlier), scores)
 
 
 def fit_surface(domain: Domain, counts: Counts, batch: ArrayLike | None = None) -> Surface:

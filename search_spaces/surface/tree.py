@@ -1,6 +1,6 @@
 """The tree: the average over all ways to cut the space into boxes of constant failure rate.
 
-It is one of the two estimators that `surface.py` mixes.
+It is one of the two estimators that `surface.py` pools.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import gammaln
 
 from search_spaces.surface.domain import Counts, Domain, Floats, Ints
+from search_spaces.surface.posterior import Posterior, beta_counts
 
 FRAMES = 8
 """Number of frames that are averaged over."""
@@ -74,6 +75,8 @@ class Tree:
     """(F, A, 2^levels, 2^levels): the rate's mean on each frame's cells."""
     second: Floats
     """The mean of its square."""
+    counts: Floats
+    """The pseudo-counts of the Beta with these moments."""
 
     @classmethod
     def fitted(cls, domain: Domain, counts: Counts) -> Tree:
@@ -84,15 +87,19 @@ class Tree:
         failures, replicates = (np.stack(parts) for parts in zip(*(_framed(f, counts, (padded, *sides)) for f in around)))
         mean, second = partition_average(failures, replicates, apart=1)
         kept = slice(len(domain.architectures))
-        return cls(around, mean[:, kept], second[:, kept])
+        mean, second = mean[:, kept], second[:, kept]
+        return cls(around, mean, second, beta_counts(mean, second))
 
-    def moments(self, architecture: Ints, u: Floats, v: Floats) -> tuple[Floats, Floats]:
-        """E rate and E rate² at points, averaged over frames; the arguments are broadcast."""
-        first = second = np.zeros(())
+    def at(self, architecture: Ints, u: Floats, v: Floats) -> Posterior:
+        """The rate's distribution at points, averaged over frames; the arguments are broadcast.
+
+        The frames' disagreement is part of the rate's variance.
+        """
+        sums = [np.zeros(()), np.zeros(()), np.zeros(())]
         for number, frame in enumerate(self.frames):
-            at = (architecture, *frame.cells(u, v, self.mean.shape[2:]))
-            first, second = first + self.mean[number][at], second + self.second[number][at]
-        return first / len(self.frames), second / len(self.frames)
+            at = (number, architecture, *frame.cells(u, v, self.mean.shape[2:]))
+            sums = [total + part[at] for total, part in zip(sums, (self.mean, self.second, self.counts))]
+        return Posterior.matched(*(total / len(self.frames) for total in sums))
 
 
 def _levels(axis: Floats) -> int:

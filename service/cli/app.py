@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +20,6 @@ from service.cli.printing import complain, out
 from service.cli.streams import READER_GONE, finish, make_ready
 
 app = typer.Typer(
-    add_completion=False,
     help="Where sparse autoencoders fail, and why.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,  # a fault of ours is told by Python's own traceback, without all local values
@@ -46,6 +46,19 @@ COMMANDS: dict[str, Callable[..., None]] = {
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 
+
+def _show_version(given: bool) -> None:
+    if given:
+        out.print(f"sae-study {version('sae-study')}")
+        raise typer.Exit
+
+
+@app.callback(help=app.info.help)
+def _options(
+    _version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)] = False,
+) -> None: ...
+
+
 _UsageError: Any = typer.BadParameter.__base__
 """Click's class, from the copy of Click that Typer uses."""
 
@@ -66,8 +79,8 @@ def main() -> None:
     except (MachineError, OSError) as error:  # a machine, storage or file that fails during the work
         complain(error)
         code = 1
-    except SystemExit:  # Click's, where the reader of `--help` has gone
-        code = READER_GONE
+    except SystemExit as ended:  # Click's, after a shell's completion, or where the reader of `--help` has gone
+        code = READER_GONE if ended.code else 0
     finally:
         settle()
     finish()

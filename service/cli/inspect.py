@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,10 +15,10 @@ from rich.text import Text
 from search_spaces.errors import MisuseError
 from search_spaces.paths import local_path, shown
 from search_spaces.protocol import PROTOCOLS
-from search_spaces.spaces import SPACES, GridSpace
+from search_spaces.spaces import PROTOCOL_OF_SPACE, SPACES, GridSpace
+from service.cli.leads import after_status, failing_replicate, next_steps
 from service.cli.options import AsJson, Failure, Study, Where, grouped
 from service.cli.printing import LEAN, complain, differing_table, err, show, table_of, warn_of_gaps
-from study.engines.registry import engine_for
 from study.storage.local_files import refuse_unwritable_file, write_out
 from study.storage.study_folder import DEFAULT_STORAGE, Storage
 
@@ -33,36 +34,37 @@ if TYPE_CHECKING:
 
 def spaces(as_json: AsJson = False) -> None:
     """List the named spaces, with their size and estimated cost."""
-    protocol = "dissertation"
-    engine = engine_for("auto", PROTOCOLS[protocol]).name
-    listed = [{"space": name, **_size(space, protocol, engine)} for name, space in SPACES.items()]
-    sentence = f"Core-hours are estimates for protocol {protocol}, engine {engine} and float64."
-    show({"protocol": protocol, "engine": engine, "spaces": listed}, [_spaces_table(listed), sentence], as_json)
+    listed = [{"space": name, **_size(space, PROTOCOL_OF_SPACE[name])} for name, space in SPACES.items()]
+    sentence = "Core-hours are estimates for the protocol of the space, the engine that auto takes and float64."
+    lead = next_steps("sae-study launch smoke", "sae-study launch architectures --dry-run")
+    show({"spaces": listed}, [_spaces_table(listed), sentence, lead], as_json)
 
 
-def _size(space: GridSpace, protocol: str, engine: str) -> dict[str, Any]:
+def _size(space: GridSpace, protocol: str) -> dict[str, Any]:
     """The size of a space, and the estimated cost of training it."""
     from study.packs import Pack, estimated_seconds
 
     replicates = space.replicates()
-    seconds = sum(estimated_seconds(Pack(own, PROTOCOLS[protocol], "float64", engine)) for own in replicates)
+    packs = [Pack(own, PROTOCOLS[protocol], "float64", "auto") for own in replicates]
     return {
+        "protocol": protocol,
+        "engine": packs[0].engine,
         "architectures": list(space.architectures),
         "sparsities": len(space.sparsities),
         "l1": len(space.l1),
         "seeds": len(space.seeds),
         "replicates": sum(map(len, replicates)),
-        "core_hours": seconds / 3600,
+        "core_hours": sum(map(estimated_seconds, packs)) / 3600,
     }
 
 
 def _spaces_table(listed: list[dict[str, Any]]) -> Table:
-    table = Table("space", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", **LEAN)
+    table = Table("space", "protocol", "architectures", "sparsities", "l1", "seeds", "replicates", "core-hours", **LEAN)
     for row in listed:
         names = row["architectures"]
         shown = names if len(names) < 3 else [names[0], "…", names[-1]]
         counts = (str(row[count]) for count in ("sparsities", "l1", "seeds", "replicates"))
-        table.add_row(row["space"], " ".join(shown), *counts, f"{row['core_hours']:.3g}")
+        table.add_row(row["space"], row["protocol"], " ".join(shown), *counts, f"{row['core_hours']:.3g}")
     return table
 
 
@@ -102,13 +104,15 @@ def _progress_lines(statuses: list[Status], storage: str) -> Iterator[str]:
             again = Storage.at(storage).study(one.name).command("resume")
             yield f"  corrupt shards: {len(one.unreadable_shards)}; `{again}` trains their replicates again"
     if not statuses:
-        yield f"No studies in {storage!r}."
+        yield f"No studies in {storage!r}. {next_steps('sae-study launch smoke')}"
+    for one in statuses[:1]:
+        yield after_status(Storage.at(storage).study(one.name), one.state)
 
 
 def studies(storage: Where = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """List the names of the studies in a storage."""
     names = Storage.at(storage).studies()
-    show({"studies": names}, names or [f"No studies in {storage!r}."], as_json)
+    show({"studies": names}, names or [f"No studies in {storage!r}. {next_steps('sae-study launch smoke')}"], as_json)
 
 
 def rows(
@@ -132,7 +136,8 @@ def rows(
     write_out(file, "--out", lambda place: _write(frame, place, file.suffix))
     warn_of_gaps(frame, Storage.at(storage).study(study))
     document = {"study": study, "out": str(file), "rows": len(frame), **frame.attrs}
-    show(document, [f"{len(frame)} rows of {study} written to {file}."], as_json)
+    lead = next_steps(Storage.at(storage).study(study).command("report"))
+    show(document, [f"{len(frame)} rows of {study} written to {file}.", lead], as_json)
 
 
 def _write(frame: pd.DataFrame, place: Path, suffix: str) -> None:
@@ -148,13 +153,18 @@ def replicate(
     as_json: AsJson = False,
 ) -> None:
     """Train a stored replicate again and compare the two rows. It is trained on its own, without its pack mates."""
+    import pandas as pd
+
     from study.replicate import replicate_again
+    from study.storage.status import read_spec
 
     stored, again, differing = replicate_again(study, replicate_id, storage)
     found = {"replicate_id": stored["replicate_id"], "identical": not differing, "differing": differing}
     sentence = f"Differs in {', '.join(differing)}." if differing else "Identical in every science column."
     table = _columns_table(stored, again, differing)
-    show({**found, "stored": stored, "again": again}, [table, sentence], as_json)
+    explained = failing_replicate(pd.DataFrame([stored]), read_spec(Storage.at(storage).study(study)).protocol)
+    lead = [next_steps(explained)] if explained else []
+    show({**found, "stored": stored, "again": again}, [table, sentence, *lead], as_json)
     if differing:
         raise typer.Exit(1)
 
@@ -190,7 +200,8 @@ def regions(
     none = f"No cell of {study} fails at a rate of {level:g} or more." if len(frame) else f"{study} has no rows yet."
     regions = [region.to_mapping() for region in found]
     document = {"study": study, "level": level, "regions": regions, "left_out_l1_zero": left_out}
-    show(document, table_of(region_table(found)) if found else [none], as_json)
+    lead = next_steps(Storage.at(storage).study(study).command("report"))
+    show(document, chain(table_of(region_table(found)) if found else [none], [lead]), as_json)
 
 
 def _rows_and_domain(study: str, storage: str) -> tuple[pd.DataFrame, Domain | None]:
@@ -198,7 +209,9 @@ def _rows_and_domain(study: str, storage: str) -> tuple[pd.DataFrame, Domain | N
     from analysis.frames import FOR_RATES, load
     from study.storage.status import read_spec
 
-    return load(study, storage, FOR_RATES), read_spec(Storage.at(storage).study(study)).domain
+    frame, spec = load(study, storage, FOR_RATES), read_spec(Storage.at(storage).study(study))
+    spec.refuse_several()
+    return frame, spec.domain
 
 
 @dataclass(frozen=True)
@@ -217,7 +230,11 @@ class CellFiles:
     cells: Annotated[
         str | None, typer.Option(help="Instead of one cell: a CSV file with the columns architecture, sparsity and l1.")
     ] = None
-    out_file: Annotated[str | None, typer.Option("--out", help="CSV file to write; required with --cells.")] = None
+    out_file: Annotated[str | None, typer.Option("--out", help="CSV file to write. Default: print the rates.")] = None
+
+
+MOST_NEAREST = 4
+"""How many measured cells are named beside a rate from the surface."""
 
 
 @grouped
@@ -230,7 +247,7 @@ def rate(
     storage: Where = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> None:
-    """Show the failure rate at one cell or at each cell of a file. It is measured or interpolated, with a 90 % interval."""
+    """Show the failure rate at one cell or at each cell of a file. It is measured or interpolated, with a 95 % interval."""
     from analysis.rates.at_cells import failure_rates
 
     cells = _cells(cell, files)
@@ -239,31 +256,35 @@ def rate(
         refuse_unwritable_file(file, "--out")
     frame, domain = _rows_and_domain(study, storage)
     rates = failure_rates(frame, cells, failure, domain=domain)
+    measured = int((rates["source"] == "measured").sum())
+    counts = {"cells": len(rates), "measured": measured, "surface": len(rates) - measured}
     if file is not None:
         write_out(file, "--out", lambda place: rates.to_csv(place, index=False))
-    _show_rates(rates, study, failure, file, as_json)
+        shown = [f"{len(rates)} rates of {study} ({measured} measured, {counts['surface']} from the surface) written to {file}."]
+    elif files.cells is not None:
+        shown = [rates.to_csv(index=False).rstrip()]
+    else:
+        shown = [_rate_sentence(rates, failure), *_around(frame, rates.iloc[0], failure)]
+    answer = {"rates": rates.to_dict("records")} if file is None else {"out": str(file)}
+    show({"study": study, "failure": failure, **counts, **answer}, shown, as_json)
 
 
 def _cells(cell: CellOptions, files: CellFiles) -> pd.DataFrame:
     """The one cell or the cells of the file. Raises MisuseError unless one of the two, and only one, is given in full."""
     from analysis.rates.at_cells import one_cell, read_cells
 
-    if [sum(part is not None for part in vars(one).values()) for one in (cell, files)] not in ([3, 0], [0, 2]):
-        raise MisuseError(
-            "rate takes either ARCH with --sparsity and --l1, or --cells FILE.csv with --out FILE.csv. Give one of the two in full."
-        )
+    if sum(part is not None for part in vars(cell).values()) != (3 if files.cells is None else 0):
+        raise MisuseError("rate takes either ARCH with --sparsity and --l1, or --cells FILE.csv. Give one of the two in full.")
     return one_cell(cell.architecture, cell.sparsity, cell.l1) if files.cells is None else read_cells(files.cells)
 
 
-def _show_rates(rates: pd.DataFrame, study: str, failure: str, file: Path | None, as_json: bool) -> None:
-    measured = int((rates["source"] == "measured").sum())
-    counts = {"cells": len(rates), "measured": measured, "surface": len(rates) - measured}
-    document = {"study": study, "failure": failure, **counts}
-    if file is None:
-        show({**document, "rates": rates.to_dict("records")}, [_rate_sentence(rates, failure)], as_json)
-    else:
-        by = f"{measured} measured, {counts['surface']} from the surface"
-        show({**document, "out": str(file)}, [f"{len(rates)} rates of {study} ({by}) written to {file}."], as_json)
+def _around(frame: pd.DataFrame, cell: pd.Series, failure: str) -> list[str]:
+    """For a rate from the surface, the measured cells next to it."""
+    from analysis.rates.at_cells import cells_in_words, nearest_cells
+
+    if cell["source"] == "measured":
+        return []
+    return [f"Nearest measured cells: {'; '.join(cells_in_words(nearest_cells(frame, cell, failure).head(MOST_NEAREST)))}."]
 
 
 def _rate_sentence(rates: pd.DataFrame, failure: str) -> str:
@@ -286,7 +307,9 @@ def report(
     from analysis.report.page import write_report
 
     page = write_report(study, storage, out_folder)
-    show({"study": study, "page": page}, [f"Report: {page}"], as_json)
+    folder = Storage.at(storage).study(study)
+    lead = next_steps(folder.command("regions"), f"{folder.command('rows')} --out rows.csv")
+    show({"study": study, "page": page}, [f"Report: {page}", lead], as_json)
 
 
 def compare(
@@ -299,10 +322,14 @@ def compare(
     """Compare the failure rates and metrics of two studies. Shows which differ beyond chance, cell by cell and overall."""
     from analysis.comparisons.studies import compare as compared
     from analysis.frames import load
+    from study.storage.status import existing_study, read_spec
 
+    for study in (one, other):
+        read_spec(existing_study(study, storage)).refuse_several()
     frames = [load(study, storage) for study in (one, other)]
     found = compared(frames[0], frames[1], failure)
-    show({"studies": [one, other], **found.to_mapping()}, _differences(found), as_json)
+    lead = next_steps(*(Storage.at(storage).study(study).command("report") for study in (one, other)))
+    show({"studies": [one, other], **found.to_mapping()}, chain(_differences(found), [lead]), as_json)
     for study, frame in zip((one, other), frames):
         warn_of_gaps(frame, Storage.at(storage).study(study))
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.console import RenderableType
 
+from service.cli.leads import after_study
 from service.cli.printing import complain, err, show, table_of, verdicts_table, warn_of_gaps
 from study.storage.drivers import StudyState
+from study.storage.status import read_spec
 from study.storage.study_folder import Storage, StudyFolder
 
 if TYPE_CHECKING:
@@ -19,16 +21,16 @@ if TYPE_CHECKING:
 
 MOST_ERRORS_SHOWN = 10
 
-Found = tuple[dict[str, Any], Iterable[RenderableType]]
-"""What a study found: the fields of its JSON document, and what is shown to people."""
+Found = tuple[dict[str, Any], Iterable[RenderableType], Iterable[str]]
+"""What a study found: the fields of its JSON document, what is shown to people, and what they may do next."""
 
 
 def show_outcome(outcome: Outcome, storage: str, as_json: bool) -> None:
     """Print the outcome, and exit with code 1 unless the study is done."""
     folder = Storage.at(storage).study(outcome.study)
-    document, shown = _found(outcome, folder)
+    document, shown, lead = _found(outcome, folder)
     fields = {name: value for name, value in vars(outcome).items() if name != "learner"}
-    show(fields | document, chain(shown, [str(outcome)]), as_json)
+    show(fields | document, chain(shown, [str(outcome)], lead), as_json)
     for error in outcome.errors[:MOST_ERRORS_SHOWN]:
         complain(error)
     if len(outcome.errors) > MOST_ERRORS_SHOWN:
@@ -44,9 +46,9 @@ def _found(outcome: Outcome, folder: StudyFolder) -> Found:
     from analysis.searches.results import search_result
 
     if outcome.learner is None:
-        return _verdicts(outcome, folder)
+        return _ablation(folder) if read_spec(folder).arms else _verdicts(outcome, folder)
     if outcome.state != StudyState.DONE:
-        return dict(outcome.learner.summary()), ()
+        return dict(outcome.learner.summary()), (), ()
     result = search_result(folder, outcome.learner)
     return _verdicts(outcome, folder) if result is None else _search(result, folder)
 
@@ -57,7 +59,7 @@ def _verdicts(outcome: Outcome, folder: StudyFolder) -> Found:
     from analysis.frames import FOR_RATES, load
     from analysis.report.page import findings, verdict_table
 
-    frame = load(outcome.study, folder.storage.given, [*FOR_RATES, *FOR_PUBLISHED])
+    frame = load(outcome.study, folder.storage.given, [*FOR_RATES, *FOR_PUBLISHED, "l0_outcome"])
     warn_of_gaps(frame, folder)
     sentences = findings(frame, outcome.planned)
 
@@ -65,7 +67,15 @@ def _verdicts(outcome: Outcome, folder: StudyFolder) -> Found:
         yield from verdicts_table(verdict_table(frame))
         yield from sentences
 
-    return {"findings": sentences}, shown()
+    return {"findings": sentences}, shown(), [after_study(folder, frame)]
+
+
+def _ablation(folder: StudyFolder) -> Found:
+    """The protocols of the study compared, and what is missing in its rows."""
+    from analysis.comparisons.ablations import ablation
+
+    found = ablation(folder.name, folder.storage.given)
+    return {"ablation": found.to_mapping()}, chain(table_of(found.shown()), found.sentences), [after_study(folder)]
 
 
 def _search(found: SearchResult, folder: StudyFolder) -> Found:
@@ -74,4 +84,4 @@ def _search(found: SearchResult, folder: StudyFolder) -> Found:
 
     files = keep(folder, found)
     shown = chain(table_of(found.table()), found.sentences(), ["Written: " + ", ".join(files)])
-    return {**found.to_mapping(), "files": files}, shown
+    return {**found.to_mapping(), "files": files}, shown, [after_study(folder)]

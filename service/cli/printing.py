@@ -84,7 +84,7 @@ out, err = Screen(sys.stdout, stderr=False), Screen(sys.stderr, stderr=True)
 
 LEAN: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False, "title_justify": "left"}
 """How tables look: many columns go into few characters."""
-MOST_CELLS_SHOWN = 40
+MOST_CELLS_SHOWN = 20
 """Most rows of a table; a line below it counts the rest."""
 
 
@@ -134,15 +134,22 @@ def table_of(cells: pd.DataFrame) -> Iterator[RenderableType]:
 
 
 def verdicts_table(table: pd.DataFrame) -> Iterator[RenderableType]:
-    """The first cells, and how many more there are; a column with a single value becomes the title."""
+    """All cells, or the worst and how many more there are; a column with a single value becomes the title."""
     constant = [column for column in ("architecture", "l1") if table[column].nunique() == 1]
-    title = ", ".join(f"{column} {table[column].iloc[0]}" for column in constant)
+    title = ", ".join(f"{column} {_written(table[column].iloc[0])}" for column in constant)
+    if more := max(len(table) - MOST_CELLS_SHOWN, 0):
+        healthy = table.get("none", 0) / table["replicates"]
+        table = table.loc[healthy.sort_values(kind="stable").index[:MOST_CELLS_SHOWN]]
     drawn = Table(*table.columns.drop(constant), title=title or None, **LEAN)
-    for row in table.drop(columns=constant).head(MOST_CELLS_SHOWN).itertuples(index=False):
-        drawn.add_row(*(f"{value:g}" if isinstance(value, float) else str(value) for value in row))
+    for row in table.drop(columns=constant).itertuples(index=False):
+        drawn.add_row(*map(_written, row))
     yield drawn
-    if len(table) > MOST_CELLS_SHOWN:
-        yield f"… and {len(table) - MOST_CELLS_SHOWN} more cells; `sae-study report` shows all."
+    if more:
+        yield f"… and {more} more cells, in which no larger share fails; `sae-study report` shows all."
+
+
+def _written(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def differing_table(found: Comparison) -> Table:

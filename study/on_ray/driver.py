@@ -57,7 +57,7 @@ from study.on_ray.sources import refuse_changed, sources, warn_of_others
 from study.on_ray.starting import CLIENT, local_workers, refuse_unreachable
 from study.on_ray.trainable import Desk, PackTrainable
 from study.on_ray.watch import Progress, SparesAt, StopWhen, Watch
-from study.packs import Pack, missing_packs, plan_packs
+from study.packs import Pack, missing_packs, plan_packs, started_small
 from study.searching.batches import LEARNER_COLUMNS, Batches
 from study.searching.learner_of import earlier_rows, learner_of
 from study.specification import study_spec
@@ -341,9 +341,13 @@ def _fit(
 ) -> None:
     """One Tuner run over the missing packs and, in a search, the packs that it asks for next."""
     packs = plan_packs(missing, spec.pack_size, crew.at_once)
+    if spec.pack_size == "auto":
+        packs = started_small(packs, crew.at_once)
     desk = ray.remote(Desk).options(num_cpus=0, scheduling_strategy=pinned_here()).remote(min(crew.there, len(packs)))
     queue = _queue(folder, spec, packs, crew, watch, desk)
     watch.queue, watch.desk = queue, desk
+    if spec.search is None:
+        watch.expect(missing, crew.at_once)
     run = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
     tuner = _tuner(folder, run, crew, watch, users, stop)
     for name in LOGGERS:
@@ -427,6 +431,7 @@ def _manifest(spec: StudySpec) -> dict[str, Any]:
         "procedure_version": PROCEDURE_VERSION,
         "protocol_id": spec.protocol.protocol_id,
         "protocol": dataclasses.asdict(spec.protocol),
+        **({"protocols": {protocol.protocol_id: protocol.name for protocol in spec.protocols}} if spec.arms else {}),
         "engine": engine.name,
         "engine_family": engine.family,
         "dtype": spec.dtype,

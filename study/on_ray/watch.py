@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from ray.exceptions import RayError
 from search_spaces.errors import MachineError, reason
 from study.on_ray.pack_queues import PackQueue
 from study.on_ray.retries import PAUSE_SECONDS, Fault, fault_of, out_of_memory
-from study.packs import Pack
+from study.packs import Pack, estimated_seconds
 from study.searching.batches import Batches
 from study.storage.study_folder import StudyFolder
 from study.verdict_rows import crashed_rows
+
+ESTIMATE_WEIGHS = 20.0
+"""The engine's estimate of costs counts like a measurement of so many seconds: the first packs wait for a compiler."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Progress:
     """Rows of this run by FailureKind, `none` left out."""
     learned: Mapping[str, float] = field(default_factory=dict)
     """The figures by which a search's learner reports its progress."""
+    expected: tuple[float, float] | None = None
+    """Seconds by the engine's estimate for what this run has trained, and for what is left; None for a search."""
 
     @property
     def rate(self) -> float:
@@ -49,8 +54,11 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """At the current rate; inf before the first pack is done."""
-        return (self.planned - self.done) / self.rate if self.rate > 0 else math.inf
+        """By the engine's estimate, corrected by this run's pace; in a search at the current rate, inf before the first pack."""
+        if self.expected is None:
+            return (self.planned - self.done) / self.rate if self.rate > 0 else math.inf
+        done, left = self.expected
+        return left * (self.seconds + ESTIMATE_WEIGHS) / (done + ESTIMATE_WEIGHS)
 
 
 class Watch(tune.Callback):
@@ -67,14 +75,23 @@ class Watch(tune.Callback):
         self._folder, self._planned, self._done_before, self._on_progress = folder, planned, done, on_progress
         self.batches = batches
         """For a search."""
+        self._paid = 0.0
         self._began = time.monotonic()
         self.queue: PackQueue | None = None
         self.desk: Any = None
+        self._costs: dict[str, float] = {}
+        self._cost = 0.0
         self.trained = 0
         self.failures: Counter[str] = Counter()
         self.errors: list[str] = []
         self.fault: MachineError | None = None
         """What failed that every pack needs, such as the storage: the run is stopped."""
+
+    def expect(self, missing: Iterable[Pack], workers: int) -> None:
+        """Take note of what the run should cost: one pack of everything missing per architecture."""
+        costs = {str(pack.replicates.architecture): (len(pack), estimated_seconds(pack) / workers) for pack in missing}
+        self._costs = {architecture: seconds / count for architecture, (count, seconds) in costs.items()}
+        self._cost = sum(seconds for _, seconds in costs.values())
 
     @property
     def done(self) -> int:
@@ -88,9 +105,8 @@ class Watch(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result
         if result and "shard" in result:  # a trial that was stopped before its pack was done has none
-            self._count(
-                result["replicates"], {kind: count for kind, count in result["failures"].items() if count and kind != "none"}
-            )
+            failures = {kind: count for kind, count in result["failures"].items() if count and kind != "none"}
+            self._count(result["replicates"], failures, result["architecture"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         assert self.queue is not None
@@ -121,10 +137,11 @@ class Watch(tune.Callback):
         except MachineError as fault:
             self.blame(fault)
         else:
-            self._count(1, {"crashed": 1})
+            self._count(1, {"crashed": 1}, str(pack.replicates.architecture))
 
-    def _count(self, replicates: int, failures: Mapping[str, int]) -> None:
+    def _count(self, replicates: int, failures: Mapping[str, int], architecture: str) -> None:
         self.trained += replicates
+        self._paid += replicates * self._costs.get(architecture, 0.0)
         self.failures.update(failures)
         if self._on_progress:
             self._on_progress(
@@ -135,6 +152,7 @@ class Watch(tune.Callback):
                     time.monotonic() - self._began,
                     dict(self.failures),
                     self.batches.summary if self.batches else {},
+                    (self._paid, max(self._cost - self._paid, 0.0)) if self._costs else None,
                 )
             )
 

@@ -34,7 +34,7 @@ class Counts:
     """What a study's folder holds."""
 
     version: int = 0
-    """Rises whenever a shard has come, gone or changed."""
+    """Rises whenever a shard has come, gone or changed, and when the specification has."""
     done: int = 0
     """Replicates whose rows are stored."""
     failures: Counter[str] = field(default_factory=Counter)
@@ -68,7 +68,7 @@ class Tallies:
             if spec != self._spec:
                 self._forget()
                 self._spec, self._asked = spec, _asked_by(spec)
-                self._counts = Counts(self._counts.version)
+                self._counts = Counts(self._counts.version + 1)
             stamps = self._folder.shard_stamps()
             if stamps != self._stamps:
                 self._take(stamps)
@@ -85,9 +85,9 @@ class Tallies:
         """Count shards with these stamps, of which some have changed."""
         new = [pack_id for pack_id, stamp in stamps.items() if self._stamps.get(pack_id) != stamp]
         gone = [pack_id for pack_id in self._parts if stamps.get(pack_id) != self._stamps[pack_id]]
+        fresh = self._read(new)  # first, because it may raise
         for pack_id in gone:
             del self._parts[pack_id]
-        fresh = self._read(new)
         self._parts |= fresh
         self._stamps = dict(stamps)
         failures = None if gone else self._grown(list(fresh.values()))
@@ -154,8 +154,8 @@ def _failures(rows: pa.Table) -> Counter[str]:
 def _asked_by(spec: StudySpec) -> Callable[[pa.Table], _Bools]:
     """A function that says which rows of a shard the specification asks for. Of a grid it makes no ids: there may be millions."""
     space = spec.space
-    if not isinstance(space, GridSpace):
-        packs = (Pack(replicates, spec.protocol, spec.dtype, spec.engine) for replicates in space.replicates())
+    if not isinstance(space, GridSpace) or space.protocols:
+        packs = (Pack(replicates, protocol, spec.dtype, spec.engine) for protocol, replicates in spec.parts())
         ids = pa.array([replicate_id for pack in packs for replicate_id in pack.replicate_ids])
         return lambda rows: pc.is_in(rows["replicate_id"], ids).to_numpy()
     levels: dict[str, tuple[Any, ...]] = {"architecture": space.architectures}

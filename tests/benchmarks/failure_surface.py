@@ -9,7 +9,9 @@ import sys
 import time
 from dataclasses import dataclass
 
-from search_spaces.surface.surface import Surface, expected_misclassified_volume, fit_surface
+import numpy as np
+
+from search_spaces.surface.surface import Surface, expected_misclassified_volume, expected_regret, fit_surface
 from tests.truths import DOMAIN, TRUTHS, Rate, lattice, sobol
 
 LATTICES, REPLICATES = ((12, 13), (24, 25)), (1, 5, 20, 50)
@@ -23,19 +25,25 @@ class Quality:
     misclassified: float
     expected: float
     """What the surface itself expects to misclassify."""
+    regret: float
+    """Misclassified volume, each place weighted by |2 rate − 1|."""
+    expected_regret: float
     covered: float
-    """Where 90 % intervals hold the rate."""
+    """Where 95 % intervals hold the rate."""
     covered_between: float
-    """The same, of where the rate is between 0.1 and 0.9."""
+    """The same, of where the rate is between 0.1 and 0.9; NaN if it is nowhere."""
 
     @classmethod
     def of(cls, surface: Surface, rate: Rate) -> Quality:
         truth = rate(PLACES.architecture, PLACES.u, PLACES.v)
         made = surface.at(PLACES.architecture, PLACES.sparsity, PLACES.l1)
-        low, high = made.interval(0.9)
+        low, high = made.interval()
         held, between = (low <= truth) & (truth <= high), (truth > 0.1) & (truth < 0.9)
         wrong = (made.mean >= 0.5) != (truth >= 0.5)
-        return cls(wrong.mean(), expected_misclassified_volume(made), held.mean(), held[between].mean())
+        regret = float((wrong * np.abs(2 * truth - 1)).mean())
+        expected = expected_misclassified_volume(made), expected_regret(made)
+        inside = float(held[between].mean()) if between.any() else np.nan
+        return cls(float(wrong.mean()), expected[0], regret, expected[1], float(held.mean()), inside)
 
     def __str__(self) -> str:
         return (

@@ -97,17 +97,17 @@ class Truth:
         return float(((mean >= 0.5) != (self.failures / SEEDS >= 0.5))[self.clear].mean())
 
     def covered(self, surface: Surface) -> tuple[float, float]:
-        """The share of cells whose measured rate 90 % intervals hold, and whose count 90 % prediction intervals hold.
+        """The share of cells whose measured rate 95 % intervals hold, and whose count 95 % prediction intervals hold.
 
         A measured rate strays from the true one, by 0.06 at a half; prediction intervals of counts allow for that.
         """
         made = surface.at(self.architecture, self.sparsity, self.l1)
-        low, high = made.interval(0.9)
+        low, high = made.interval()
         rate = self.failures / SEEDS
         chance = np.exp([made.log_chance(np.full(len(rate), k), np.full(len(rate), SEEDS)) for k in range(SEEDS + 1)])
         upto = np.cumsum(chance / chance.sum(0), axis=0)
         at = self.failures, np.arange(len(rate))
-        predicted = (upto[at] >= 0.05) & (1 - upto[at] + chance[at] >= 0.05)
+        predicted = (upto[at] >= 0.025) & (1 - upto[at] + chance[at] >= 0.025)
         return float(((low <= rate) & (rate <= high)).mean()), float(predicted.mean())
 
 

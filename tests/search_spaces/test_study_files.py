@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from search_spaces import PROTOCOLS, SPACES, Architecture, Cell, MisuseError, Protocol, Replicate, grid, protocol_from, study_from
-from search_spaces.spaces import Range, parse_seeds
+from search_spaces.spaces import PROTOCOL_OF_SPACE, Range, parse_seeds
 from search_spaces.study_files import study_from_file, study_from_yaml
 
 STUDY = """
@@ -211,11 +211,36 @@ def test_named_spaces_have_their_sizes() -> None:
     assert sizes == {
         "smoke": 32,
         "dissertation": 7000,
+        "sound": 7000,
         "architectures": 8 * 12 * 13 * 16,
         "full": 8 * 24 * 25 * 200,
         "thresholds": 8 * 4 * 2,
     }
     assert np.isclose(SPACES["full"].sparsities[1], 0.3 + 0.68 / 23, rtol=1e-11)
+
+
+@pytest.mark.parametrize(("protocol", "l1"), [("dissertation", 0.01), ("sound", 0.12), ({"base": "sound", "sae_epochs": 40}, 0.12)])
+def test_a_protocol_has_an_l1_of_its_own(protocol: object, l1: float) -> None:
+    """It is taken where l1 is left out or `default`, of a grid and of listed replicates, and stored as a number."""
+    grid_of = changed()["space"] | {"l1": "default"}
+    row = {"architecture": "5-3-5", "sparsity": 0.5, "seed": 1}
+    rows = [row, row | {"seed": 2, "l1": "default"}]
+    without = {name: value for name, value in grid_of.items() if name != "l1"}
+    for space in (grid_of, without, {"replicates": rows}, {"replicates": tuple(rows)}):
+        spec = study_from(changed() | {"protocol": protocol, "space": space})
+        assert {value for own in spec.replicates() for value in own.l1} == {l1}
+        assert study_from(spec.to_mapping()) == spec
+    with pytest.raises(MisuseError, match="l1='defualt' is not a list"):
+        study_from(changed(l1="defualt"))
+
+
+def test_a_named_space_has_a_protocol_of_its_own() -> None:
+    """`sound` has the cells and seeds of `dissertation` under the protocol `sound`, and its l1. A given protocol overrides."""
+    one, other = (study_from({"name": "a", "space": name}) for name in ("sound", "dissertation"))
+    assert (one.protocol.name, other.protocol.name) == ("sound", "dissertation")
+    assert one.space == SPACES["dissertation"].model_copy(update={"l1": (0.12,)})
+    assert study_from({"name": "a", "space": "sound", "protocol": "dissertation"}).protocol.name == "dissertation"
+    assert PROTOCOL_OF_SPACE.keys() == SPACES.keys()
 
 
 def test_seeds_mix_numbers_and_ranges() -> None:

@@ -17,7 +17,7 @@ from study import chunks, data, packs, run_pack
 from study.engines.compiled import CompiledEngine
 from study.engines.contract import SaeTask
 from study.failures import judge
-from study.packs import Pack, autoencoder_keys, estimated_seconds, plan_packs
+from study.packs import Pack, autoencoder_keys, estimated_seconds, plan_packs, started_small
 from study.storage.schema import OF_THE_SAE, columns, row_schema, science_columns
 from study.verdict_rows import crashed_rows
 from tests import textbook
@@ -514,7 +514,25 @@ def test_automatic_packs_are_of_the_stated_length(monkeypatch: pytest.MonkeyPatc
     large = pack_of(replicates, PROTOCOLS["dissertation"])
     planned = plan_packs([large], "auto", 2)
     assert len(planned) > 2
-    assert max(estimated_seconds(pack) for pack in planned) < 2 * packs.PACK_SECONDS
+    assert max(estimated_seconds(pack) for pack in planned) < 2 * packs.PACK_SECONDS[1]
+    few = plan_packs([large.take(slice(0, 2000))], "auto", 2)
+    assert max(estimated_seconds(pack) for pack in few) < 2 * packs.PACK_SECONDS[0]
     assert len(plan_packs([pack_of(mixed())], "auto", 8)) == 8
     monkeypatch.setattr(packs, "MOST_PACKS", 5)
     assert len(plan_packs([large], "auto", 2)) <= 5
+
+
+def test_a_study_starts_with_small_packs() -> None:
+    """Each worker's first pack takes about a second, the next ones longer; no replicate is lost, and later packs stay."""
+    (replicates,) = grid(["10-5-10"], [0.5, 0.9], [0.01, 0.1], range(1000))
+    planned = plan_packs([pack_of(replicates, PROTOCOLS["dissertation"])], "auto", 2)
+    small = started_small(planned, 2)
+    seconds = [estimated_seconds(pack) for pack in small]
+    assert max(seconds[:2]) < 1.5 * packs.FIRST_SECONDS < min(seconds[2:4])
+    assert sorted(name for pack in small for name in pack.replicate_ids) == sorted(
+        name for pack in planned for name in pack.replicate_ids
+    )
+    assert small[-len(planned[2:]) :] == planned[2:]
+    tiny = [pack_of(mixed())]
+    assert started_small(tiny, 8) == tiny
+    assert started_small([], 2) == []

@@ -37,6 +37,10 @@ def test_a_named_space_is_studied_under_its_name() -> None:
     assert (spec.name, spec.protocol.name, spec.space) == ("smoke", "dissertation", SPACES["smoke"])
 
 
+def test_a_named_space_is_studied_under_its_protocol() -> None:
+    assert study_spec("sound").protocol.name == study_spec("smoke", protocol="sound").protocol.name == "sound"
+
+
 @pytest.mark.parametrize("given", [GIVEN, study_from(GIVEN)])
 def test_options_override_what_was_given(given: Any) -> None:
     spec = study_spec(given, name="other", protocol="sound", engine="reference", dtype="float64", seeds="5:7", pack_size=3)

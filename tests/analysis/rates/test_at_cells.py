@@ -38,11 +38,11 @@ def frame() -> pd.DataFrame:
 
 
 def test_measured_where_there_are_enough(frame: pd.DataFrame) -> None:
-    """A cell of 70 replicates has its own rate, k/n with Jeffreys' interval at 90 %; one of 30 does not."""
+    """A cell of 70 replicates has its own rate, k/n with Jeffreys' interval at 95 %; one of 30 does not."""
     told = failure_rates(frame, pd.concat([one_cell("8-4-8", SPARSITIES[6], L1S[4]), one_cell("8-4-8", SPARSITIES[6], L1S[5])]))
     here = frame[(frame["architecture"] == "8-4-8") & (frame["sparsity"] == SPARSITIES[6]) & (frame["l1"] == L1S[4])]
     k, n = (here["failure"] != "none").sum(), len(here)
-    low, high = rate_interval(k, n, 0.9)
+    low, high = rate_interval(k, n)
     assert told.columns.tolist() == COLUMNS
     assert told["source"].tolist() == ["measured", "surface"]
     assert told["replicates"].tolist() == [70, 30]
@@ -105,11 +105,11 @@ def test_zero_l1_is_a_map_of_its_own(frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("cells", "complaint"),
     [
-        (one_cell("5-3-5", 0.99, 0.01), "sparsity=0.99 of cell 1 is outside"),
-        (one_cell("5-3-5", 0.5, 10.0), "l1=10 of cell 1 is outside .*, 0.0001 to 1"),
+        (one_cell("5-3-5", 0.99, 0.01), "sparsity=0.99 is outside"),
+        (one_cell("5-3-5", 0.5, 10.0), "l1=10 is outside .*, 0.0001 to 1.*nearest measured cell is S = 0.48, l1 = 1 "),
         (one_cell("7-3-7", 0.5, 0.01), "architecture='7-3-7' is not in"),
         (pd.DataFrame({"architecture": ["5-3-5"], "l1": [1.0]}), "lack the columns sparsity"),
-        (pd.DataFrame({"architecture": ["5-3-5"], "sparsity": ["much"], "l1": [1.0]}), "sparsity of cell 1 is 'much'"),
+        (pd.DataFrame({"architecture": ["5-3-5"], "sparsity": ["much"], "l1": [1.0]}), "sparsity is 'much'"),
         (pd.DataFrame({"architecture": ["five"], "sparsity": [0.5], "l1": [1.0]}), "architecture='five'"),
     ],
 )
@@ -152,7 +152,7 @@ def test_command_tells_one_cell(run: Run, stored: Path) -> None:  # noqa: F811
     arguments = ["rate", "made", "5-3-5", "--sparsity", "0.9", "--l1", "0.01", "--storage", stored]
     code, text, _ = run(*arguments)
     assert code == 0
-    assert "90% interval" in text
+    assert "95% interval" in text
     document = json.loads(run(*arguments, "--json")[1])
     assert document["rates"][0].keys() == set(COLUMNS)
     assert document["rates"][0]["replicates"] == 4
@@ -200,7 +200,7 @@ def test_command_tells_a_file(run: Run, stored: Path, tmp_path: Path) -> None:  
     [
         ([], "one of the two"),
         (["5-3-5", "--sparsity", "0.9"], "one of the two"),
-        (["5-3-5", "--sparsity", "0.9", "--l1", "0.1", "--out", "r.csv"], "one of the two"),
+        (["5-3-5", "--sparsity", "0.9", "--cells", "c.csv"], "one of the two"),
         (["--cells", "absent.csv", "--out", "r.csv"], "cannot be read"),
         (["5-3-5", "--sparsity", "0.9", "--l1", "7"], "outside the study's range"),
         (["8-4-8", "--sparsity", "0.9", "--l1", "0.1"], "not in the study"),

@@ -17,9 +17,12 @@ import pyarrow as pa
 import pytest
 
 from analysis import load
+from analysis.figures.verdicts import verdict_composition
+from analysis.rates.claims import monotonicity
+from analysis.rates.regions import all_regions
 from analysis.report import panels
 from analysis.report.definitions import MCC_CORRECTED
-from analysis.report.findings import findings, page_findings, published_claim
+from analysis.report.findings import findings, page_findings, published_claim, region_sentences, verdict_sentences
 from analysis.report.page import write_report
 from analysis.report.sections import MOST_LINES
 from analysis.report.study_rows import COLLAPSE, StudyRows, study_rows
@@ -41,6 +44,7 @@ from study.searching.learner_of import learner_of
 from study.storage.schema import row_schema
 from study.storage.study_folder import Storage
 from study.verdict_rows import crashed_rows
+from tests.analysis.rates.test_regions import L1S, SPARSITIES, box, lattice
 from tests.conftest import TINY
 from tests.service.cli.conftest import Run, run
 
@@ -231,23 +235,37 @@ def test_collapse_is_counted_once_an_autoencoder(plane: tuple[Path, StudyRows, s
     assert (f"{len(collapsed)} of 72 autoencoders collapsed" if collapsed else "none of 72 autoencoders") in sentence
 
 
+def test_only_sure_regions_are_told() -> None:
+    """Of a box of deaths with 20 seeds, the sentence names its ends; of one with 2 seeds, which may be chance, it names nothing."""
+    where = box((0, 3), (3, 8), (2, 9))
+    (sentence,) = region_sentences(all_regions(lattice(where, 20)))
+    ends = f"S {SPARSITIES[3]:.3g} to {SPARSITIES[8]:.3g}, l1 {L1S[2]:.3g} to {L1S[9]:.3g}"
+    assert sentence.startswith(f"sae_dead: 5-3-5 … 10-5-10, {ends}")
+    (unsure,) = region_sentences(all_regions(lattice(where, 2)))
+    assert "sae_dead" not in unsure
+    assert "chance" in unsure
+    assert region_sentences([]) == []
+
+
 @pytest.mark.slow
-def test_surest_region_holds_what_it_says(plane: tuple[Path, StudyRows, str]) -> None:
-    """Its replicates lie within the sparsities and l1 that it names, and more than half of the rows there have its failure."""
+def test_collapse_is_told_alike_everywhere(plane: tuple[Path, StudyRows, str]) -> None:
+    """The p values are Holm's over the architectures, in the summary and in each architecture's own sentence."""
     _, study, _ = plane
-    sentence = told(study)["Surest failure regions"]
-    form = r"^(\w+): (\S+) and (\S+), S ([\d.]+) to ([\d.]+), l1 ([\d.]+) to ([\d.]+) \([\d.]+% of the cells, (\d+) replicates\)"
-    found = re.search(form, sentence)
-    assert found
-    kind, *architectures = found.groups()[:3]
-    low, high, least, most = (float(number) for number in found.groups()[3:7])
-    within = [
-        row["failure"] == kind
-        for row in study.rows.to_dict("records")
-        if row["architecture"] in architectures and low <= row["sparsity"] <= high and least <= row["l1"] <= most
-    ]
-    assert len(within) >= int(found.group(8)) > 0
-    assert sum(within) > len(within) / 2
+    for architecture, curve in study.collapse.items():
+        own = study.autoencoders[study.autoencoders["architecture"] == architecture].assign(k=lambda f: f["failure"] == COLLAPSE)
+        counts = own.groupby("sparsity")["k"].agg(["sum", "size"])
+        alone = monotonicity(counts.index.to_list(), counts["sum"].to_list(), counts["size"].to_list())
+        assert curve.p_never_falls >= alone.p_never_falls
+        assert curve.p_never_rises >= alone.p_never_rises
+
+
+def test_verdicts_of_a_search_are_no_rates() -> None:
+    """Where a search chose the cells, neither a sentence nor a title makes a rate of the shares of its replicates."""
+    frame = lattice(0.3, 4)
+    assert any("no failure rates" in text for text in verdict_sentences(frame, searched=True))
+    assert not any("no failure rates" in text for text in verdict_sentences(frame))
+    assert "%" not in verdict_composition(frame, searched=True).title
+    assert "%" in verdict_composition(frame).title
 
 
 @pytest.mark.slow

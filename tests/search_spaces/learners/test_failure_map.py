@@ -176,12 +176,13 @@ def test_replicates_gather_where_the_rate_crosses_the_level(begun: tuple[MapSpec
 
 
 def test_small_budget_finds_the_boundary() -> None:
-    """900 replicates of two architectures classify all but 3 % of the plane, and the learner knows it."""
+    """900 replicates of two architectures classify all but 3 % of the plane, and the learner knows how many."""
     learner = explored(MapSpec(PAIR, MapSearch(budget=900, first_pass=256), batch=128))
     u, v = PAIR.centres()
     truth = slanted(np.arange(2)[:, None, None], u[:, None], v) >= 0.5
-    assert ((learner.surface.on_grid().mean >= 0.5) != truth).mean() < 0.03
-    assert 0.005 < learner.expected_misclassified_volume < 0.08
+    wrong = ((learner.surface.on_grid().mean >= 0.5) != truth).mean()
+    assert wrong < 0.03
+    assert wrong / 2 < learner.expected_misclassified_volume < 2 * wrong
     assert learner.expected_regret < learner.expected_misclassified_volume
 
 
@@ -189,26 +190,26 @@ def test_precision_asked_for_ends_the_search() -> None:
     """The learner stops at the first batch after which the expected misclassified volume, or the regret, is small enough."""
     for precision in ({"misclassified_volume": 0.08}, {"regret": 0.05}):
         learner = explored(MapSpec(PAIR, MapSearch(budget=5_000, first_pass=256, **precision), batch=200))  # type: ignore[arg-type]
-        assert 256 <= learner.replicates < 5_000
+        assert 512 <= learner.replicates < 5_000
         assert learner.expected_misclassified_volume <= 0.08 or learner.expected_regret <= 0.05
 
 
 def test_precision_that_is_there_already_asks_for_nothing(begun: tuple[MapSpec, list[Rows]]) -> None:
     """Rows of an earlier study can be enough to stop."""
-    learner = Refinement(MapSpec(PAIR, MapSearch(budget=700, first_pass=100, misclassified_volume=0.9)), begun[1][0])
+    learner = Refinement(MapSpec(PAIR, MapSearch(budget=700, first_pass=78, misclassified_volume=0.9)), begun[1][0])
     assert learner.done
     assert learner.ask() == []
 
 
-def test_first_pass_is_taken_whole() -> None:
-    """The stopping rule does not apply before the first pass is complete."""
+def test_precision_needs_as_many_replicates_of_refinement_as_of_the_first_pass() -> None:
+    """A precision does not count before, since the first pass may have missed islands; two batches are out when it does."""
     spec = MapSpec(PAIR, MapSearch(budget=5_000, first_pass=256, misclassified_volume=0.9), batch=100)
     learner = Refinement(spec)
     learner.tell(trained(learner.ask()))
     assert not learner.done
     while not learner.done:
         learner.tell(trained(learner.ask()))
-    assert learner.replicates == 256 + 100
+    assert learner.replicates == 256 + 300 + 100
 
 
 @pytest.mark.parametrize("l1s", [4, 10])

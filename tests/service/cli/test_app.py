@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,19 @@ def test_misuse_is_one_line_and_exit_2(run: Run, tmp_path: Path, arguments: list
     assert complaint in err
     assert len(err.strip().splitlines()) == 1
     assert not (tmp_path / "studies").exists()
+
+
+def test_version_is_shown(run: Run) -> None:
+    assert run("--version") == (0, f"sae-study {version('sae-study')}\n", "")
+
+
+def test_a_shell_completes_commands(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Typer's own completion, which `--show-completion` prints."""
+    monkeypatch.setenv("_SAE_STUDY_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "sae-study re")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    code, out, _ = run()
+    assert (code, out.split()) == (0, ["resume", "replicate", "regions", "report"])
 
 
 def test_command_is_installed() -> None:

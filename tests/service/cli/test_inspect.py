@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -87,6 +88,26 @@ def test_replicate_is_trained_again(run: Run, stored: Path) -> None:
     code, out, _ = run("replicate", "made", replicate_id, "--storage", stored, "--json")
     assert code == 1
     assert json.loads(out)["differing"] == ["l0"]
+
+
+def test_a_printed_sparsity_is_a_measured_one(run: Run, stored: Path) -> None:
+    """Six digits are printed of 0.918181818182, and can be typed back; a rate between cells names those beside it."""
+    shard = next((stored / "made" / "rows").glob("*.parquet"))
+    rows = pd.read_parquet(shard)
+    rows.assign(sparsity=rows["sparsity"].replace(0.9, 0.918181818182)).to_parquet(shard, index=False)
+    for given in ("0.918182", "0.918"):
+        code, out, _ = run("rate", "made", "5-3-5", "--sparsity", given, "--l1", "0.01", "--storage", stored)
+        assert (code, "S = 0.918182, l1 = 0.01" in out, "4 replicates at this cell" in out) == (0, True, True)
+    out = run("rate", "made", "5-3-5", "--sparsity", "0.9", "--l1", "0.01", "--storage", stored)[1]
+    assert "0 replicates at this cell\nNearest measured cells: S = 0.918182, l1 = 0.01 (" in out
+
+
+def test_rates_of_a_file_are_printed(run: Run, stored: Path, tmp_path: Path) -> None:
+    """As CSV, unless --out names a file."""
+    (tmp_path / "cells.csv").write_text("architecture,sparsity,l1\n5-3-5,0.5,0.01\n5-3-5,0.9,1\n")
+    code, out, _ = run("rate", "made", "--cells", tmp_path / "cells.csv", "--storage", stored)
+    assert code == 0
+    assert pd.read_csv(io.StringIO(out))["replicates"].tolist() == [4, 4]
 
 
 def test_regions_have_their_fields(run: Run, stored: Path) -> None:

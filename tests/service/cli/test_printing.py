@@ -13,7 +13,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.printing import LEAN, MOST_CELLS_SHOWN, UNBOUNDED, Screen, complain, show, table_of
+from service.cli.printing import LEAN, MOST_CELLS_SHOWN, UNBOUNDED, Screen, complain, show, table_of, verdicts_table
 
 
 def test_document_is_plain_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +42,22 @@ def test_long_table_says_how_much_it_leaves_out() -> None:
     _, more = table_of(cells)
     assert str(more).startswith("… and 2 more")
     assert list(table_of(cells.head(0))) == []
+
+
+def test_the_worst_of_many_cells_are_shown() -> None:
+    """Those with the largest share of failures come first; the last line counts the others. l1 is written in short."""
+    count = MOST_CELLS_SHOWN + 2
+    cells = pd.DataFrame(
+        {"architecture": "5-3-5", "sparsity": np.arange(count) / 100, "l1": 1e-12, "replicates": 50, "none": np.arange(count)[::-1]}
+    )
+    table, more = verdicts_table(cells)
+    assert isinstance(table, Table)
+    assert (table.title, table.row_count) == ("architecture 5-3-5, l1 1e-12", MOST_CELLS_SHOWN)
+    assert list(table.columns[0].cells)[:2] == ["0.21", "0.2"]
+    assert str(more).startswith("… and 2 more cells")
+    (table,) = verdicts_table(cells.head(3))
+    assert isinstance(table, Table)
+    assert list(table.columns[0].cells) == ["0", "0.01", "0.02"]
 
 
 def screen(columns: int, monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8") -> tuple[Screen, io.BytesIO]:

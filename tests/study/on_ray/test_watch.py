@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from study.on_ray.watch import Progress, Watch, last_line
-from study.packs import missing_packs
+from study.packs import estimated_seconds, missing_packs
 from study.storage.study_folder import Storage
 from tests.study.on_ray.test_driver import study
 
@@ -19,7 +19,7 @@ def test_finished_trials_and_poison_are_counted(tmp_path: Path) -> None:
     seen: list[Progress] = []
     folder = Storage.at(tmp_path).study("s")
     watch = Watch(folder, planned=48, done=8, on_progress=seen.append)
-    finished = {"shard": "rows", "replicates": 4, "failures": {"none": 3, "sae_dead": 1, "sae_dense": 0}}
+    finished = {"shard": "rows", "replicates": 4, "architecture": "5-3-5", "failures": {"none": 3, "sae_dead": 1, "sae_dense": 0}}
     for result in (finished, None, {"done": True, "replicates": 0}):
         watch.on_trial_complete(0, [], SimpleNamespace(last_result=result))
     pack = missing_packs(study(), ())[0][0].take(slice(0, 1))
@@ -32,6 +32,29 @@ def test_finished_trials_and_poison_are_counted(tmp_path: Path) -> None:
 def test_time_left_is_told_from_the_first_pack_on() -> None:
     assert Progress(planned=48, done=8, trained=0, seconds=0.0, failures={}).seconds_left == math.inf
     assert Progress(planned=48, done=18, trained=10, seconds=5.0, failures={}).seconds_left == 15.0
+
+
+def test_time_left_goes_by_what_is_left_to_pay() -> None:
+    """Twice as slow as was estimated, over 1,000 s; a first pack that waited for the compiler says little."""
+    slow = Progress(planned=10, done=9, trained=9, seconds=2000.0, failures={}, expected=(1000.0, 100.0))
+    assert slow.seconds_left == pytest.approx(200, rel=0.02)
+    first = Progress(planned=7000, done=169, trained=169, seconds=16.0, failures={}, expected=(1.0, 20.0))
+    assert 20 < first.seconds_left < 40
+
+
+def test_an_architecture_counts_by_its_cost(tmp_path: Path) -> None:
+    """What two workers should take for one pack, and for what is left."""
+    seen: list[Progress] = []
+    watch = Watch(Storage.at(tmp_path).study("s"), 20, 0, seen.append)
+    packs = missing_packs(study(), ())[0]
+    watch.expect(packs, 2)
+    names = [str(pack.replicates.architecture) for pack in packs]
+    for name, pack in zip(names, packs):
+        result = {"shard": "rows", "replicates": len(pack), "architecture": name, "failures": {}}
+        watch.on_trial_complete(0, [], SimpleNamespace(last_result=result))
+    costs = [estimated_seconds(pack) / 2 for pack in packs]
+    assert seen[0].expected == pytest.approx((costs[0], sum(costs[1:])))
+    assert seen[-1].expected == pytest.approx((sum(costs), 0.0))
 
 
 def test_an_error_is_told_by_its_last_line() -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from search_spaces import PROTOCOLS
+from search_spaces import PROTOCOLS, MachineError
 from search_spaces.study_files import StudySpec, study_from
 from study.packs import Pack, missing_packs
 from study.storage.schema import names_of
@@ -89,7 +89,7 @@ def test_tallies_grow_to_what_is_there(folder: StudyFolder, spec: StudySpec) -> 
     check()
     folder.set_aside([packs[0].pack_id])
     check()
-    assert tallies.update(spec).version == len(packs) + 3
+    assert tallies.update(spec).version == 1 + len(packs) + 3  # the specification, then the shards
 
 
 @pytest.mark.parametrize("spec", [GRID, LISTED], ids=["grid", "listed"])
@@ -121,9 +121,30 @@ def test_other_specification_is_counted_anew(folder: StudyFolder) -> None:
     tallies, few = Tallies(folder), study_from(GRID.to_mapping() | {"space": GRID.space.model_dump() | {"l1": [0.1]}})
     for pack in packs_of(GRID):
         folder.write_shard(pack.pack_id, judged(pack))
-    assert tallies.update(GRID).done == GRID.space.size
-    assert tallies.update(few).done == few.space.size == GRID.space.size // 3
-    assert tallies.update(GRID).version == 3
+    whole, part, again = (tallies.update(spec) for spec in (GRID, few, GRID))
+    assert whole.done == again.done == GRID.space.size
+    assert part.done == few.space.size == GRID.space.size // 3
+    assert whole.version < part.version < again.version
+
+
+def test_tallies_outlive_a_storage_that_fails(folder: StudyFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While rows may not be read, an update raises; afterwards nothing is missing and nothing counts that has gone."""
+    tallies, packs = Tallies(folder), packs_of(GRID)
+    for pack in packs[:3]:
+        folder.write_shard(pack.pack_id, judged(pack))
+    assert tallies.update(GRID).done == 9
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    folder.set_aside([packs[0].pack_id])
+    folder.write_shard(packs[3].pack_id, judged(packs[3], "sae_dead"))
+    with monkeypatch.context() as refused:
+        refused.setattr(StudyFolder, "read_whole_shard", forbidden)
+        with pytest.raises(MachineError, match="Permission denied"):
+            tallies.update(GRID)
+    counts = tallies.update(GRID)
+    assert (counts.done, counts.failures) == by_ids(folder, GRID) == (9, {"none": 6, "sae_dead": 3})
 
 
 def test_cells_are_counted_by_verdict(folder: StudyFolder) -> None:
