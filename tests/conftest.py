@@ -51,14 +51,15 @@ def _install_accidents() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among several processes one runs all tests that start a Ray, so that two never fight for cores; else a file is not split.
+    """Among several processes one runs the tests that start a Ray, but for those of another `group`; else a file is not split.
 
     `--dist loadgroup` reads a test's group at the end of its id. pytest-xdist 3.8 cannot write it there for pytest 9.2 (its
     issue 1386), so this does.
     """
     if hasattr(config, "workerinput"):
         for item in items:
-            group = "ray" if item.get_closest_marker("ray") else item.path.relative_to(config.rootpath)
+            marker = item.get_closest_marker("ray")
+            group = marker.kwargs.get("group", "ray") if marker else item.path.relative_to(config.rootpath)
             item._id = item._id.parse(f"{item.nodeid}@{group}")
 
 
