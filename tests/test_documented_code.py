@@ -40,7 +40,6 @@ SNIPPETS = [(page, block) for page, shown, kind, block in BLOCKS if kind == "pyt
 
 NOT_RUN = {"--address": "needs a cluster", "/mnt/shared/studies": "needs a cluster", "stop": "needs a study that runs"}
 """Words of commands that are not run, and why."""
-RAY = pytest.mark.ray(group="documented")
 STARTS_RAY = ("launch", "l1", "map", "resume")
 NEEDS = {"mlflow": "import mlflow"}
 """Packages that the project does not install, and how a snippet says that it uses them."""
@@ -83,7 +82,7 @@ def stored(spec: StudySpec) -> list[str]:
 def marked(command: list[str]) -> Any:
     """A command as a case of the test."""
     starts = command[0] in STARTS_RAY and "--dry-run" not in command
-    return pytest.param(command, starts, id=" ".join(command), marks=RAY if starts else pytest.mark.slow)
+    return pytest.param(command, starts, id=" ".join(command), marks=pytest.mark.ray if starts else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("command", "starts"), [marked(command) for command in COMMANDS if not NOT_RUN.keys() & set(command)])
@@ -118,7 +117,7 @@ def test_a_study_file_is_one(run: Run, tmp_path: Path, page: str, block: str) ->
     assert (code, "core_hours" in out) == (0, True), err
 
 
-@RAY
+@pytest.mark.ray(group="snippets")  # they are processes of their own
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), SNIPPETS, ids=[f"{page}:{block.splitlines()[0]}" for page, block in SNIPPETS])
 def test_a_snippet_prints_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, page: str, block: str) -> None:
