@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from search_spaces import PROTOCOLS, Protocol
+from search_spaces import extensions as known_extensions
 
 POISONED_SEED = 66_601
 """On the session's Ray a replicate of this seed kills its worker, every time."""
@@ -19,6 +20,12 @@ FRAGILE_SEED = 66_602
 """A replicate of this seed kills its worker once."""
 BUGGY_SEED = 66_603
 """A replicate of this seed raises."""
+
+
+@pytest.fixture(autouse=True)
+def _extensions_of_a_test_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test's own verdict would have to be imported by the workers of later ones."""
+    monkeypatch.setattr(known_extensions, "_MODULES", dict(known_extensions._MODULES))
 
 
 @pytest.fixture
