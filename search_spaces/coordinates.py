@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,8 +20,22 @@ from search_spaces.values import number, quoted
 
 Floats = NDArray[np.float64]
 
-PRINTED_DIGITS = range(3, 17)
-"""Numbers of significant digits with which a value may have been printed."""
+LEAST_DIGITS = 3
+"""Number of significant digits with which values are printed at least."""
+
+
+def half_a_digit(value: float) -> float:
+    """Half a unit of the last digit with which a value is written, of the third one at least: what is nearer is printed so.
+    Nothing but 0 is printed as 0.
+
+    >>> half_a_digit(0.918182), half_a_digit(0.9), half_a_digit(0.0)
+    (5e-07, 0.0005, 0.0)
+    """
+    if value == 0:
+        return 0.0
+    written = Decimal(repr(float(value)))
+    last = int(written.as_tuple().exponent)
+    return 0.5 * 10.0 ** min(last, written.adjusted() + 1 - LEAST_DIGITS)
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,7 @@ class Coordinate:
         values = sorted(set(among))
         if value in values:
             return value
-        printed = [one for one in values if any(float(f"{one:.{digits}g}") == value for digits in PRINTED_DIGITS)]
+        printed = [one for one in values if abs(one - value) <= half_a_digit(value)]
         if len(printed) > 1:
             raise MisuseError(f"{self.name}={value!r} may be any of {', '.join(map(repr, printed))}. Give more digits.")
         return printed[0] if printed else None

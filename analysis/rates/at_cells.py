@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
-
 import numpy as np
 import pandas as pd
 
 from analysis.rates.cells import cell_rates, rate_interval
 from analysis.rates.tally import ENOUGH, Bools, Floats, Ints, Tally, on_axes, plane_of
 from search_spaces.cells import Architecture
-from search_spaces.coordinates import PLANE, Coordinate, Plane
+from search_spaces.coordinates import PLANE, Coordinate, Plane, half_a_digit
 from search_spaces.errors import MisuseError, reason
 from search_spaces.failures import failed
 from search_spaces.paths import Given, local_path, shown
@@ -79,20 +77,9 @@ def _of_cell(cells: pd.DataFrame, row: int) -> str:
 def as_measured(given: pd.Series, measured: pd.Series) -> Floats:
     """The given numbers, each replaced by the measured one that is printed so with at least three digits, if one alone is."""
     there = np.unique(measured.to_numpy(np.float64))
-    halves = np.array([_half_a_digit(value) for value in given])
+    halves = np.array([half_a_digit(value) for value in given])
     low, high = np.searchsorted(there, given - halves), np.searchsorted(there, given + halves, side="right")
     return np.where(high - low == 1, there[np.minimum(low, len(there) - 1)], given)
-
-
-def _half_a_digit(value: float) -> float:
-    """Half a unit of the last digit with which the value is written, of the third one at least.
-
-    >>> _half_a_digit(0.918182), _half_a_digit(0.9)
-    (5e-07, 0.0005)
-    """
-    written = Decimal(repr(float(value)))
-    last = int(written.as_tuple().exponent)
-    return 0.5 * 10.0 ** min(last, written.adjusted() - 2)
 
 
 def nearest_cells(frame: pd.DataFrame, cell: pd.Series, failure: str = "any", plane: Plane = PLANE) -> pd.DataFrame:

@@ -70,5 +70,6 @@ def test_a_printed_value_finds_the_value_it_was_printed_from() -> None:
     assert [SPARSITY.nearest(value, among) for value in (0.918182, 0.9182, 0.918, 0.9, 0.92)] == [0.918181818182] * 3 + [0.9, None]
     assert L1.nearest(0.0215, [0.021544346900318832, 0.03]) == 0.021544346900318832
     assert L1.nearest(0.0, [0.0, 1e-4]) == 0.0
+    assert L1.nearest(0.0, [1e-4]) is None
     with pytest.raises(MisuseError, match=r"l1=0\.0215 may be any of 0\.02149, 0\.02151\. Give more digits"):
         L1.nearest(0.0215, [0.02149, 0.02151])
