@@ -177,4 +177,8 @@ def _answers(question: Callable[..., Any], *arguments: Any, nodes: Sequence[Mapp
 
 
 def _sees(storage: str, study: str, name: str) -> bool:
-    return Storage.at(storage).study(study).read_text(name) is not None
+    """Whether this node sees a file of the study. It may have something else in the storage's place, which is no storage here."""
+    try:
+        return Storage.at(storage).study(study).read_text(name) is not None
+    except (MachineError, MisuseError):
+        return False

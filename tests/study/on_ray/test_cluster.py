@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import service
 from service.cli import app as cli
+from study.on_ray import cluster
 from study.on_ray.cluster import GPU_SHARE, packs_at_a_time, resources_of_pack
 from study.on_ray.trainable import PackTrainable
 from tests.benchmarks import chaos
@@ -68,6 +69,14 @@ def machines() -> Iterator[chaos.Machines]:
         machines = chaos.Machines(nodes=3)
         yield machines
         machines.stop()
+
+
+def test_a_node_with_something_else_in_its_place_does_not_see_the_storage(tmp_path: Path) -> None:
+    """A link that leads nowhere there, or a file: the storage is that of another machine."""
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    for name in ("link", "file", "nothing"):
+        assert not cluster._sees(str(tmp_path / name), "tiny", "visible.token")
 
 
 @pytest.mark.slow
